@@ -1,0 +1,53 @@
+"""Installs vgsgan; the extras say which hardware or purpose they are for."""
+
+import pathlib
+import re
+
+import setuptools
+
+ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(
+  r'__version__ = "(.+)"', (ROOT / "vgsgan/__init__.py").read_text()
+).group(1)
+
+setuptools.setup(
+  name="vgsgan",
+  version=VERSION,
+  description="Visually grounded speech with generated hard negatives, in JAX",
+  long_description=(ROOT / "README.md").read_text(),
+  long_description_content_type="text/markdown",
+  license="Apache-2.0",
+  python_requires=">=3.11",
+  packages=setuptools.find_packages(include=["vgsgan", "vgsgan.*"]),
+  install_requires=[
+    "absl-py>=2.1",
+    "flax>=0.12.7",
+    "grain>=0.2.16",  # Deterministic input pipeline over random access data.
+    "jax>=0.10",
+    "jaxtyping>=0.3",  # Shapes in signatures, checked when tests run.
+    "ml-collections>=1.1",
+    "numpy>=2.0",
+    "optax>=0.2.8",
+    "orbax-checkpoint>=0.11.39,<1",  # 1.0 moves another interface on top.
+    "pillow>=10",  # Decodes pictures.
+    "resvg-py>=0.5",  # Draws the stamps that exist as SVG only.
+    "scipy>=1.14",  # Band-limited resampling of recordings.
+    "soundfile>=0.13",  # Decodes recordings; brings libsndfile with it.
+    "tensorboardX>=2.6",  # Event files without TensorFlow.
+    "tensorflow-datasets>=4.9.9",  # Needs no TensorFlow for ArrayRecord.
+    "tqdm>=4.66",
+  ],
+  extras_require={
+    "cuda": ["jax[cuda13]"],  # NVIDIA GPUs.
+    "tpu": ["jax[tpu]"],  # Cloud TPU.
+    "tests": [
+      "beartype>=0.20",  # Checks the jaxtyping annotations.
+      "librosa>=0.11",  # The reference for the log-mel front end.
+      "pre-commit>=4",
+      "pytest>=8",
+      "pytest-xdist>=3.6",
+      "ruff>=0.15",
+      "scikit-learn>=1.5",  # The reference for ranking figures.
+    ],
+  },
+)
