@@ -1,0 +1,93 @@
+"""`python -m vgsgan.main --config=configs/NAME.py --workdir=DIR`."""
+
+import json
+import pathlib
+import sys
+
+import jax
+import ml_collections
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from vgsgan import mesh, options, trainer
+from vgsgan.errors import UserError
+
+MODES = ("train", "eval")
+
+CONFIG = config_flags.DEFINE_config_file(
+  "config",
+  None,
+  "Config file, with arguments after a colon: configs/stamps.py:smoke. Any "
+  "field can be overridden: --config.optim.lr=1e-4.",
+)
+WORKDIR = flags.DEFINE_string(
+  "workdir", None, "Where the run leaves its files, and goes on from."
+)
+MODE = flags.DEFINE_enum(
+  "mode", "train", MODES, "train: train, then evaluate; eval: evaluate only."
+)
+DISTRIBUTED = flags.DEFINE_bool(
+  "distributed", False, "Join the other processes of a cluster JAX can find."
+)
+COORDINATOR = flags.DEFINE_string(
+  "coordinator_address", None, "host:port of process 0, where JAX can't."
+)
+NUM_PROCESSES = flags.DEFINE_integer(
+  "num_processes", None, "How many processes, with --coordinator_address."
+)
+PROCESS_ID = flags.DEFINE_integer(
+  "process_id", None, "Which of them, with --coordinator_address."
+)
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+  """Parses `argv`; whatever is wrong in it becomes one line."""
+  try:
+    return flags.FLAGS(argv)
+  except (AttributeError, KeyError) as error:
+    # Raised for an override of a field that is not there, without its name.
+    config = flags.FLAGS["config"].value
+    if isinstance(config, ml_collections.ConfigDict):
+      options.check_overrides(config, argv)
+    raise UserError(f"cannot parse the flags: {error}") from error
+  except flags.Error as error:
+    raise UserError(str(error).splitlines()[0]) from error
+
+
+def resolved_config() -> ml_collections.ConfigDict:
+  """The config of the flags, or else the one of the run in the workdir."""
+  if WORKDIR.value is None:
+    raise UserError("--workdir is missing: name the folder of the run")
+  saved = pathlib.Path(WORKDIR.value) / "config.json"
+  if CONFIG.value is None and MODE.value != "train" and saved.exists():
+    return ml_collections.ConfigDict(json.loads(saved.read_text()))
+  if CONFIG.value is None:
+    raise UserError("--config is missing, e.g. --config=configs/stamps.py")
+  return CONFIG.value
+
+
+def main(argv: list[str]) -> None:
+  if len(argv) > 1:
+    raise UserError(f"unexpected argument {argv[1]!r}; flags start with --")
+  config = resolved_config()
+  if DISTRIBUTED.value or COORDINATOR.value:
+    mesh.start_processes(
+      COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value
+    )
+  # Libraries log what only their authors want to read at each save.
+  logging.set_verbosity(logging.WARNING)
+  sys.exit(trainer.run(config, pathlib.Path(WORKDIR.value), MODE.value))
+
+
+def run() -> None:
+  """The entry point: errors a user can mend are one line, without traceback."""
+  jax.config.config_with_absl()
+  try:
+    app.run(main, flags_parser=parse_flags)
+  except UserError as error:
+    print(f"vgsgan: {error}", file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+  run()

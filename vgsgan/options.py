@@ -1,0 +1,70 @@
+"""Arguments of config files, and one-line errors for wrong ones."""
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+
+import ml_collections
+
+from vgsgan.errors import UserError
+
+Variant = Callable[[ml_collections.ConfigDict], None]
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+  """` did you mean X?`, or the whole list where nothing is near."""
+  match = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+  if match:
+    return f"did you mean {match[0]!r}?"
+  return "there are " + ", ".join(map(repr, known))
+
+
+def choose(
+  config: ml_collections.ConfigDict,
+  argument: str | None,
+  variants: Mapping[str, Variant],
+) -> ml_collections.ConfigDict:
+  """Applies the variants named in `file.py:NAME,NAME`, in the mapping's order.
+
+  The mapping's order, not the argument's, so that `smoke` always shrinks what
+  the others chose.
+  """
+  names = [name.strip() for name in (argument or "").split(",") if name.strip()]
+  for name in names:
+    if name not in variants:
+      raise UserError(
+        f"unknown config argument {name!r}: {nearest(name, list(variants))}"
+      )
+  for name, variant in variants.items():
+    if name in names:
+      variant(config)
+  return config
+
+
+def check_one_of(field: str, value: str, known: Sequence[str]) -> None:
+  if value not in known:
+    raise UserError(
+      f"config.{field}={value!r} is unknown: {nearest(value, list(known))}"
+    )
+
+
+def check_overrides(
+  config: ml_collections.ConfigDict, argv: Sequence[str]
+) -> None:
+  """Refuses `--config.a.b=...` where the config has no field `a.b`."""
+  for arg in argv:
+    if not arg.lstrip("-").startswith("config."):
+      continue
+    path = arg.lstrip("-").partition("=")[0].split(".")[1:]
+    node = config
+    for depth, name in enumerate(path):
+      name = name.partition("[")[0]
+      known = list(node) if isinstance(node, ml_collections.ConfigDict) else []
+      if name not in known:
+        where = ".".join(["config", *path[:depth]])
+        if not known:
+          raise UserError(f"--config.{'.'.join(path)}: {where} has no fields")
+        raise UserError(
+          f"--config.{'.'.join(path)}: {where} has no field {name!r}; "
+          f"{nearest(name, known)}"
+        )
+      node = node[name]
