@@ -66,9 +66,7 @@ def check_batch(batch: int, mesh: Mesh, field: str) -> None:
 def local_rows(batch: int) -> slice:
   """The rows of a global batch that this process loads."""
   rows = batch // jax.process_count()
-  return slice(
-    jax.process_index() * rows, (jax.process_index() + 1) * rows
-  )
+  return slice(jax.process_index() * rows, (jax.process_index() + 1) * rows)
 
 
 def shard(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from vgsgan.errors import UserError
+from vgsgan.options import check_one_of
 
 SCHEDULES = ("constant", "cosine", "step")
 OPTIMIZERS = ("adam", "adamw", "sgd")
@@ -52,10 +52,7 @@ def schedule(optim: ml_collections.ConfigDict, steps: int) -> optax.Schedule:
 
   `step` multiplies by 0.1 every `decay_steps` (DAVEnet: every 40 epochs).
   """
-  if optim.schedule not in SCHEDULES:
-    raise UserError(
-      f"config.optim.schedule={optim.schedule!r} is none of {SCHEDULES}"
-    )
+  check_one_of("optim.schedule", optim.schedule, SCHEDULES)
   if optim.schedule == "cosine":
     after = optax.cosine_decay_schedule(
       optim.lr, max(1, steps - optim.warmup_steps)
@@ -76,22 +73,21 @@ def optimizer(
   optim: ml_collections.ConfigDict, steps: int
 ) -> optax.GradientTransformation:
   """The optimiser that `config.optim` describes, for a run of `steps`."""
+  check_one_of("optim.name", optim.name, OPTIMIZERS)
   rate = schedule(optim, steps)
-  if optim.name == "sgd":
-    update = optax.sgd(rate, momentum=optim.momentum)
-  elif optim.name in ("adam", "adamw"):
-    update = optax.adam(rate, b1=optim.momentum, b2=optim.b2)
-  else:
-    raise UserError(f"config.optim.name={optim.name!r} is none of {OPTIMIZERS}")
   if optim.name == "adamw":
-    # Decoupled: scaled by the learning rate, outside Adam's normalisation.
+    # Decoupled: the decay is scaled by the learning rate alone.
     update = optax.adamw(
-      rate, b1=optim.momentum, b2=optim.b2, weight_decay=optim.weight_decay
+      rate, optim.momentum, optim.b2, weight_decay=optim.weight_decay
     )
-  elif optim.weight_decay:
-    update = optax.chain(
-      optax.add_decayed_weights(optim.weight_decay), update
-    )
+  else:
+    if optim.name == "adam":
+      update = optax.adam(rate, optim.momentum, optim.b2)
+    else:
+      update = optax.sgd(rate, optim.momentum)
+    if optim.weight_decay:
+      decay = optax.add_decayed_weights(optim.weight_decay)
+      update = optax.chain(decay, update)
   if optim.clip_norm:
     update = optax.chain(optax.clip_by_global_norm(optim.clip_norm), update)
   return update

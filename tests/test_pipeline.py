@@ -1,0 +1,143 @@
+"""The batch order, whatever the workers, threads, starts or processes."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from vgsgan import data, mesh
+from vgsgan.data import pipeline
+from vgsgan.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbers:
+  """Records that are their own index."""
+
+  size: int
+
+  def __len__(self):
+    return self.size
+
+  def __getitem__(self, index):
+    return {"number": index}
+
+
+def with_draw(record, rng):
+  return {
+    "number": np.int32(record["number"]),
+    "draw": rng.random(),
+  }
+
+
+def stream(size=10, batch=4, rows=None, seed=3, start=0, num_batches=6):
+  return pipeline.TrainStream(
+    Numbers(size), with_draw, batch, rows or slice(0, batch), seed, start,
+    num_batches,
+  )  # fmt: skip
+
+
+def read(source, workers=0, threads=1):
+  return list(pipeline.batches(source, workers, threads))
+
+
+def flat(batches, name="number"):
+  return np.concatenate([batch[name] for batch in batches])
+
+
+def test_every_epoch_reads_every_record_once_in_another_order():
+  numbers = flat(read(stream(size=12, batch=4, num_batches=9)))
+  epochs = numbers.reshape(3, 12)
+  for epoch in epochs:
+    assert sorted(epoch) == list(range(12))
+  assert len({tuple(epoch) for epoch in epochs}) == 3
+
+
+def test_batches_run_on_over_the_end_of_an_epoch():
+  numbers = flat(read(stream(size=10, batch=4, num_batches=5)))
+  assert sorted(numbers[:10]) == sorted(numbers[10:]) == list(range(10))
+
+
+def test_seeds_differ_and_repeat():
+  first, again = flat(read(stream())), flat(read(stream()))
+  np.testing.assert_array_equal(first, again)
+  assert (first != flat(read(stream(seed=4)))).any()
+
+
+@pytest.mark.parametrize("threads", [2, 8])
+def test_threads_change_nothing(threads):
+  plain, threaded = read(stream()), read(stream(), threads=threads)
+  for name in ("number", "draw", "record"):
+    np.testing.assert_array_equal(flat(plain, name), flat(threaded, name))
+
+
+def test_worker_processes_change_nothing():
+  plain, parallel = read(stream()), read(stream(), workers=2)
+  for name in ("number", "draw", "record"):
+    np.testing.assert_array_equal(flat(plain, name), flat(parallel, name))
+
+
+def test_starting_in_the_middle_goes_on_where_the_position_says():
+  whole = read(stream(num_batches=6))
+  rest = read(stream(start=2 * 4, num_batches=4))
+  for name in ("number", "draw"):
+    np.testing.assert_array_equal(flat(whole[2:], name), flat(rest, name))
+
+
+def test_processes_share_what_one_process_would_read():
+  whole = read(stream())
+  halves = [read(stream(rows=slice(0, 2))), read(stream(rows=slice(2, 4)))]
+  for one, *both in zip(whole, *halves, strict=True):
+    joined = np.concatenate([half["draw"] for half in both])
+    np.testing.assert_array_equal(one["draw"], joined)
+
+
+def test_every_example_draws_its_own_numbers():
+  draws = flat(read(stream(num_batches=20)), "draw")
+  assert len(set(draws)) == len(draws)
+
+
+@pytest.mark.parametrize("size", [1, 7, 8, 9])
+def test_evaluation_reads_every_record_once_and_marks_the_filling(size):
+  source = pipeline.EvalStream(Numbers(size), with_draw, 4, slice(0, 4))
+  batches = read(source)
+  numbers, real = flat(batches), flat(batches, "real")
+  assert list(numbers[real]) == list(range(size))
+  assert (numbers[~real] == 0).all()
+  assert len(numbers) % 4 == 0 and len(numbers) < size + 4
+
+
+def test_permuted_control_keeps_recordings_and_moves_pictures():
+  records = [
+    {"waveform": i, "image": i, "image_id": i, "concept": i} for i in range(50)
+  ]
+  permuted = data.Permuted(records, seed=1)
+  assert [r["waveform"] for r in permuted] == list(range(50))
+  pictures = [permuted[i]["image"] for i in range(50)]
+  assert sorted(pictures) == list(range(50))
+  assert pictures != list(range(50))
+  for i in range(50):
+    assert permuted[i]["image_concept"] == permuted[i]["image"]
+    assert permuted[i]["concept"] == i
+
+
+def test_a_batch_that_does_not_divide_is_refused_with_the_arithmetic():
+  devices = mesh.make_mesh(8)
+  mesh.check_batch(64, devices, "train.batch")
+  with pytest.raises(UserError) as refused:
+    mesh.check_batch(60, devices, "train.batch")
+  message = str(refused.value)
+  assert "60 = 8 x 7 + 4" in message
+  assert "--config.train.batch to 56 or 64" in message
+  assert "\n" not in message
+  with pytest.raises(UserError, match="batch to 8"):
+    mesh.check_batch(3, devices, "train.batch")
+
+
+def test_sharded_batches_hold_each_row_once():
+  devices = mesh.make_mesh(4)
+  rows = {"x": np.arange(8)}
+  sharded = mesh.shard(rows, devices)["x"]
+  np.testing.assert_array_equal(sharded, rows["x"])
+  pieces = [shard.data for shard in sharded.addressable_shards]
+  assert [piece.shape for piece in pieces] == [(2,)] * 4

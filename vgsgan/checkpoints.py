@@ -1,0 +1,434 @@
+"""Checkpoints: written in the background, checked when they are read.
+
+Orbax writes the arrays and keeps the processes together. Added to it here:
+
+- a record beside the arrays (JSON: the caller's `meta`, the score, and each
+  array's shape, dtype and CRC-32), because Orbax takes flipped bytes for
+  weights, and names no parameter when the model is another one;
+- which checkpoint is the best, read from that record: Orbax's own metrics
+  file stops it from opening the folder at all once it is damaged;
+- messages a person can act on.
+
+Beside the folder (WORKDIR/checkpoints) may appear `damaged/STEP`, what could
+not be read, and for a moment `replaced/STEP`, while a step is saved again.
+The folder must be one that every process sees, in a file system that can
+rename; buckets are used through a mount.
+"""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import math
+import os
+import pathlib
+import re
+import shutil
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, SupportsFloat
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging as absl_logging
+from jax.experimental import multihost_utils
+
+from vgsgan.errors import UserError
+
+
+class _Damaged(Exception):
+  """A checkpoint that cannot be read back as it was written; why, one line."""
+
+
+class _Manager(ocp.CheckpointManager):
+  """Orbax's manager, without its own look at preemption.
+
+  `Preemption` counts every poll. If Orbax polled too, with step numbers, the
+  processes could agree on a tick that none of them ever reaches.
+  """
+
+  def reached_preemption(self, step: int) -> bool:
+    return False
+
+
+@dataclasses.dataclass
+class _KeepBest(ocp.checkpoint_managers.PreservationPolicy):
+  """Keeps the step with the highest score; steps without one do not count."""
+
+  scores: dict[int, float]
+
+  def best(self, steps: Sequence[int]) -> int | None:
+    scored = [(self.scores[s], s) for s in steps if s in self.scores]
+    return max(scored)[1] if scored else None
+
+  def should_preserve(
+    self, checkpoints: Sequence[Any], *, context: Any
+  ) -> Sequence[bool]:
+    best = self.best([info.step for info in checkpoints])
+    return [info.step == best for info in checkpoints]
+
+
+class Checkpoints:
+  """The checkpoints of one run. Every process makes every call.
+
+  Args:
+    folder: where steps are kept, one folder each; made if missing.
+    keep: how many of the latest steps to keep, besides the best.
+    best: the metric that says which step is best; None keeps only the latest.
+    larger_is_better: False for losses and ranks.
+    warn: called with one line for each checkpoint that is damaged.
+
+  Raises:
+    UserError: the folder cannot be made or written.
+  """
+
+  def __init__(
+    self,
+    folder: str | os.PathLike,
+    *,
+    keep: int = 2,
+    best: str | None = None,
+    larger_is_better: bool = True,
+    warn: Callable[[str], Any] = absl_logging.warning,
+  ):
+    self.folder = pathlib.Path(folder).absolute()
+    self._best = best
+    self._sign = 1.0 if larger_is_better else -1.0
+    self._warn = warn
+    self._replacing = True  # a run killed while replacing may have left one
+    logging.getLogger("absl").addFilter(_not_raised_again)
+    policies = ocp.checkpoint_managers
+    with self._explained():
+      self.folder.mkdir(parents=True, exist_ok=True)
+      self._settle()
+      self._scored = _KeepBest(self._read_scores())
+      self._manager = _Manager(
+        self.folder,
+        options=ocp.CheckpointManagerOptions(
+          cleanup_tmp_directories=True,  # half-written ones of a killed run
+          # Opening reads nothing of a step that may be damaged.
+          lightweight_initialize=True,
+          preservation_policy=policies.AnyPreservationPolicy(
+            [policies.LatestN(keep), self._scored]
+          ),
+        ),
+      )
+
+  def __enter__(self) -> "Checkpoints":
+    return self
+
+  def __exit__(self, *exc: Any) -> None:
+    self.close()
+
+  def steps(self) -> list[int]:
+    """Steps written completely, ascending. Orbax renames a step when whole."""
+    return sorted(
+      int(path.name) for path in self.folder.iterdir() if path.name.isdigit()
+    )
+
+  def latest_step(self) -> int | None:
+    return max(self.steps(), default=None)
+
+  def best_step(self) -> int | None:
+    """The step with the best score, None before the first evaluation."""
+    return self._scored.best(self.steps())
+
+  def save(
+    self,
+    step: int,
+    state: Any,
+    meta: Mapping[str, Any],
+    metrics: Mapping[str, SupportsFloat] | None = None,
+  ) -> None:
+    """Starts to save; returns once the arrays are copied to the host.
+
+    A step may be saved again, say with metrics after its evaluation: the old
+    one stays on disk until the new one is whole.
+
+    Args:
+      step: the number of updates behind the state.
+      state: a tree of sharded arrays; may be donated when this returns.
+      meta: JSON; what else is needed to go on.
+      metrics: holds the metric `best`; None if the step is not evaluated.
+
+    Raises:
+      UserError: this or the save before it could not be written, or the
+        metrics hold no `best`.
+    """
+    score = self._score(metrics)
+    record = _seal(
+      {"meta": meta, "score": score, "arrays": _describe(state, True)}
+    )
+    self.wait()
+    with self._explained():
+      if step in self.steps():
+        self._set_aside("replaced", step)
+        self._replacing = True
+      self._scored.scores.pop(step, None)
+      if score is not None:
+        self._scored.scores[step] = self._sign * score
+      self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(record)
+        ),
+        force=True,  # when to save is the trainer's decision alone
+      )
+
+  def restore_latest(self, abstract_state: Any) -> tuple[Any, Any] | None:
+    """Reads the newest checkpoint that is whole.
+
+    Damaged ones that are newer are reported and moved to `damaged/`, so that
+    their steps can be saved again.
+
+    Args:
+      abstract_state: a tree of `jax.ShapeDtypeStruct` with shardings, of this
+        run's devices, which need not be those of the run that saved.
+
+    Returns:
+      (state, meta), or None if there is no checkpoint.
+
+    Raises:
+      UserError: none is whole, or the newest whole one is of another model.
+    """
+    self.wait()
+    damaged = []
+    for step in reversed(self.steps()):
+      try:
+        found = self._load(step, abstract_state)
+      except _Damaged as error:
+        self._warn(f"checkpoint {self.folder / str(step)} is damaged: {error}")
+        damaged.append(step)
+        continue
+      # Only now: if none is whole, the next start must fail as well rather
+      # than find an empty folder and begin anew.
+      for step in damaged:
+        self._set_aside("damaged", step)
+      return found
+    if damaged:
+      raise UserError(
+        f"every checkpoint in {self.folder} is damaged (steps"
+        f" {sorted(damaged)}); put back a copy, or give another --workdir to"
+        " start anew"
+      )
+    return None
+
+  def restore(self, step: int, abstract_state: Any) -> tuple[Any, Any]:
+    """Reads one step; see `restore_latest`.
+
+    Raises:
+      UserError: it is missing, damaged or of another model.
+    """
+    self.wait()
+    if step not in self.steps():
+      raise UserError(
+        f"no checkpoint of step {step} in {self.folder};"
+        f" there are {self.steps() or 'none'}"
+      )
+    try:
+      return self._load(step, abstract_state)
+    except _Damaged as error:
+      raise UserError(
+        f"checkpoint {self.folder / str(step)} is damaged: {error};"
+        f" choose another of the steps {self.steps()}"
+      ) from error
+
+  def wait(self) -> None:
+    """Returns when what was saved is on disk.
+
+    Raises:
+      UserError: it could not be written.
+    """
+    with self._explained():
+      self._manager.wait_until_finished()
+      self._settle()
+
+  def close(self) -> None:
+    """Waits, then lets go of Orbax's threads."""
+    try:
+      self.wait()
+    finally:
+      self._manager.close()
+
+  def _score(self, metrics: Mapping[str, SupportsFloat] | None) -> float | None:
+    if metrics is None or self._best is None:
+      return None
+    if self._best not in metrics:
+      raise UserError(
+        f"the best checkpoint is to be chosen by {self._best!r}, which the"
+        f" evaluation does not give; choose one of {sorted(metrics)}"
+      )
+    score = float(metrics[self._best])
+    return score if math.isfinite(score) else None
+
+  def _read_scores(self) -> dict[int, float]:
+    scores = {}
+    for step in self.steps():
+      with contextlib.suppress(_Damaged):
+        score = self._record(step)["score"]
+        if score is not None:
+          scores[step] = self._sign * score
+    return scores
+
+  def _record(self, step: int) -> dict[str, Any]:
+    path = self.folder / str(step) / "meta" / "metadata"  # JsonSave's name
+    try:
+      record = json.loads(path.read_bytes())
+      whole = record == _seal({k: v for k, v in record.items() if k != "crc32"})
+    except (OSError, ValueError, AttributeError) as error:
+      raise _Damaged(f"meta/metadata: {_one_line(error)}") from error
+    if not whole:
+      raise _Damaged("meta/metadata is not what was written (CRC-32)")
+    return record
+
+  def _load(self, step: int, abstract_state: Any) -> tuple[Any, Any]:
+    """Reads and checks a step; all processes come to the same verdict."""
+    verdict, found = "", None
+    try:
+      record = self._record(step)
+      self._require_same_model(step, record["arrays"], abstract_state)
+      found = self._read_state(step, abstract_state, record["arrays"])
+    except _Damaged as error:
+      verdict = str(error)
+    if jax.process_count() > 1:
+      bad = multihost_utils.process_allgather(np.int32(bool(verdict)))
+      if bad.any() and not verdict:
+        verdict = "another process cannot read it"
+    if verdict:
+      raise _Damaged(verdict)
+    return found, record["meta"]
+
+  def _read_state(self, step: int, abstract: Any, arrays: dict) -> Any:
+    args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+    try:
+      state = self._manager.restore(step, args=args).state
+    except (MemoryError, jax.errors.JaxRuntimeError):
+      raise  # too big for this machine, which is no damage
+    except Exception as error:
+      raise _Damaged(_one_line(error)) from error
+    for name, (_, _, crc) in _describe(state, True).items():
+      # An array spread over processes has no checksum (see `_checksum`).
+      if None not in (crc, arrays[name][2]) and crc != arrays[name][2]:
+        raise _Damaged(f"{name} is not what was written (CRC-32)")
+    return state
+
+  def _require_same_model(self, step: int, arrays: dict, wanted: Any) -> None:
+    def show(entry: Sequence[Any] | None) -> str:
+      return f"{entry[1]}{list(entry[0])}" if entry else "missing"
+
+    here = _describe(wanted, False)
+    names = [*here, *(name for name in arrays if name not in here)]
+    differ = [
+      n for n in names if show(here.get(n)) != show(arrays.get(n))
+    ]  # fmt: skip
+    if differ:
+      name = differ[0]
+      raise UserError(
+        f"checkpoint {self.folder / str(step)} is of another model: {name} is"
+        f" {show(arrays.get(name))} there and {show(here.get(name))} here"
+        f" ({len(differ)} of {len(names)} arrays differ); give another"
+        " --workdir, or the config it was trained with"
+        f" ({self.folder.parent / 'config.json'})"
+      )
+
+  def _set_aside(self, why: str, step: int) -> None:
+    """Moves a step to a folder beside ours, on the same file system."""
+    if jax.process_index() == 0:
+      target = self.folder.with_name(why) / str(step)
+      target.parent.mkdir(exist_ok=True)
+      while target.exists():
+        target = target.with_name(target.name + "_")
+      os.rename(self.folder / str(step), target)
+    multihost_utils.sync_global_devices(f"set aside {why} {step}")
+    self._manager.reload()
+
+  def _settle(self) -> None:
+    """Ends a replacement: drops the old step if the new is whole, or undoes."""
+    if not self._replacing:
+      return
+    if jax.process_index() == 0:
+      self._settle_files()
+    multihost_utils.sync_global_devices("settled replaced checkpoints")
+    self._replacing = False
+
+  def _settle_files(self) -> None:
+    replaced = self.folder.with_name("replaced")
+    for old in replaced.iterdir() if replaced.exists() else ():
+      if (self.folder / old.name).exists():
+        shutil.rmtree(old)
+      else:
+        os.rename(old, self.folder / old.name)
+    if replaced.exists():
+      replaced.rmdir()
+
+  @contextlib.contextmanager
+  def _explained(self) -> Iterator[None]:
+    """Turns what the file system refuses into one line for the user."""
+    try:
+      yield
+    except Exception as error:
+      reason = _refusal(error)
+      if reason is None:
+        raise
+      with contextlib.suppress(OSError):
+        if jax.process_index() == 0:
+          self._settle_files()
+      steps = self.steps() if self.folder.is_dir() else []
+      last = f"step {steps[-1]}" if steps else "none"
+      raise UserError(
+        f"cannot save a checkpoint in {self.folder}: {reason}; the last good"
+        f" checkpoint is {last}; mend this (free some space?) and start again"
+      ) from error
+
+
+def _describe(state: Any, checksums: bool) -> dict[str, list[Any]]:
+  """Shape, dtype and checksum (or None) of each array, by its path."""
+  leaves, _ = jax.tree_util.tree_flatten_with_path(state)
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="/"): [
+      list(np.shape(leaf)),
+      str(leaf.dtype),
+      _checksum(leaf) if checksums else None,
+    ]
+    for path, leaf in leaves
+  }
+
+
+def _checksum(leaf: Any) -> int | None:
+  """CRC-32 of the bytes; None where no one process holds all of them."""
+  if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    leaf = jax.random.key_data(leaf)
+  if isinstance(leaf, jax.Array):
+    if leaf.is_fully_replicated:
+      leaf = leaf.addressable_data(0)  # one copy is enough
+    elif not leaf.is_fully_addressable:
+      return None
+  host = np.ascontiguousarray(np.asarray(leaf))
+  return zlib.crc32(host.reshape(-1).view(np.uint8))
+
+
+def _seal(record: Mapping[str, Any]) -> dict[str, Any]:
+  """The record as JSON gives it back, with a checksum of itself."""
+  text = json.dumps(record, sort_keys=True, allow_nan=False)
+  return {**json.loads(text), "crc32": zlib.crc32(text.encode())}
+
+
+def _refusal(error: BaseException | None) -> str | None:
+  """What the operating system said, in Orbax's and TensorStore's wrappings."""
+  while error is not None:
+    if isinstance(error, OSError) and error.errno:
+      return os.strerror(error.errno)
+    if code := re.search(r"os_error_code='(\d+)'", str(error)):
+      return os.strerror(int(code[1]))
+    error = error.__cause__ or error.__context__
+  return None
+
+
+def _one_line(error: BaseException) -> str:
+  return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+
+
+def _not_raised_again(record: logging.LogRecord) -> bool:
+  """Drops the tracebacks Orbax logs of what it then raises to us anyway."""
+  return not (record.exc_info and "orbax" in record.pathname)

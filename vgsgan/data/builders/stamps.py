@@ -1,0 +1,326 @@
+"""The Tux Paint stamps as a TFDS data set: pictures and spoken descriptions.
+
+TFDS writes ArrayRecord files and reads them back without TensorFlow. A record
+is one recording with its picture; `Stamps._info` lists its features.
+
+The three labels are counted over all splits, so they agree between them:
+`image_id` is the picture; records of equal `speech_id` say the same thing in
+the same language; records of equal `concept` are never impostors of each
+other. In ranking, image i is right for speech s iff some record of the
+gallery has (speech_id == s, image_id == i).
+"""
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import pathlib
+import shutil
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
+
+import numpy as np
+import tensorflow_datasets as tfds
+from absl import logging
+from tqdm import tqdm
+
+from vgsgan.data import splits
+from vgsgan.data.builders import stamps_folder, stamps_index
+from vgsgan.errors import UserError
+
+SOURCE = "/usr/share/tuxpaint/stamps"
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class StampsConfig(tfds.core.BuilderConfig):
+  """What to prepare. `name` follows from the rest: one folder for each.
+
+  Attributes:
+    name: derived; what is passed is not used.
+    source: the folder of the stamps, or the one that has them in `stamps/`.
+    protocol: 'cells' holds out recordings of pictures that train sees with
+      other recordings, 'images' holds out pictures.
+    languages: of the recordings; the order does not matter.
+    symbols: whether to take `symbols/` (letters, coins, chess) too.
+    image_size: side of the square pictures, pixels.
+    sample_rate: of the waveforms, Hz.
+    split_seed: chooses what is held out, and the stamps of `max_stamps`.
+    test_share: share of the records ('images': of the pictures) in test.
+    validation_share: likewise.
+    max_bad_share: share of the pairs that may be undecodable.
+    max_stamps: takes this many stamps at most; None for all.
+    fingerprint: of the source; `prepare` fills it in.
+  """
+
+  name: str = ""
+  source: str = SOURCE
+  protocol: str = "cells"
+  languages: tuple[str, ...] = ("fr", "ro", "ru", "ca", "bg", "es")
+  symbols: bool = False
+  image_size: int = 64
+  sample_rate: int = 16000
+  split_seed: int = 0
+  test_share: float = 0.15
+  validation_share: float = 0.1
+  max_bad_share: float = 0.01
+  max_stamps: int | None = None
+  fingerprint: str = ""
+
+  def __post_init__(self):
+    if self.protocol not in ("cells", "images"):
+      raise UserError(
+        f"unknown --config.data.protocol '{self.protocol}': "
+        "it can be cells or images"
+      )
+    for field in ("image_size", "sample_rate"):
+      if getattr(self, field) < 1:
+        raise UserError(f"--config.data.{field} must be at least 1")
+    parts = [
+      self.protocol,
+      *sorted(set(self.languages)),
+      *(["symbols"] if self.symbols else []),
+      f"{self.image_size}px",
+      f"{self.sample_rate}hz",
+      f"seed{self.split_seed}",
+      f"test{self.test_share:g}",
+      f"validation{self.validation_share:g}",
+      *([f"first{self.max_stamps}"] if self.max_stamps is not None else []),
+      f"source_{self.fingerprint}",
+    ]
+    self.name = "-".join(parts)
+
+
+class Stamps(tfds.core.GeneratorBasedBuilder):
+  """The TFDS builder; `prepare` is the way in."""
+
+  # TFDS 4.9.10 needs the package importlib_resources to find this, and only
+  # installs it for Python below 3.9.
+  code_path = tfds.core.Path(__file__)
+  VERSION = tfds.core.Version("1.0.0")
+  RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "First release."}
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    size = self.builder_config.image_size
+    return tfds.core.DatasetInfo(
+      builder=self,
+      description=(
+        "Pictures of Tux Paint's stamps, each described aloud in several "
+        "languages by volunteers who read its caption: about one speaker for "
+        "each language. Debian package tuxpaint-stamps-default 2022.06.04-1."
+      ),
+      features=tfds.features.FeaturesDict(
+        {
+          "id": tfds.features.Text(),
+          "image": tfds.features.Image(
+            shape=(size, size, 3), encoding_format="png"
+          ),
+          # As bytes: a list of integers parses many times slower.
+          "waveform": tfds.features.Tensor(
+            shape=(None,), dtype=np.int16, encoding="bytes"
+          ),
+          "language": tfds.features.Text(),
+          "caption": tfds.features.Text(),
+          "image_id": tfds.features.Scalar(np.int32),
+          "speech_id": tfds.features.Scalar(np.int32),
+          "concept": tfds.features.Scalar(np.int32),
+        }
+      ),
+      supervised_keys=None,
+      homepage="https://tuxpaint.org/stamps/",
+      citation=(
+        "@misc{tuxpaintstamps, title={Tux Paint Stamps}, "
+        "author={{Tux Paint Development Team}}, year={2022}}"
+      ),
+      license="GPL-2.0",
+      metadata=tfds.core.MetadataDict(),
+    )
+
+  def _split_generators(self, dl_manager):
+    del dl_manager  # Nothing to download: a package brings the source.
+    config = self.builder_config
+    found = stamps_index.index(
+      stamps_folder.scan(config.source, config.languages, config.symbols),
+      config.protocol,
+      config.split_seed,
+      config.test_share,
+      config.validation_share,
+      config.max_stamps,
+    )
+    self.info.metadata.update(
+      pairs=len(found.pairs),
+      strays=[[str(path), reason] for path, reason in found.strays],
+      bad=[],
+    )
+    bar = tqdm(total=len(found.pairs), desc="stamps", unit="pair", disable=None)
+    pictures: dict[pathlib.Path, bytes] = {}
+    return {
+      name: self._generate_examples(found, name, pictures, bar)
+      for name in splits.SPLITS
+    }
+
+  def _generate_examples(self, found, split, pictures, bar):
+    config = self.builder_config
+    for row in np.flatnonzero(found.split == split):
+      pair = found.pairs[row]
+      key = f"{pair.name}:{pair.language}"
+      bar.update()
+      try:
+        if pair.image_path not in pictures:
+          pictures[pair.image_path] = stamps_folder.read_picture(
+            pair.image_path, config.image_size
+          )
+        waveform = stamps_folder.read_recording(
+          pair.audio_path, config.sample_rate
+        )
+      except ValueError as error:
+        self.info.metadata["bad"].append([key, str(error)])
+        _check_bad(self.info.metadata, config.max_bad_share)
+        continue
+      yield (
+        key,
+        {
+          "id": key,
+          "image": pictures[pair.image_path],
+          "waveform": waveform,
+          "language": pair.language,
+          "caption": pair.caption,
+          "image_id": found.image_id[row],
+          "speech_id": found.speech_id[row],
+          "concept": found.concept[row],
+        },
+      )
+
+
+def prepare(config: StampsConfig, data_dir: str | pathlib.Path) -> Stamps:
+  """Prepares a data set, unless it is already prepared, and returns it.
+
+  Args:
+    config: what to prepare.
+    data_dir: where TFDS keeps data sets; 'stamps/NAME/1.0.0' below it.
+
+  Returns:
+    The builder. `builder.info.metadata` (`metadata.json` on disk) names the
+    recordings that were left out: 'strays' and 'bad'.
+
+  Raises:
+    UserError: no usable source, an unknown language, an empty split, too
+      many undecodable pairs, or a full disk.
+  """
+  data_dir = pathlib.Path(data_dir).expanduser()
+  config = _with_fingerprint(config, data_dir)
+  builder = _builder(config, data_dir)
+  if not builder.is_prepared():
+    with _alone(pathlib.Path(builder.data_dir).parent):
+      # Another process may have finished it meanwhile.
+      builder = _builder(config, data_dir)
+      if not builder.is_prepared():
+        _write(builder)
+  _check_bad(builder.info.metadata, config.max_bad_share)
+  logging.info(
+    "%s: %d of %d pairs undecodable, %d stray recordings; see metadata.json",
+    builder.data_dir,
+    len(builder.info.metadata["bad"]),
+    builder.info.metadata["pairs"],
+    len(builder.info.metadata["strays"]),
+  )
+  return builder
+
+
+def load(builder: Stamps, split: str) -> Sequence[dict]:
+  """Random access to the records of a split.
+
+  Args:
+    builder: from `prepare`.
+    split: 'train', 'validation' or 'test'.
+
+  Returns:
+    Records: `image` uint8 [size, size, 3], `waveform` int16 [samples],
+    `image_id`, `speech_id`, `concept` int, and `id`, `language`, `caption`
+    as UTF-8 bytes.
+  """
+  return builder.as_data_source(split)
+
+
+def _with_fingerprint(
+  config: StampsConfig, data_dir: pathlib.Path
+) -> StampsConfig:
+  """Fills in the fingerprint, from the source or from what was prepared.
+
+  A machine that trains need not have the source: without one, the only
+  prepared data set that agrees in everything else is taken.
+  """
+  try:
+    fingerprint = stamps_folder.fingerprint(config.source)
+  except UserError:
+    name = dataclasses.replace(config, fingerprint="").name
+    prepared = list(data_dir.glob(f"stamps/{name}*/{Stamps.VERSION}"))
+    if len(prepared) != 1:
+      raise
+    fingerprint = prepared[0].parent.name.removeprefix(name)
+    logging.warning("no source at %s; using %s", config.source, prepared[0])
+  return dataclasses.replace(config, fingerprint=fingerprint)
+
+
+def _builder(config: StampsConfig, data_dir: pathlib.Path) -> Stamps:
+  verbosity = logging.get_verbosity()
+  logging.set_verbosity(logging.ERROR)  # It warns of every custom config.
+  try:
+    return Stamps(config=config, data_dir=data_dir, file_format="array_record")
+  finally:
+    logging.set_verbosity(verbosity)
+
+
+def _write(builder: Stamps) -> None:
+  """Prepares in a folder of another name, which TFDS renames when whole."""
+  final = pathlib.Path(builder.data_dir)
+  for left in final.parent.glob("incomplete.*"):  # Of a killed process.
+    shutil.rmtree(left)
+  tfds.disable_progress_bar()
+  try:
+    builder.download_and_prepare(file_format="array_record")
+  except Exception as error:
+    if not _is_full(error):
+      raise
+    raise UserError(
+      f"no space left to prepare the stamps in {final} (about "
+      f"{_megabytes(builder)} MB are needed, nothing half-written is kept): "
+      "free some or pass another folder"
+    ) from error
+
+
+def _is_full(error: BaseException | None) -> bool:
+  """Whether a full disk is behind an error; TFDS and ArrayRecord wrap it."""
+  while error is not None:
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+      return True
+    if "No space left on device" in str(error):
+      return True
+    error = error.__cause__ or error.__context__
+  return False
+
+
+def _megabytes(builder: Stamps) -> int:
+  """A high guess: two seconds of speech and an uncompressed picture each."""
+  config = builder.builder_config
+  record = 2 * 2 * config.sample_rate + 3 * config.image_size**2
+  return 1 + round(builder.info.metadata.get("pairs", 0) * record / 1e6)
+
+
+def _check_bad(metadata: dict, limit: float) -> None:
+  bad, total = metadata["bad"], metadata["pairs"]
+  if len(bad) > limit * total:
+    raise UserError(
+      f"at least {len(bad)} of {total} pairs ({len(bad) / total:.2%}) cannot "
+      f"be decoded, more than the limit of {limit:.2%}; the first is "
+      f"{bad[0][0]} ({bad[0][1]}): mend the source or raise "
+      "--config.data.max_bad_share"
+    )
+
+
+@contextlib.contextmanager
+def _alone(folder: pathlib.Path) -> Iterator[None]:
+  """Holds a lock: one process prepares, the others wait."""
+  folder.mkdir(parents=True, exist_ok=True)
+  with open(folder / ".lock", "w") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    yield

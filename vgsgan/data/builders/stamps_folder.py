@@ -1,0 +1,267 @@
+"""Reads a folder of Tux Paint stamps: pictures and what people say of them.
+
+A stamp is `NAME.png` or `NAME.svg` with `NAME.txt` (its caption in about 70
+languages) and one recording for each language, `NAME_desc_XX.ogg`, a person
+reading that caption. `NAME.ogg` without `_desc` is a sound effect: no speech.
+"""
+
+import hashlib
+import io
+import math
+import os
+import pathlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import resvg_py
+import soundfile
+from jaxtyping import Int16
+from PIL import Image
+from scipy import signal
+
+from vgsgan.errors import UserError
+
+PACKAGE = (
+  "install the Debian package tuxpaint-stamps-default (161 MB download, 230 MB "
+  "unpacked) with `apt-get install tuxpaint-stamps-default`, or unpack the "
+  "upstream tuxpaint-stamps archive and pass its folder with "
+  "--config.data.source=DIR"
+)
+PICTURES = (".png", ".svg")  # In order of preference.
+SOUNDS = (".ogg", ".wav")
+_RECORDING = re.compile(
+  r"(?P<stem>.+)_desc(_(?P<language>[a-z]{2,3}(_[A-Z]{2})?))?\.(ogg|wav)"
+)
+
+
+@dataclass(frozen=True)
+class Pair:
+  """One picture and one recording that describes it.
+
+  Attributes:
+    name: the stamp, as "animals/amphibians/frog".
+    image_path: of the picture, PNG or SVG.
+    audio_path: of the recording, Ogg or WAV.
+    language: as in the file name ("fr", "pt_BR"); "en" where it has none.
+    caption: what is read, '' where the text is missing.
+    english: the English caption, '' where the text is missing.
+  """
+
+  name: str
+  image_path: pathlib.Path
+  audio_path: pathlib.Path
+  language: str
+  caption: str
+  english: str
+
+
+@dataclass(frozen=True)
+class Scan:
+  """Pairs sorted by name and language; recordings left out, and why."""
+
+  pairs: list[Pair]
+  strays: list[tuple[pathlib.Path, str]]
+
+
+def scan(
+  root: str | pathlib.Path, languages: Sequence[str], symbols: bool
+) -> Scan:
+  """Lists the pairs of a folder in some languages.
+
+  Args:
+    root: the folder of the stamps, or the one that has them in `stamps/`.
+    languages: those wanted.
+    symbols: whether `symbols/` (letters, coins, chess) is wanted.
+
+  Returns:
+    The pairs, and the recordings of any language that belong to no picture
+    or are misnamed.
+
+  Raises:
+    UserError: no such folder, one unpacked in part, or an unknown language.
+  """
+  root = stamps_root(root)
+  pairs, strays = [], []
+  for folder, names in _folders(root, symbols):
+    found, lost = _scan_folder(root, folder, names)
+    pairs += found
+    strays += lost
+  if not pairs:
+    raise UserError(f"{root} has no picture with a recording: {PACKAGE}")
+  present = sorted({p.language for p in pairs})
+  for language in languages:
+    if language not in present:
+      raise UserError(
+        f"language '{language}' has no recording in {root}; "
+        f"--config.data.languages can be any of: {' '.join(present)}"
+      )
+  pairs = [p for p in pairs if p.language in languages]
+  return Scan(sorted(pairs, key=lambda p: (p.name, p.language)), sorted(strays))
+
+
+def stamps_root(root: str | pathlib.Path) -> pathlib.Path:
+  """The folder that has the stamps; UserError if missing or half unpacked."""
+  root = pathlib.Path(root).expanduser()
+  if (root / "stamps").is_dir():
+    root = root / "stamps"
+  if not root.is_dir():
+    raise UserError(f"no folder of stamps at {root}: {PACKAGE}")
+  for top in [root, *sorted(p for p in root.iterdir() if p.is_dir())]:
+    names = [name for _, names in _folders(top, True) for name in names]
+    pictures = any(name.endswith(PICTURES) for name in names)
+    recordings = any(_RECORDING.fullmatch(name) for name in names)
+    if (pictures or top == root) and not recordings:
+      raise UserError(f"{top} has no recordings of speech: {PACKAGE}")
+    if recordings and not pictures:
+      raise UserError(f"{top} has recordings but no pictures: {PACKAGE}")
+  return root
+
+
+def fingerprint(root: str | pathlib.Path) -> str:
+  """Eight hex digits of the names and sizes of all files of the stamps."""
+  root = stamps_root(root)
+  digest = hashlib.sha256()
+  for folder, names in _folders(root, True):
+    for name in names:
+      path = folder / name
+      if path.suffix in (*PICTURES, *SOUNDS, ".txt"):
+        entry = f"{path.relative_to(root).as_posix()}\0{path.stat().st_size}\0"
+        digest.update(entry.encode("utf8", "surrogateescape"))
+  return digest.hexdigest()[:8]
+
+
+def _folders(
+  root: pathlib.Path, symbols: bool
+) -> list[tuple[pathlib.Path, list[str]]]:
+  found = []
+  for folder, folders, names in os.walk(root):
+    if pathlib.Path(folder) == root and not symbols:
+      folders[:] = [f for f in folders if f != "symbols"]
+    found.append((pathlib.Path(folder), sorted(names)))
+  return sorted(found)
+
+
+def _scan_folder(
+  root: pathlib.Path, folder: pathlib.Path, names: list[str]
+) -> tuple[list[Pair], list[tuple[pathlib.Path, str]]]:
+  """The pairs and the strays of one folder, without those below it."""
+  have, seen = set(names), set()
+  pairs, strays = [], []
+  for name in names:  # Sorted: .ogg comes before .wav.
+    if "_desc" not in name or not name.endswith(SOUNDS):
+      continue
+    path = folder / name
+    match = _RECORDING.fullmatch(name)
+    if match is None or "_desc" in match["stem"]:
+      strays.append((path, "misnamed: not NAME_desc_LANGUAGE.ogg or .wav"))
+      continue
+    stem, language = match["stem"], match["language"] or "en"
+    image = next((stem + s for s in PICTURES if stem + s in have), None)
+    if image is None:
+      strays.append((path, f"no picture {stem}.png or {stem}.svg beside it"))
+    elif (stem, language) in seen:
+      strays.append((path, f"a second recording of {stem} in '{language}'"))
+    else:
+      seen.add((stem, language))
+      texts = _captions(folder / f"{stem}.txt")
+      pairs.append(
+        Pair(
+          name=(folder / stem).relative_to(root).as_posix(),
+          image_path=folder / image,
+          audio_path=path,
+          language=language,
+          caption=texts.get(language, ""),
+          english=texts.get("en", ""),
+        )
+      )
+  return pairs, strays
+
+
+def _captions(path: pathlib.Path) -> dict[str, str]:
+  """Captions by language; none where the file is missing or not UTF-8."""
+  try:
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
+  except (OSError, UnicodeDecodeError):
+    return {}
+  texts = {"en": lines[0].strip()} if lines else {}
+  for line in lines[1:]:
+    key, _, text = line.partition("=")
+    if key.endswith(".utf8"):
+      texts[key.removesuffix(".utf8")] = text.strip()
+  return texts
+
+
+def read_recording(
+  path: str | pathlib.Path, sample_rate: int = 16000
+) -> Int16[np.ndarray, "n"]:
+  """Decodes a recording: channels averaged, band-limited resampling.
+
+  Raises:
+    ValueError: the file cannot be decoded, is empty, or is not finite.
+  """
+  try:
+    sound, rate = soundfile.read(path, dtype="float32", always_2d=True)
+  except (soundfile.SoundFileError, OSError) as error:
+    raise ValueError(f"cannot decode the recording {path}: {error}") from error
+  if not len(sound):
+    raise ValueError(f"the recording {path} is empty")
+  if not np.isfinite(sound).all():
+    raise ValueError(f"the recording {path} has samples that are not finite")
+  mono = sound.mean(axis=1)
+  if rate != sample_rate:
+    common = math.gcd(rate, sample_rate)
+    mono = signal.resample_poly(mono, sample_rate // common, rate // common)
+  return np.clip(np.rint(mono * 32768), -32768, 32767).astype(np.int16)
+
+
+def read_picture(path: str | pathlib.Path, size: int) -> bytes:
+  """Decodes a picture onto the middle of a white square.
+
+  Args:
+    path: PNG in any mode, or SVG.
+    size: side of the square, pixels.
+
+  Returns:
+    The square as PNG bytes, RGB.
+
+  Raises:
+    ValueError: the file cannot be decoded, or shows nothing.
+  """
+  path = pathlib.Path(path)
+  try:
+    source = _render(path, size) if path.suffix == ".svg" else path.read_bytes()
+    with Image.open(io.BytesIO(source)) as opened:
+      rgba = _eight_bits(opened).convert("RGBA")
+  except Exception as error:  # Decoders raise anything, SyntaxError included.
+    raise ValueError(f"cannot decode the picture {path}: {error}") from error
+  # White first: what is behind transparent pixels must not bleed into edges.
+  white = Image.new("RGBA", rgba.size, "white")
+  picture = Image.alpha_composite(white, rgba).convert("RGB")
+  if picture.getextrema() == ((255, 255),) * 3:
+    raise ValueError(f"the picture {path} is blank (is it only text?)")
+  scale = size / max(picture.size)
+  width, height = (max(1, round(side * scale)) for side in picture.size)
+  picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+  square = Image.new("RGB", (size, size), "white")
+  square.paste(picture, ((size - width) // 2, (size - height) // 2))
+  png = io.BytesIO()
+  square.save(png, "PNG")
+  return png.getvalue()
+
+
+def _render(path: pathlib.Path, size: int) -> bytes:
+  # dpi: resvg_py's default of 0 turns widths in pt, mm or cm into nothing
+  # ("SVG has an invalid size"); CSS says 96. Rendered large, resized well.
+  # No system fonts: the same picture on every machine.
+  return resvg_py.svg_to_bytes(
+    svg_path=str(path), width=4 * size, dpi=96.0, skip_system_fonts=True
+  )
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+  """16-bit grey to 8: Pillow's own conversion clips instead of scaling."""
+  if not image.mode.startswith("I"):
+    return image
+  return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))

@@ -1,0 +1,108 @@
+"""Labels of the stamps and their splits, before anything is decoded."""
+
+import hashlib
+import pathlib
+import unicodedata
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int, Shaped
+
+from vgsgan.data import splits
+from vgsgan.data.builders.stamps_folder import Pair, Scan
+
+
+@dataclass(frozen=True)
+class Index:
+  """Pairs, recordings left out, and for each pair its labels and split.
+
+  Attributes:
+    pairs: sorted by name and language.
+    strays: recordings left out, and why.
+    image_id: the stamp.
+    speech_id: equal for records that say the same in the same language.
+    concept: equal for records whose stamps share, directly or through other
+      stamps, a recording or a caption in any language.
+    split: 'train', 'validation' or 'test'.
+  """
+
+  pairs: list[Pair]
+  strays: list[tuple[pathlib.Path, str]]
+  image_id: Int[np.ndarray, "n"]
+  speech_id: Int[np.ndarray, "n"]
+  concept: Int[np.ndarray, "n"]
+  split: Shaped[np.ndarray, "n"]
+
+
+def index(
+  scan: Scan,
+  protocol: str,
+  seed: int,
+  test_share: float,
+  validation_share: float,
+  max_stamps: int | None = None,
+) -> Index:
+  """Labels pairs and assigns them to splits.
+
+  Args:
+    scan: the pairs.
+    protocol: 'cells' or 'images', as in `vgsgan.data.splits`.
+    seed: of the splits, and of the choice of stamps.
+    test_share: share of the records ('images': of the stamps) in test.
+    validation_share: likewise.
+    max_stamps: takes only the first stamps in a seeded order.
+
+  Raises:
+    UserError: a split would be empty.
+  """
+  pairs = first_stamps(scan.pairs, max_stamps, seed)
+  n = len(pairs)
+  sounds = [_md5(p.audio_path) for p in pairs]
+  said = [_said(p.language, p.caption) for p in pairs]
+  both = [[sound, *text] for sound, text in zip(sounds, said, strict=True)]
+  image_id = splits.components(n, [[p.name] for p in pairs])
+  speech_id = splits.components(
+    n, [[(p.language, k) for k in b] for p, b in zip(pairs, both, strict=True)]
+  )
+  # The English caption is always at hand, so two stamps of "A flower." are
+  # one concept even where the languages asked for tell them apart.
+  concept = splits.components(
+    n,
+    [
+      [p.name, *b, *_said("en", p.english)]
+      for p, b in zip(pairs, both, strict=True)
+    ],
+  )
+  shares = (seed, test_share, validation_share)
+  if protocol == "cells":
+    split = splits.cells(image_id, splits.components(n, both), *shares)
+  else:
+    first = np.unique(image_id, return_index=True)[1]
+    split = splits.images(concept[first], *shares)[image_id]
+  return Index(pairs, scan.strays, image_id, speech_id, concept, split)
+
+
+def first_stamps(pairs: list[Pair], count: int | None, seed: int) -> list[Pair]:
+  """The pairs of the first stamps in a seeded order, in their old order."""
+  if count is None:
+    return pairs
+
+  def rank(name: str) -> bytes:
+    return hashlib.sha256(f"{seed}:{name}".encode()).digest()
+
+  chosen = set(sorted({p.name for p in pairs}, key=rank)[:count])
+  return [p for p in pairs if p.name in chosen]
+
+
+def _said(language: str, caption: str) -> Sequence[Hashable]:
+  """The caption as a key, or no key: missing captions are not equal."""
+  text = unicodedata.normalize("NFKC", caption).casefold()
+  # Marks (M) stay, they are letters in some scripts; so do symbols (S): one
+  # dollar is not one euro.
+  text = "".join(c for c in text if unicodedata.category(c)[0] in "LMNS")
+  return [(language, text)] if text else []
+
+
+def _md5(path: pathlib.Path) -> str:
+  return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()

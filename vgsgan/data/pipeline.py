@@ -1,0 +1,170 @@
+"""Records to global batches, in an order that (seed, position) alone fixes.
+
+A *position* counts examples since the start of training. Position p reads
+record `p % n` of the `p // n`-th shuffled epoch, so neither the number of
+workers nor that of devices or processes can change what a batch holds, and
+the whole state of the pipeline is one integer.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, runtime_checkable
+
+import grain
+import jax
+import numpy as np
+from absl import flags
+from jax.sharding import Mesh
+from jaxtyping import Int
+
+from vgsgan import mesh as mesh_lib
+
+Record = dict[str, Any]
+
+
+@runtime_checkable
+class Records(Protocol):
+  """Random access to the records of a split."""
+
+  def __len__(self) -> int: ...
+
+  def __getitem__(self, index: int) -> Record: ...
+
+
+Example = dict[str, Any]  # Arrays and numpy scalars.
+# What a task makes of a record; the generator is the example's own.
+Transform = Callable[[Record, np.random.Generator], Example]
+
+
+@functools.lru_cache(maxsize=4)
+def epoch_order(
+  num_records: int, seed: int, epoch: int
+) -> Int[np.ndarray, "n"]:
+  """The records of one epoch, shuffled."""
+  bits = np.random.Philox(key=[seed, epoch])
+  return np.random.Generator(bits).permutation(num_records)
+
+
+def record_at(position: int, num_records: int, seed: int) -> int:
+  """Index of the record that training reads at `position`."""
+  epoch, place = divmod(position, num_records)
+  return int(epoch_order(num_records, seed, epoch)[place])
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainStream:
+  """This process's part of the training order, with random access.
+
+  Attributes:
+    records: the records of a split.
+    transform: what a task makes of a record.
+    batch: examples in a global batch.
+    rows: those of them that this process loads.
+    seed: fixes the order and every example's own random generator.
+    start: position of the first example of the first batch.
+    num_batches: how many batches the stream is long.
+  """
+
+  records: Records
+  transform: Transform
+  batch: int
+  rows: slice
+  seed: int
+  start: int
+  num_batches: int
+
+  @property
+  def local_batch(self) -> int:
+    return self.rows.stop - self.rows.start
+
+  def __len__(self) -> int:
+    return self.num_batches * self.local_batch
+
+  def __getitem__(self, index: int) -> Example:
+    batch, row = divmod(int(index), self.local_batch)
+    position = self.start + batch * self.batch + self.rows.start + row
+    record = record_at(position, len(self.records), self.seed)
+    # A stream of its own, apart from that of `epoch_order`.
+    bits = np.random.Philox(key=[self.seed, position], counter=[0, 0, 0, 1])
+    example = self.transform(self.records[record], np.random.Generator(bits))
+    return example | {"record": np.int32(record)}
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalStream:
+  """This process's rows of a split in order, the last batch filled up.
+
+  The filling repeats record 0; `batch["real"]` is False there.
+  """
+
+  records: Records
+  transform: Transform
+  batch: int
+  rows: slice
+
+  @property
+  def local_batch(self) -> int:
+    return self.rows.stop - self.rows.start
+
+  @property
+  def num_batches(self) -> int:
+    return -(-len(self.records) // self.batch)
+
+  def __len__(self) -> int:
+    return self.num_batches * self.local_batch
+
+  def __getitem__(self, index: int) -> Example:
+    batch, row = divmod(int(index), self.local_batch)
+    position = batch * self.batch + self.rows.start + row
+    real = position < len(self.records)
+    record = position if real else 0
+    bits = np.random.Philox(key=[0, position])
+    example = self.transform(self.records[record], np.random.Generator(bits))
+    return example | {"record": np.int32(record), "real": np.bool_(real)}
+
+
+def batches(
+  stream: TrainStream | EvalStream, num_workers: int, num_threads: int
+) -> Iterator[Example]:
+  """The stream's local batches, read ahead by threads or worker processes."""
+  dataset = grain.MapDataset.source(stream).batch(stream.local_batch)
+  options = grain.ReadOptions(
+    num_threads=num_threads, prefetch_buffer_size=max(2, 2 * num_threads)
+  )
+  dataset = dataset.to_iter_dataset(options)
+  if num_workers:
+    # Workers parse absl flags of their own and refuse to start otherwise.
+    if not flags.FLAGS.is_parsed():
+      flags.FLAGS.mark_as_parsed()
+    dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers))
+  return iter(dataset)
+
+
+class DeviceBatches:
+  """Batches on their way to the devices, and how long they were waited for.
+
+  Attributes:
+    waited: seconds spent waiting for the host while the devices were idle.
+  """
+
+  def __init__(self, host: Iterator[Example], mesh: Mesh):
+    self._host = host
+    self._mesh = mesh
+    self.waited = 0.0
+
+  def next(self, running: jax.Array | None) -> tuple[np.ndarray, dict]:
+    """The next batch's local record indices, and the batch on the devices.
+
+    Args:
+      running: an output of the step in flight, which tells whether the devices
+        still had something to do while this batch was waited for.
+    """
+    began = time.perf_counter()
+    host = next(self._host)
+    batch = mesh_lib.shard(host, self._mesh)
+    if running is None or running.is_ready():
+      # At most: the step may have ended in the middle of the wait.
+      self.waited += time.perf_counter() - began
+    return host["record"], batch

@@ -1,0 +1,202 @@
+"""Retrieval figures from scores and relevance, each with its chance.
+
+R@k is the share of queries with a relevant item among the k best, the field's
+"recall at k" (Harwath et al., 2018, section 4); with one relevant item a query
+it is hit@k. Items with equal scores are put in random order, in expectation:
+nothing is drawn, and a constant score gets exactly the chance figures.
+
+The median rank is that of the best-ranked relevant item over the queries and
+over those random orders, so it is the rank at which R@k passes one half;
+without ties it is the plain median. Ranks start at 1.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int, Shaped
+from scipy.special import gammaln
+
+# From here on the log-gamma form is used: k products would take long.
+_MANY = 128
+
+
+class BestRanks(NamedTuple):
+  """Where the best-ranked relevant item of each query stands.
+
+  higher: irrelevant items that score above it.
+  tied_relevant, tied_irrelevant: items that score as it does, itself included.
+  relevant: all relevant items; a query with 0 has no answer.
+  gallery: number of items.
+  """
+
+  higher: Int[np.ndarray, "q"]
+  tied_relevant: Int[np.ndarray, "q"]
+  tied_irrelevant: Int[np.ndarray, "q"]
+  relevant: Int[np.ndarray, "q"]
+  gallery: int
+
+
+def best_ranks(
+  scores: Shaped[np.ndarray, "q n"], relevance: Shaped[np.ndarray, "q n"]
+) -> BestRanks:
+  """Places of the best relevant items, for some of the queries.
+
+  Args:
+    scores: of q queries with the whole gallery of n items; higher is better.
+      NaN counts as -inf: below every number. A row of NaN only is all ties,
+      which is chance.
+    relevance: an item is relevant where this is True or above 0.
+  """
+  scores = np.asarray(scores)
+  if scores.dtype not in (np.float32, np.float64):
+    scores = scores.astype(np.float64)
+  scores = np.where(np.isnan(scores), -np.inf, scores)
+  is_relevant = relevance > 0
+  best = np.max(
+    scores, axis=1, initial=-np.inf, where=is_relevant, keepdims=True
+  )
+  tied = scores == best
+  return BestRanks(
+    higher=np.sum(scores > best, axis=1),
+    tied_relevant=np.sum(tied & is_relevant, axis=1),
+    tied_irrelevant=np.sum(tied & ~is_relevant, axis=1),
+    relevant=np.sum(is_relevant, axis=1),
+    gallery=scores.shape[1],
+  )
+
+
+def summarize(
+  blocks: Sequence[BestRanks], ks: Sequence[int] = (1, 5, 10)
+) -> dict[str, Any]:
+  """Figures over all queries of the blocks.
+
+  Args:
+    blocks: of one gallery.
+    ks: the k of R@k, each at least 1; may exceed the gallery.
+
+  Returns:
+    `{"R@1": {"value", "chance"}, ..., "median_rank": {"value", "chance"},
+    "gallery": n, "queries": q, "without_answer": m}`. R@k are shares in [0, 1].
+    Queries without a relevant item are left out and counted in
+    `without_answer`.
+
+  Raises:
+    ValueError: no query has an answer, galleries differ, or a k is below 1.
+  """
+  if any(k < 1 for k in ks):
+    raise ValueError(f"R@k needs k >= 1: {tuple(ks)}")
+  galleries = sorted({block.gallery for block in blocks})
+  if len(galleries) > 1:
+    raise ValueError(f"blocks of several galleries, of sizes {galleries}")
+  queries = sum(len(block.relevant) for block in blocks)
+  answered = [_answered(block) for block in blocks]
+  if not any(len(fields[0]) for fields in answered):
+    raise ValueError(f"none of {queries} queries has a relevant item")
+  higher, tied, others, relevant = (
+    np.concatenate(parts) for parts in zip(*answered, strict=True)
+  )
+  gallery = galleries[0]
+  value = (higher, tied, others)
+  chance = (np.zeros_like(higher), relevant, gallery - relevant)
+
+  figures: dict[str, Any] = {
+    f"R@{k}": {"value": _recall(*value, k), "chance": _recall(*chance, k)}
+    for k in ks
+  }
+  figures["median_rank"] = {
+    "value": _median_rank(*value, gallery),
+    "chance": _median_rank(*chance, gallery),
+  }
+  figures["gallery"] = gallery
+  figures["queries"] = len(relevant)
+  figures["without_answer"] = queries - len(relevant)
+  return figures
+
+
+def ranking(
+  scores: Shaped[np.ndarray, "q n"],
+  relevance: Shaped[np.ndarray, "q n"],
+  ks: Sequence[int] = (1, 5, 10),
+) -> dict[str, Any]:
+  """`summarize` of one whole matrix; see there and `best_ranks`."""
+  return summarize([best_ranks(scores, relevance)], ks)
+
+
+def ranking_blocks(
+  blocks: Iterable[tuple[np.ndarray, np.ndarray]],
+  ks: Sequence[int] = (1, 5, 10),
+) -> dict[str, Any]:
+  """`ranking` of (scores, relevance) that come some rows at a time.
+
+  Each block has all columns. Only five numbers a query are kept.
+  """
+  return summarize([best_ranks(*block) for block in blocks], ks)
+
+
+def _answered(block: BestRanks) -> tuple[np.ndarray, ...]:
+  has = block.relevant > 0
+  fields = (block.higher, block.tied_relevant, block.tied_irrelevant)
+  return (*(field[has] for field in fields), block.relevant[has])
+
+
+def hit_probability(
+  higher: Int[np.ndarray, "q"],
+  relevant: Int[np.ndarray, "q"],
+  irrelevant: Int[np.ndarray, "q"],
+  k: int,
+) -> Shaped[np.ndarray, "q"]:
+  """Probability that a relevant item is among the k best.
+
+  `higher` items stand above a block of ties of `relevant` (at least 1) and
+  `irrelevant` items in random order. With s = k - higher places left in it, the
+  probability is 1 - C(irrelevant, s) / C(irrelevant + relevant, s).
+  """
+  places = np.maximum(k - higher, 0)
+  size = irrelevant + relevant
+  # More places than irrelevant items: one of them is taken by a relevant one.
+  certain = places > irrelevant
+  places = np.minimum(places, irrelevant)
+  if k <= _MANY:
+    miss = np.ones(len(places))
+    for i in range(int(places.max(initial=0))):
+      factor = (irrelevant - i) / np.maximum(size - i, 1)
+      miss *= np.where(i < places, factor, 1.0)
+  else:
+    miss = np.exp(
+      gammaln(irrelevant + 1)
+      - gammaln(irrelevant - places + 1)
+      - gammaln(size + 1)
+      + gammaln(size - places + 1)
+    )
+  return np.where(certain, 1.0, 1.0 - miss)
+
+
+def _recall(
+  higher: np.ndarray, relevant: np.ndarray, irrelevant: np.ndarray, k: int
+) -> float:
+  return float(np.mean(hit_probability(higher, relevant, irrelevant, k)))
+
+
+def _median_rank(
+  higher: np.ndarray,
+  relevant: np.ndarray,
+  irrelevant: np.ndarray,
+  gallery: int,
+) -> float:
+  """Middle of the first ranks that reach, and that pass, half the queries."""
+  # Half is reached exactly by every even number of queries. Log-gamma errs by
+  # some 1e-9 at a million items, and must not move the middle by half a rank.
+  slack = 1e-8
+
+  def first(reached: float) -> int:
+    low, high = 1, gallery
+    while low < high:
+      middle = (low + high) // 2
+      if _recall(higher, relevant, irrelevant, middle) >= reached:
+        high = middle
+      else:
+        low = middle + 1
+    return low
+
+  return (first(0.5 - slack) + first(0.5 + slack)) / 2

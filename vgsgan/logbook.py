@@ -1,0 +1,352 @@
+"""What a run writes for people: metrics, events, and lines in the terminal."""
+
+import contextlib
+import json
+import math
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, SupportsFloat, TextIO
+
+import numpy as np
+import tqdm
+from tensorboardX import event_file_writer, summary
+from tensorboardX.proto import event_pb2
+
+from vgsgan.errors import UserError
+
+
+class Took:
+  """How long a `Logbook.status` took; `seconds` is set when it ends."""
+
+  seconds: float = 0.0
+
+
+class Logbook:
+  """The files and the terminal lines of one run.
+
+  `metrics.jsonl` holds a JSON object a line: `step`, `split` and the figures,
+  to seven significant digits. JSON knows no NaN and no infinity: they are the
+  strings "nan", "inf" and "-inf", which Python's `float` reads. The same
+  figures go to TensorBoard as `split/name`.
+
+  Args:
+    workdir: the run's folder; made if missing.
+    enabled: False, on all processes but one, writes and says nothing.
+    stream: where lines for people go; standard error if None.
+    terminal: whether to draw a progress bar; asks `stream` if None.
+
+  Raises:
+    UserError: the folder cannot be made.
+  """
+
+  def __init__(
+    self,
+    workdir: str | os.PathLike,
+    *,
+    enabled: bool = True,
+    stream: TextIO | None = None,
+    terminal: bool | None = None,
+  ):
+    self.workdir = pathlib.Path(workdir)
+    self.path = self.workdir / "metrics.jsonl"
+    self._enabled = enabled
+    self._stream = sys.stderr if stream is None else stream
+    self._terminal = self._stream.isatty() if terminal is None else terminal
+    self._events: event_file_writer.EventsWriter | None = None
+    self._bar: Bar | None = None
+    self._written: set[tuple[int, str]] = set()
+    if enabled:
+      with _refused(self.workdir):
+        self.workdir.mkdir(parents=True, exist_ok=True)
+
+  def __enter__(self) -> "Logbook":
+    return self
+
+  def __exit__(self, *exc: Any) -> None:
+    self.close()
+
+  def close(self) -> None:
+    """Closes the event file."""
+    if self._events:
+      events, self._events = self._events, None
+      with _refused(self.workdir):
+        events.close()
+
+  def write(
+    self, step: int, split: str, metrics: Mapping[str, SupportsFloat]
+  ) -> None:
+    """Records figures, on disk when this returns.
+
+    Raises:
+      UserError: the disk is full, or refuses otherwise.
+    """
+    # What a run wrote just before it was stopped, and now computes again.
+    if not self._enabled or (step, split) in self._written:
+      return
+    figures = {name: _rounded(value) for name, value in metrics.items()}
+    line = dumps({"step": step, "split": split, **figures})
+    with _refused(self.path):
+      # Unbuffered: nothing is left over to fail a second time at exit.
+      with open(self.path, "ab", buffering=0) as file:
+        data = line.encode() + b"\n"
+        while data:
+          data = data[file.write(data) :]
+      self._write_events(step, split, figures)
+    self._show(step, split, figures)
+
+  def rewind(self, step: int) -> None:
+    """Forgets what was written after `step`, and a line torn by a kill.
+
+    An interrupted run then leaves the lines of one that was not.
+
+    Raises:
+      UserError: the file cannot be replaced.
+    """
+    if not self._enabled:
+      return
+    kept = []
+    lines = self.path.read_bytes().split(b"\n") if self.path.exists() else ()
+    for line in lines:
+      with contextlib.suppress(ValueError, KeyError, TypeError):
+        entry = json.loads(line)
+        if entry["step"] <= step:
+          kept.append(line + b"\n")
+          if entry["step"] == step:
+            self._written.add((step, entry["split"]))
+    if lines:
+      _replace(self.path, b"".join(kept))
+    if any(self.workdir.glob("events.out.tfevents.*")):
+      # Readers forget the events of this step and later of earlier files.
+      start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+      self._add_event(step=step + 1, session_log=start)
+
+  def write_json(self, path: str | os.PathLike, obj: Any) -> None:
+    """Writes a JSON file, whole or not at all; see `write_json` below."""
+    if self._enabled:
+      write_json(path, obj)
+
+  @contextlib.contextmanager
+  def bar(self, name: str, first: int, total: int) -> Iterator["Bar"]:
+    """Shows progress from step `first` to `total`; call `update` on it."""
+    show = self._enabled and self._terminal
+    self._bar = Bar(name, first, total, self._stream, show)
+    try:
+      yield self._bar
+    finally:
+      self._bar.close()
+      self._bar = None
+
+  @contextlib.contextmanager
+  def status(self, what: str) -> Iterator[Took]:
+    """Says what is being waited for, and then how long it took."""
+    took = Took()
+    began = time.perf_counter()
+    if self._bar and self._bar.shown:
+      self._bar.describe(what)
+    else:
+      self.info(f"{what} ...")
+    try:
+      yield took
+    finally:
+      took.seconds = time.perf_counter() - began
+      if self._bar:
+        self._bar.describe(None)
+        self._bar.idle += took.seconds
+    self.info(f"{what}: {took.seconds:.1f} s")
+
+  def info(self, line: str) -> None:
+    """Says a line, above the bar if there is one."""
+    if not self._enabled:
+      return
+    if self._terminal:
+      tqdm.tqdm.write(line, file=self._stream)
+    else:
+      print(line, file=self._stream, flush=True)
+
+  def warn(self, line: str) -> None:
+    self.info(f"warning: {line}")
+
+  def _show(self, step: int, split: str, figures: Mapping[str, Any]) -> None:
+    # Names with a slash belong to tables; a line has room for the few.
+    few = {k: v for k, v in figures.items() if "/" not in k} or figures
+    text = " ".join(f"{k} {_short(v)}" for k, v in list(few.items())[:6])
+    if self._bar and self._bar.shown and split == self._bar.name:
+      self._bar.postfix(text)
+    else:
+      of, rate = "", ""
+      if self._bar:
+        of = f"/{self._bar.total}"
+        rate = self._bar.rate(step) if split == self._bar.name else ""
+      self.info(f"step {step}{of} {split} {text}{rate}")
+
+  def _write_events(
+    self, step: int, split: str, figures: Mapping[str, Any]
+  ) -> None:
+    scalars = summary.Summary(
+      value=[
+        summary.Summary.Value(tag=f"{split}/{k}", simple_value=float(v))
+        for k, v in figures.items()
+      ]
+    )
+    self._add_event(step=step, summary=scalars)
+
+  def _add_event(self, **fields: Any) -> None:
+    with _refused(self.workdir):
+      if self._events is None:
+        # Not `SummaryWriter`: its thread dies unseen of a full disk, and
+        # whoever flushes or closes it does not learn what was lost.
+        suffix = f".{os.getpid()}.{time.time_ns()}"
+        self._events = event_file_writer.EventsWriter(
+          str(self.workdir / "events"), suffix
+        )
+      self._events.write_event(event_pb2.Event(wall_time=time.time(), **fields))
+      self._events.flush()
+
+
+class Bar:
+  """Progress through the steps: drawn in a terminal, else only reckoned.
+
+  Attributes:
+    idle: seconds spent on other things than steps, left out of the rate.
+  """
+
+  def __init__(
+    self, name: str, first: int, total: int, stream: TextIO, shown: bool
+  ):
+    self.name, self.total, self.shown = name, total, shown
+    self.idle = 0.0
+    self._step, self._since = first, time.perf_counter()
+    self._bar = tqdm.tqdm(
+      desc=name,
+      initial=first,
+      total=total,
+      file=stream,
+      disable=not shown,
+      unit=" step",
+      dynamic_ncols=True,
+      bar_format="{desc} {n_fmt}/{total_fmt} |{bar}| [{rate_fmt}, {remaining}"
+      " left]{postfix}",
+    )
+
+  def update(self, step: int) -> None:
+    """Moves to `step`."""
+    self._bar.update(step - self._bar.n)
+
+  def describe(self, what: str | None) -> None:
+    self._bar.set_description_str(what or self.name)
+
+  def postfix(self, text: str) -> None:
+    self._bar.set_postfix_str(text)
+
+  def rate(self, step: int) -> str:
+    """Steps a second since the last call, and the time left at that rate."""
+    now = time.perf_counter()
+    seconds, steps = now - self._since - self.idle, step - self._step
+    self._step, self._since, self.idle = step, now, 0.0
+    if steps <= 0 or seconds <= 0:
+      return ""
+    left = tqdm.tqdm.format_interval((self.total - step) * seconds / steps)
+    return f" {steps / seconds:.3g} steps/s, {left} left"
+
+  def close(self) -> None:
+    self._bar.close()
+
+
+def dumps(obj: Any, **options: Any) -> str:
+  """Strict JSON, with numpy's numbers as numbers and NaN as "nan"."""
+
+  def strict(x: Any) -> Any:
+    if isinstance(x, Mapping):
+      return {str(k): strict(v) for k, v in x.items()}
+    if isinstance(x, list | tuple):
+      return [strict(v) for v in x]
+    if isinstance(x, np.ndarray | np.generic):
+      return strict(x.tolist())
+    return x if not isinstance(x, float) or math.isfinite(x) else str(x)
+
+  return json.dumps(strict(obj), allow_nan=False, ensure_ascii=False, **options)
+
+
+def write_json(path: str | os.PathLike, obj: Any) -> None:
+  """Writes strict JSON; whoever reads sees the old file or the whole new one.
+
+  Raises:
+    UserError: the file cannot be written.
+  """
+  _replace(pathlib.Path(path), f"{dumps(obj, indent=2)}\n".encode())
+
+
+def read_json(path: str | os.PathLike) -> Any:
+  """Reads a JSON file.
+
+  Raises:
+    UserError: it cannot be read, or is no JSON.
+  """
+  try:
+    return json.loads(pathlib.Path(path).read_bytes())
+  except (OSError, ValueError) as error:
+    raise UserError(f"cannot read {path}: {error}; put back a copy") from error
+
+
+def flatten(tree: Mapping[str, Any]) -> dict[str, float]:
+  """The numbers of nested dicts by path: {"a": {"b": 1}} -> {"a/b": 1}."""
+  flat = {}
+  for name, value in tree.items():
+    if isinstance(value, Mapping):
+      flat |= {f"{name}/{k}": v for k, v in flatten(value).items()}
+    elif isinstance(value, int | float | np.number):
+      flat[name] = float(value)
+  return flat
+
+
+def differences(
+  old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
+) -> Iterator[str]:
+  """A line `name: old -> new` for each field in which two dicts differ."""
+  # As JSON has them, since one of them was read from it.
+  old, new = json.loads(dumps(old)), json.loads(dumps(new))
+  for name in sorted(old.keys() | new.keys()):
+    was, now = old.get(name), new.get(name)
+    if isinstance(was, dict) and isinstance(now, dict):
+      yield from differences(was, now, f"{prefix}{name}.")
+    elif was != now:
+      yield f"{prefix}{name}: {was} -> {now}"
+
+
+def _rounded(value: SupportsFloat) -> int | float | str:
+  if isinstance(value, int | np.integer):
+    return int(value)
+  number = float(value)
+  return float(f"{number:.7g}") if math.isfinite(number) else str(number)
+
+
+def _short(value: int | float | str) -> str:
+  return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _replace(path: pathlib.Path, data: bytes) -> None:
+  temporary = path.with_name(f"{path.name}.tmp")
+  with _refused(path):
+    try:
+      with open(temporary, "wb", buffering=0) as file:
+        view = memoryview(data)
+        while view:
+          view = view[file.write(view) :]
+        os.fsync(file.fileno())
+      os.replace(temporary, path)
+    finally:
+      temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _refused(path: pathlib.Path) -> Iterator[None]:
+  try:
+    yield
+  except OSError as error:
+    raise UserError(
+      f"cannot write {path}: {error.strerror or error}; mend this (free some"
+      " space?) and start again, the run goes on from its last checkpoint"
+    ) from error

@@ -1,0 +1,119 @@
+"""Leaving when asked: SIGTERM and SIGINT end a run after a save.
+
+Schedulers send SIGTERM some time before they take a machine away. The trainer
+polls at every step and evaluation at every batch, since a flag looked at only
+between epochs is looked at too late.
+"""
+
+import os
+import signal
+import threading
+import time
+from types import FrameType
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+
+
+class Interrupted(Exception):
+  """Raised out of an evaluation that is left unfinished."""
+
+
+class Preemption:
+  """Says when to save and leave; a context manager around the run.
+
+  One process: the first SIGTERM or SIGINT is remembered, the second ends the
+  process at once. Several processes: JAX's preemption service catches SIGTERM
+  on any of them and has all of them leave at the same poll, so every process
+  must poll equally often; SIGINT is passed on as SIGTERM.
+  """
+
+  # A Ctrl-C often comes twice, from the terminal and from the launcher that
+  # passes it on. Only a later one is a person's second thought.
+  SAME_SECONDS = 1.0
+
+  def __init__(self):
+    self._several = jax.process_count() > 1
+    self._signal: int | None = None
+    self._received = 0.0  # time.monotonic(), seconds
+    self._reached = False
+    self._tick = 0
+    self._previous: dict[int, Any] = {}
+
+  def install(self) -> None:
+    """Takes over the signals; does nothing outside the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+      return  # Python allows handlers in the main thread only
+    # Of several processes, SIGTERM belongs to JAX's service.
+    signals = [signal.SIGINT] if self._several else _SIGNALS
+    for number in signals:
+      self._previous[number] = signal.signal(number, self._handle)
+
+  def uninstall(self) -> None:
+    """Puts back the handlers that were there."""
+    for number, handler in self._previous.items():
+      # None: set by other than Python, so it cannot be put back from here.
+      signal.signal(number, signal.SIG_DFL if handler is None else handler)
+    self._previous.clear()
+
+  def __enter__(self) -> "Preemption":
+    self.install()
+    return self
+
+  def __exit__(self, *exc: Any) -> None:
+    self.uninstall()
+
+  def reached(self) -> bool:
+    """Whether to save and leave now; stays true. Call at every step."""
+    if self._several and not self._reached:
+      self._tick += 1
+      self._reached = multihost_utils.reached_preemption_sync_point(self._tick)
+      if self._reached and self._signal is None:
+        self._signal = signal.SIGTERM  # received here or by another process
+    return self._reached
+
+  def check(self) -> None:
+    """For loops that cannot return early.
+
+    Raises:
+      Interrupted: it is time to leave.
+    """
+    if self.reached():
+      raise Interrupted(signal.Signals(self._signal).name)
+
+  @property
+  def exit_code(self) -> int | None:
+    """128 + the signal's number, as shells count; None if not asked to leave.
+
+    With several processes always 143 (SIGTERM), the same on each.
+    """
+    if not self._reached:
+      return None
+    return 128 + (signal.SIGTERM if self._several else self._signal)
+
+  def _handle(self, number: int, frame: FrameType | None) -> None:
+    now = time.monotonic()
+    if self._signal is not None:
+      if now - self._received >= self.SAME_SECONDS:
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+      return
+    self._signal, self._received = number, now
+    # `print` may be what the signal interrupted; it cannot be entered twice.
+    name = signal.Signals(number).name
+    _write(
+      f"{name}: saving after this step, then leaving; again to leave at once"
+    )
+    if self._several:
+      os.kill(os.getpid(), signal.SIGTERM)
+    else:
+      self._reached = True
+
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def _write(line: str) -> None:
+  start = "\n" if os.isatty(2) else ""  # below the progress bar
+  os.write(2, f"{start}{line}\n".encode())

@@ -1,0 +1,199 @@
+"""Scores between images and spoken captions, from their feature maps.
+
+An image is a map `[h, w, d]`, a clip is a map `[t, d]` with a mask of its valid
+frames. Their matchmap is the dot product of every location with every frame;
+SISA, MISA and SIMA are three ways of pooling it to one number (Harwath et al.,
+"Jointly Discovering Visual Objects and Spoken Words from Raw Sensory Input",
+ECCV 2018, section 3.4).
+
+Every all-pairs score here takes `images [b, h, w, d]`, `audio [c, t, d]` and
+`valid [c, t]`, and gives `[b, c]` in float32 whatever the maps are in. What
+stands in a frame that is not valid has no effect on values or gradients. A
+clip without any valid frame scores 0 with every image, with no gradient.
+"""
+
+import difflib
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+# How many matchmap elements may exist at once (float32: 256 MiB). Beyond it
+# the images are taken in turns and their matchmaps recomputed for the gradient.
+MATCHMAP_LIMIT = 2**26
+
+
+def l2_normalize(
+  x: Float[Array, "*shape d"], shortest: float = 1e-6
+) -> Float[Array, "*shape d"]:
+  """Divides each vector of the last axis by its length, in float32 inside.
+
+  A vector shorter than `shortest` has no direction: it becomes zero, and its
+  gradient is zero, where the plain formula gives NaN or 1 / length.
+  """
+  x32 = x.astype(jnp.float32)
+  squared = jnp.sum(jnp.square(x32), axis=-1, keepdims=True)
+  has_direction = squared > shortest**2
+  # The inner `where` keeps 0 ** -1.5 out of the backward pass.
+  scale = jax.lax.rsqrt(jnp.where(has_direction, squared, 1.0))
+  return jnp.where(has_direction, x32 * scale, 0.0).astype(x.dtype)
+
+
+def matchmap(
+  image: Float[Array, "*b h w d"], audio: Float[Array, "*b t d"]
+) -> Float[Array, "*b h w t"]:
+  """Dot product of every location with every frame of the same pair.
+
+  Args:
+    image: one map `[h, w, d]`, or a batch `[b, h, w, d]`.
+    audio: one map `[t, d]`, or the paired batch `[b, t, d]`.
+
+  Returns:
+    `[h, w, t]` or `[b, h, w, t]` in float32; padded frames are not masked.
+  """
+  return jnp.einsum(
+    "...hwd,...td->...hwt", image, audio, preferred_element_type=jnp.float32
+  )
+
+
+def pooled(
+  images: Float[Array, "b h w d"],
+  audio: Float[Array, "c t d"],
+  valid: Bool[Array, "c t"],
+  normalize: bool,
+) -> Float[Array, "b c"]:
+  """Dot product (or cosine) of the mean location and the mean valid frame."""
+  image = jnp.mean(images.astype(jnp.float32), axis=(1, 2))
+  clip = _mean_valid(audio.astype(jnp.float32), valid[..., None], axis=1)
+  if normalize:
+    image, clip = l2_normalize(image), l2_normalize(clip)
+  return image @ clip.T
+
+
+def dot(
+  images: Float[Array, "b h w d"],
+  audio: Float[Array, "c t d"],
+  valid: Bool[Array, "c t"],
+) -> Float[Array, "b c"]:
+  """Dot product of the two means."""
+  return pooled(images, audio, valid, normalize=False)
+
+
+def cosine(
+  images: Float[Array, "b h w d"],
+  audio: Float[Array, "c t d"],
+  valid: Bool[Array, "c t"],
+) -> Float[Array, "b c"]:
+  """Cosine of the two means, in [-1, 1]."""
+  return pooled(images, audio, valid, normalize=True)
+
+
+def sisa(
+  images: Float[Array, "b h w d"],
+  audio: Float[Array, "c t d"],
+  valid: Bool[Array, "c t"],
+) -> Float[Array, "b c"]:
+  """Sum image, sum audio: the mean of the matchmap over h, w and valid t."""
+  # The mean of the products is the product of the means: no matchmap needed.
+  return pooled(images, audio, valid, normalize=False)
+
+
+def misa(
+  images: Float[Array, "b h w d"],
+  audio: Float[Array, "c t d"],
+  valid: Bool[Array, "c t"],
+) -> Float[Array, "b c"]:
+  """Max image, sum audio: best location of each frame, mean over valid t."""
+
+  def pool(maps: Array) -> Array:
+    return _mean_valid(jnp.max(maps, axis=(2, 3)), valid, axis=-1)
+
+  return _pool_matchmaps(pool, images, audio, valid)
+
+
+def sima(
+  images: Float[Array, "b h w d"],
+  audio: Float[Array, "c t d"],
+  valid: Bool[Array, "c t"],
+) -> Float[Array, "b c"]:
+  """Sum image, max audio: best valid frame of each location, mean over h, w."""
+  some_valid = jnp.any(valid, axis=-1)
+
+  def pool(maps: Array) -> Array:
+    masked = jnp.where(valid[None, :, None, None], maps, -jnp.inf)
+    best = jnp.max(masked, axis=-1)
+    best = jnp.where(some_valid[None, :, None, None], best, 0.0)
+    return jnp.mean(best, axis=(2, 3))
+
+  return _pool_matchmaps(pool, images, audio, valid)
+
+
+ALL_PAIRS: dict[str, Callable[[Array, Array, Array], Array]] = {
+  "dot": dot,
+  "cosine": cosine,
+  "sisa": sisa,
+  "misa": misa,
+  "sima": sima,
+}
+
+
+def score(
+  kind: str,
+  images: Float[Array, "b h w d"],
+  audio: Float[Array, "c t d"],
+  valid: Bool[Array, "c t"],
+  normalize: bool = False,
+) -> Float[Array, "b c"]:
+  """Scores every image with every clip.
+
+  Args:
+    kind: a name in `ALL_PAIRS`.
+    images: maps of b images.
+    audio: maps of c clips.
+    valid: the frames that are no padding.
+    normalize: gives every location and every frame length 1 first, so that the
+      matchmap holds cosines.
+
+  Raises:
+    ValueError: `kind` is unknown; the message names the nearest.
+  """
+  if kind not in ALL_PAIRS:
+    near = difflib.get_close_matches(kind.lower(), ALL_PAIRS, n=1, cutoff=0.0)
+    raise ValueError(
+      f"unknown score {kind!r}: did you mean {near[0]!r}? "
+      f"There are {', '.join(ALL_PAIRS)}."
+    )
+  if normalize:
+    # The score masks too, but after a NaN has met the normalisation's gradient.
+    images = l2_normalize(images)
+    audio = l2_normalize(jnp.where(valid[..., None], audio, 0))
+  return ALL_PAIRS[kind](images, audio, valid)
+
+
+def _mean_valid(x: Array, valid: Array, axis: int) -> Array:
+  """Mean over `axis` of what is valid; 0 where nothing is."""
+  count = jnp.sum(valid, axis=axis, dtype=jnp.float32)
+  total = jnp.sum(jnp.where(valid, x, 0.0), axis=axis)
+  return total / jnp.maximum(count, 1.0)
+
+
+def _pool_matchmaps(
+  pool: Callable[[Array], Array], images: Array, audio: Array, valid: Array
+) -> Array:
+  """Applies `pool` ([b, c, h, w, t] -> [b, c]) to all pairs' matchmaps."""
+  audio = jnp.where(valid[..., None], audio, 0)
+
+  def rows(images: Array) -> Array:
+    maps = jnp.einsum(
+      "bhwd,ctd->bchwt", images, audio, preferred_element_type=jnp.float32
+    )
+    return pool(maps)
+
+  b, h, w, _ = images.shape
+  c, t, _ = audio.shape
+  at_once = max(1, MATCHMAP_LIMIT // max(1, c * h * w * t))
+  if at_once >= b:
+    return rows(images)
+  one = jax.checkpoint(lambda image: rows(image[None])[0])
+  return jax.lax.map(one, images, batch_size=at_once)

@@ -1,0 +1,339 @@
+"""Visually grounded speech: which recording belongs to which image.
+
+Two towers, one score, a contrastive loss in both directions: DAVEnet (Harwath
+et al., ECCV 2018) with its triplets, or InfoNCE over all pairs of the global
+batch.
+"""
+
+import dataclasses
+import functools
+import io
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from PIL import Image
+
+from vgsgan import losses, scores
+from vgsgan import mesh as mesh_lib
+from vgsgan.data import augment, features, pipeline
+from vgsgan.evals.retrieval import relevance, retrieval
+from vgsgan.models import audio, image
+from vgsgan.models.layers import frame_mask
+from vgsgan.options import check_one_of
+from vgsgan.state import TrainState, optimizer, schedule
+from vgsgan.tasks import Batch, Metrics, Task
+
+SPEECH_TOWERS = {
+  "davenet": audio.davenet,
+  "small": audio.small,
+  "large": audio.large,
+}
+IMAGE_TOWERS = ("resnet", "vgg")
+LOSSES = ("triplet", "infonce")
+Maps = tuple[jax.Array, jax.Array, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class PairExample:
+  """A record of picture and recording, made into arrays of fixed shape.
+
+  Attributes:
+    samples: length of `waveform`; longer recordings are cropped.
+    random_crop: crop anywhere, rather than keep the beginning.
+  """
+
+  samples: int
+  random_crop: bool
+
+  def __call__(
+    self, record: pipeline.Record, rng: np.random.Generator
+  ) -> pipeline.Example:
+    waveform = np.asarray(record["waveform"], np.int16)
+    excess = len(waveform) - self.samples
+    if excess > 0:
+      start = int(rng.integers(excess + 1)) if self.random_crop else 0
+      waveform = waveform[start : start + self.samples]
+    padding = self.samples - len(waveform)
+    return {
+      "waveform": np.pad(waveform, (0, padding)),
+      "num_samples": np.int32(len(waveform)),
+      "image": decode(record["image"]),
+      # Pictures and recordings of one concept are never impostors.
+      "image_concept": np.int32(record.get("image_concept", record["concept"])),
+      "speech_concept": np.int32(record["concept"]),
+      "image_id": np.int32(record["image_id"]),
+      "speech_id": np.int32(record["speech_id"]),
+    }
+
+
+def decode(picture: np.ndarray | bytes) -> np.ndarray:
+  """uint8 `[h, w, 3]` of an encoded picture."""
+  if isinstance(picture, np.ndarray):
+    return picture
+  with Image.open(io.BytesIO(picture)) as opened:
+    return np.asarray(opened.convert("RGB"))
+
+
+def speech_tower(model: ml_collections.ConfigDict) -> audio.SpeechTower:
+  check_one_of("speech.tower", model.tower, tuple(SPEECH_TOWERS))
+  make = SPEECH_TOWERS[model.tower]
+  return make(
+    model.embed, model.width, norm=model.norm, final_relu=model.final_relu
+  )
+
+
+def image_tower(model: ml_collections.ConfigDict) -> nn.Module:
+  check_one_of("image.tower", model.tower, IMAGE_TOWERS)
+  if model.tower == "vgg":
+    return image.Vgg(
+      model.embed, model.width, model.final_relu, norm=model.norm
+    )
+  return image.ResNet(
+    model.embed,
+    tuple(model.widths),
+    tuple(model.blocks),
+    tuple(model.strides),
+    model.norm,
+    model.final_relu,
+  )
+
+
+def make_score(config: ml_collections.ConfigDict) -> Callable:
+  """All-pairs score `(images, speech, valid) -> [b, c]` of `config.score`."""
+  check_one_of("score.kind", config.kind, tuple(scores.ALL_PAIRS))
+
+  def score(images, speech, valid):
+    return scores.score(config.kind, images, speech, valid, config.normalize)
+
+  return score
+
+
+def objective(config: ml_collections.ConfigDict, params) -> losses.Objective:
+  """The loss of `config.loss` over a row of scores."""
+  if config.name == "infonce":
+    return losses.info_nce(params["log_scale"])
+  names = tuple(name.strip() for name in config.negatives.split(","))
+  for name in names:
+    check_one_of("loss.negatives", name, losses.NEGATIVES)
+  return losses.triplet(names, config.margin)
+
+
+class Grounding:
+  """The towers of a config and what is computed with them."""
+
+  def __init__(self, config: ml_collections.ConfigDict, mesh: Mesh):
+    check_one_of("loss.name", config.loss.name, LOSSES)
+    if config.image.embed != config.speech.embed:
+      raise ValueError("config.image.embed and config.speech.embed differ")
+    self.config = config
+    self.mesh = mesh
+    self.speech = speech_tower(config.speech)
+    self.image = image_tower(config.image)
+    self.score = make_score(config.score)
+    self.tx = optimizer(config.optim, config.train.steps)
+    self.rate = schedule(config.optim, config.train.steps)
+    objective(config.loss, {"log_scale": jnp.zeros(())})  # Refuses early.
+
+  def init(self, key: jax.Array) -> TrainState:
+    """A fresh state."""
+    data = self.config.data
+    key_speech, key_image = jax.random.split(key)
+    clip = jnp.zeros((1, 64, data.num_mels)), jnp.array([64])
+    picture = jnp.zeros((1, data.image_size, data.image_size, 3))
+    speech = self.speech.init(key_speech, *clip, train=False)
+    image = self.image.init(key_image, picture, train=False)
+    params = {"speech": speech["params"], "image": image["params"]}
+    if self.config.loss.name == "infonce":
+      params["log_scale"] = jnp.log(1.0 / self.config.loss.temperature)
+    batch_stats = {
+      "speech": speech.get("batch_stats", {}),
+      "image": image.get("batch_stats", {}),
+    }
+    return TrainState.create(params, batch_stats, self.tx)
+
+  def inputs(
+    self, batch: Batch, key: jax.Array | None
+  ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Pictures, log-mel and its valid frames; augmented if there is a key."""
+    data = self.config.data
+    mel, num_frames = features.log_mel(
+      batch["waveform"],
+      batch["num_samples"],
+      sample_rate=data.sample_rate,
+      num_mels=data.num_mels,
+      preemphasis=data.preemphasis,
+    )
+    pictures = features.normalize_image(batch["image"])
+    if key is not None:
+      use = data.augment
+      key_image, key_speech = jax.random.split(key)
+      pictures = augment.shift_and_flip(
+        key_image, pictures, use.shift, use.flip
+      )
+      mel = augment.mask_bands(
+        key_speech, mel, num_frames, use.time_share, use.frequencies
+      )
+    return pictures, mel, num_frames
+
+  def maps(
+    self, params, batch_stats, pictures, mel, num_frames, train: bool
+  ) -> tuple[Maps, Any]:
+    """Feature maps, the valid frames of the speech, and new statistics."""
+    image_map, image_stats = self.image.apply(
+      {"params": params["image"], "batch_stats": batch_stats["image"]},
+      pictures,
+      train=train,
+      mutable=["batch_stats"],
+    )
+    (speech_map, num_valid), speech_stats = self.speech.apply(
+      {"params": params["speech"], "batch_stats": batch_stats["speech"]},
+      mel,
+      num_frames,
+      train=train,
+      mutable=["batch_stats"],
+    )
+    valid = frame_mask(num_valid, speech_map.shape[1])
+    new = {
+      "speech": speech_stats.get("batch_stats", {}),
+      "image": image_stats.get("batch_stats", {}),
+    }
+    return (image_map, speech_map, valid), new
+
+  def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    """One update. Random draws depend on the seed and the step alone."""
+    key = jax.random.fold_in(jax.random.key(self.config.seed), state.step)
+    key_augment, key_negatives = jax.random.split(key)
+    pictures, mel, num_frames = self.inputs(batch, key_augment)
+
+    def loss(params):
+      maps, batch_stats = self.maps(
+        params, state.batch_stats, pictures, mel, num_frames, train=True
+      )
+      value, metrics = losses.contrastive(
+        *maps,
+        batch["image_concept"],
+        batch["speech_concept"],
+        score=self.score,
+        objective=objective(self.config.loss, params),
+        key=key_negatives,
+        mesh=self.mesh,
+      )
+      return value, (metrics, batch_stats)
+
+    (value, (metrics, batch_stats)), grads = jax.value_and_grad(
+      loss, has_aux=True
+    )(state.params)
+    metrics = metrics | {
+      "loss": value,
+      "grad_norm": optax.global_norm(grads),
+      "param_norm": optax.global_norm(state.params),
+      "learning_rate": self.rate(state.step),
+    }
+    if "log_scale" in state.params:
+      metrics["temperature"] = jnp.exp(-state.params["log_scale"])
+    return state.update(grads, batch_stats, self.tx), metrics
+
+  def encode(self, state: TrainState, batch: Batch) -> Maps:
+    """Feature maps for evaluation."""
+    maps, _ = self.maps(
+      state.params, state.batch_stats, *self.inputs(batch, None), train=False
+    )
+    return maps
+
+
+def collect(
+  encode: Callable[[TrainState, Batch], Maps],
+  state: TrainState,
+  host: Iterator[pipeline.Example],
+  mesh: Mesh,
+  poll: Callable[[], None],
+) -> dict[str, np.ndarray]:
+  """Maps and ids of a whole split, on every process.
+
+  `encode` returns its maps and the batch's ids replicated, so that every
+  process ends with the same arrays.
+  """
+  parts: list[Any] = []
+  for local in host:
+    poll()
+    batch = mesh_lib.shard(local, mesh)
+    (image_map, speech_map, valid), ids = jax.device_get(encode(state, batch))
+    rows = {"images": image_map, "speech": speech_map, "valid": valid} | ids
+    parts.append({name: x[ids["real"]] for name, x in rows.items()})
+  return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+
+
+def by_language(records: pipeline.Records) -> dict[str, np.ndarray]:
+  """Which records are in which language."""
+  languages = np.array([records[i]["language"] for i in range(len(records))])
+  return {str(name): languages == name for name in np.unique(languages)}
+
+
+def mean_recall_at_10(results: dict[str, Any]) -> float:
+  """What DAVEnet chooses its best epoch by."""
+  directions = ("speech_to_image", "image_to_speech")
+  return sum(results[name]["R@10"]["value"] for name in directions) / 2
+
+
+def build(
+  config: ml_collections.ConfigDict,
+  mesh: Mesh,
+  splits: dict[str, pipeline.Records],
+) -> Task:
+  """The task on these splits."""
+  model = Grounding(config, mesh)
+  data = config.data
+  in_eval = PairExample(int(config.eval.seconds * data.sample_rate), False)
+  ids = ("real", "image_id", "speech_id")
+
+  def encode(state, batch):
+    return model.encode(state, batch), {name: batch[name] for name in ids}
+
+  @functools.cache
+  def languages(split: str) -> dict[str, np.ndarray]:
+    return by_language(splits[split])
+
+  # Compiled once for all evaluations of a run.
+  encode = jax.jit(encode, out_shardings=mesh_lib.replicated(mesh))
+  score = jax.jit(model.score)
+
+  def evaluate(
+    state: TrainState, split: str, poll: Callable[[], None]
+  ) -> dict[str, Any]:
+    records = splits[split]
+    stream = pipeline.EvalStream(
+      records,
+      in_eval,
+      config.eval.batch,
+      mesh_lib.local_rows(config.eval.batch),
+    )
+    host: Iterable = pipeline.batches(stream, 0, data.num_threads)
+    found = collect(encode, state, iter(host), mesh, poll)
+    # Every picture once: the gallery is pictures, not pairs.
+    gallery, first = np.unique(found["image_id"], return_index=True)
+    return retrieval(
+      score,
+      found["images"][first],
+      found["speech"],
+      found["valid"],
+      relevance(found["speech_id"], found["image_id"], gallery),
+      languages(split),
+      config.eval.block,
+      poll,
+    )
+
+  return Task(
+    transform=PairExample(int(data.seconds * data.sample_rate), True),
+    init=model.init,
+    step=model.step,
+    evaluate=evaluate,
+    select=mean_recall_at_10,
+    selection="mean R@10 of both directions",
+  )

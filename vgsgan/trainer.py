@@ -1,0 +1,311 @@
+"""The one loop: restore, step, log, save, evaluate, leave when asked.
+
+The order in which a step's duties are done is what makes an interrupted run
+equal an uninterrupted one:
+
+1. update;
+2. check that the loss is finite, before anything is kept;
+3. log;
+4. evaluate;
+5. save, with what the evaluation found. A save on the way out, before the
+   evaluation that was due, says so, and the evaluation is made up for first.
+"""
+
+import dataclasses
+import pathlib
+import time
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from vgsgan import checkpoints, data, logbook, mesh, preemption, tasks
+from vgsgan.data import pipeline
+from vgsgan.errors import UserError
+from vgsgan.state import TrainState
+
+
+class NonFiniteError(UserError):
+  """The loss became infinite or not a number."""
+
+
+@dataclasses.dataclass
+class Run:
+  """What the functions below share about one run."""
+
+  config: ml_collections.ConfigDict
+  workdir: pathlib.Path
+  task: tasks.Task
+  splits: dict[str, Any]
+  mesh: Any
+  log: logbook.Logbook
+  saved: checkpoints.Checkpoints
+  stop: preemption.Preemption
+
+  def position(self, step: int) -> dict[str, Any]:
+    """The pipeline's position after `step` batches, as it is saved."""
+    return {
+      "examples": step * self.config.train.batch,
+      "records": len(self.splits["train"]),
+      "seed": self.config.seed,
+    }
+
+  def due(self, step: int, every: int) -> bool:
+    return step == self.config.train.steps or (every and step % every == 0)
+
+
+def run(
+  config: ml_collections.ConfigDict, workdir: pathlib.Path, mode: str
+) -> int:
+  """Trains and evaluates, or evaluates only; returns the exit status."""
+  devices = mesh.make_mesh()
+  mesh.check_batch(config.train.batch, devices, "train.batch")
+  mesh.check_batch(config.eval.batch, devices, "eval.batch")
+  first = jax.process_index() == 0
+  with logbook.Logbook(workdir, enabled=first) as log:
+    if mode == "train":
+      keep_config(config, workdir, log)
+    with log.status("opening the data set"):
+      splits = data.load(config.data)
+    task = tasks.build(config, devices, splits)
+    saved = checkpoints.Checkpoints(
+      workdir / "checkpoints", keep=config.train.keep, best="selection"
+    )
+    with preemption.Preemption(log.warn) as stop:
+      this = Run(config, workdir, task, splits, devices, log, saved, stop)
+      try:
+        with jax.transfer_guard(config.transfer_guard):
+          if mode == "train":
+            train(this)
+          finish(this)
+      except preemption.Interrupted as left:
+        log.warn(f"{left}; the same command goes on from here")
+        return stop.exit_code
+      finally:
+        saved.close()
+  return 0
+
+
+def keep_config(
+  config: ml_collections.ConfigDict,
+  workdir: pathlib.Path,
+  log: logbook.Logbook,
+) -> None:
+  """Writes config.json, and says what has changed since the last start."""
+  path = workdir / "config.json"
+  resolved = config.to_dict()
+  if path.exists():
+    for line in logbook.differences(logbook.read_json(path), resolved):
+      log.warn(f"config differs from the run's last start: {line}")
+  log.write_json(path, resolved)
+
+
+def abstract_state(this: Run) -> TrainState:
+  """Shapes and places of the state, without computing it."""
+  shapes = jax.eval_shape(this.task.init, jax.random.key(0))
+  return mesh.abstract(shapes, mesh.replicated(this.mesh))
+
+
+def start(this: Run) -> tuple[TrainState, dict[str, Any]]:
+  """The newest good checkpoint, or a fresh state."""
+  with this.log.status("restoring"):
+    restored = this.saved.restore_latest(abstract_state(this), this.log.warn)
+  if restored is None:
+    with this.log.status("initialising"):
+      init = jax.jit(this.task.init, out_shardings=mesh.replicated(this.mesh))
+      key = jax.device_put(jax.random.key(this.config.seed))
+      return init(key), {"evaluated": True, **this.position(0)}
+  state, meta = restored
+  step = int(jax.device_get(state.step))
+  expected = this.position(step)
+  for name, value in expected.items():
+    if meta[name] != value:
+      raise UserError(
+        f"the checkpoint of step {step} has {name}={meta[name]}, this config "
+        f"makes it {value}: restore the config of {this.workdir}/config.json "
+        "or use another --workdir"
+      )
+  this.log.info(f"going on from step {step}")
+  return state, meta
+
+
+def train(this: Run) -> None:
+  """Trains up to `config.train.steps`."""
+  config, log = this.config, this.log
+  state, meta = start(this)
+  step = int(jax.device_get(state.step))
+  log.rewind(step)
+  if not meta["evaluated"]:
+    evaluate_and_save(this, state, step)
+  if step >= config.train.steps:
+    return
+  stream = pipeline.TrainStream(
+    this.splits["train"],
+    this.task.transform,
+    config.train.batch,
+    mesh.local_rows(config.train.batch),
+    config.seed,
+    meta["examples"],
+    config.train.steps - step,
+  )
+  host = pipeline.batches(
+    stream, config.data.num_workers, config.data.num_threads
+  )
+  batches = pipeline.DeviceBatches(host, this.mesh)
+  with log.status("reading the first batch"):
+    records, batch = batches.next(None)
+  update = compile_step(this, state, batch)
+  clock = Clock(batches)
+  pending: tuple[int, Any, Any] | None = None
+  with log.bar("train", step, config.train.steps) as bar:
+    while True:
+      state, metrics = update(state, batch)
+      step += 1
+      if pending:
+        # A step late, so that the host never waits for the step in flight.
+        check_finite(this, *pending)
+      pending = (step, metrics["loss"], records)
+      log_now = this.due(step, config.train.log_every)
+      evaluate_now = this.due(step, config.train.eval_every)
+      save_now = this.due(step, config.train.save_every)
+      leave = this.stop.reached()
+      if log_now or evaluate_now or save_now or leave:
+        check_finite(this, *pending)
+      if log_now:
+        figures = {k: float(v) for k, v in jax.device_get(metrics).items()}
+        log.write(step, "train", figures | clock.read(step, config.train.batch))
+      bar.update(step)
+      if evaluate_now and not leave:
+        evaluate_and_save(this, state, step)
+      elif save_now or leave:
+        save(this, state, step, evaluated=not evaluate_now)
+      if leave:
+        with log.status("saving"):
+          this.saved.wait()
+        raise preemption.Interrupted(f"saved step {step}")
+      if step == config.train.steps:
+        break
+      if evaluate_now or save_now:
+        clock.reset(step)
+      records, batch = batches.next(metrics["loss"])
+
+
+class Clock:
+  """Seconds a step and the input-bound share, between two readings."""
+
+  def __init__(self, batches: pipeline.DeviceBatches):
+    self._batches = batches
+    self._step: int | None = None
+
+  def reset(self, step: int) -> None:
+    """Starts anew after time that was not spent on steps."""
+    self._step = step
+    self._began = time.perf_counter()
+    self._waited = self._batches.waited
+
+  def read(self, step: int, batch: int) -> dict[str, float]:
+    """Timings since the last reading; none where no step lies between."""
+    timings = {}
+    if self._step is not None and step > self._step:
+      seconds = time.perf_counter() - self._began
+      each = seconds / (step - self._step)
+      waited = self._batches.waited - self._waited
+      timings = {
+        "step_seconds": each,
+        "examples_per_second": batch / each,
+        "input_share": waited / seconds,
+      }
+    self.reset(step)
+    return timings
+
+
+def compile_step(this: Run, state: TrainState, batch: tasks.Batch) -> Any:
+  """The compiled update, its state donated and its places explicit."""
+  everywhere = mesh.replicated(this.mesh)
+  with this.log.status("compiling the step") as took:
+    compiled = (
+      jax.jit(
+        this.task.step,
+        in_shardings=(everywhere, mesh.over_data(this.mesh)),
+        out_shardings=(everywhere, everywhere),
+        donate_argnums=0,
+      )
+      .lower(state, batch)
+      .compile()
+    )
+  step = int(jax.device_get(state.step))
+  self_reported = compiled.cost_analysis() or {}
+  this.log.write(
+    step,
+    "compile",
+    {"seconds": took.seconds, "flops": self_reported.get("flops", 0.0)},
+  )
+  return compiled
+
+
+def check_finite(this: Run, step: int, loss: jax.Array, records: Any) -> None:
+  """Stops a run whose loss is no number, before its state is kept."""
+  value = float(jax.device_get(loss))
+  if np.isfinite(value):
+    return
+  this.saved.wait()
+  ids = [this.splits["train"][int(i)]["id"] for i in records]
+  path = this.workdir / f"nonfinite-{step}.json"
+  this.log.write_json(path, {"step": step, "loss": str(value), "records": ids})
+  good = this.saved.latest_step()
+  raise NonFiniteError(
+    f"the loss at step {step} is {value}; last good checkpoint: "
+    f"{'none' if good is None else f'step {good}'} in {this.saved.folder}; "
+    f"the batch's records are in {path} ({ids[0]}, {ids[1 % len(ids)]}, ...)"
+  )
+
+
+def save(
+  this: Run,
+  state: TrainState,
+  step: int,
+  evaluated: bool,
+  selection: float | None = None,
+) -> None:
+  metrics = None if selection is None else {"selection": selection}
+  meta = {"evaluated": bool(evaluated), **this.position(step)}
+  this.saved.save(step, state, meta, metrics)
+
+
+def evaluate_and_save(this: Run, state: TrainState, step: int) -> None:
+  """Evaluates on validation and saves with the figure that chooses the best."""
+  try:
+    results = evaluate(this, state, "validation")
+  except preemption.Interrupted:
+    save(this, state, step, evaluated=False)
+    this.saved.wait()
+    raise preemption.Interrupted(f"saved step {step}") from None
+  this.log.write(step, "validation", logbook.flatten(results))
+  figure = this.task.select(results)
+  save(this, state, step, evaluated=True, selection=figure)
+
+
+def evaluate(this: Run, state: TrainState, split: str) -> dict[str, Any]:
+  with this.log.status(f"evaluating on {split}"):
+    return this.task.evaluate(state, split, this.stop.check)
+
+
+def finish(this: Run) -> None:
+  """The final evaluation, of the checkpoint that validation chose."""
+  best = this.saved.best_step()
+  if best is None:
+    raise UserError(
+      f"no evaluated checkpoint in {this.saved.folder}: train first, or name "
+      "the --workdir of a finished run"
+    )
+  state, _ = this.saved.restore(best, abstract_state(this))
+  results = {
+    "step": best,
+    "chosen_by": f"{this.task.selection} on validation",
+    "splits": {
+      split: evaluate(this, state, split) for split in ("validation", "test")
+    },
+  }
+  this.log.write_json(this.workdir / "results.json", results)
+  this.log.info(f"wrote {this.workdir / 'results.json'}")
