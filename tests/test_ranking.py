@@ -50,9 +50,7 @@ def test_agrees_with_sklearn_on_pairs():
 
 def test_many_to_many_by_hand():
   scores = np.array([[5, 4, 3, 2], [1, 2, 3, 4], [1, 2, 2, 0], [7, 7, 7, 7]])
-  relevance = np.array(
-    [[0, 1, 1, 0], [1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 1]]
-  )
+  relevance = np.array([[0, 1, 1, 0], [1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 1]])
   # First relevant at rank 2; at 3; at 1 or 2; at 1 (1/2), 2 (1/3) or 3 (1/6).
   got = r.ranking(scores, relevance, (1, 2, 3))
   assert got["R@1"]["value"] == pytest.approx((0 + 0 + 1 / 2 + 1 / 2) / 4)

@@ -77,7 +77,6 @@ class Checkpoints:
     keep: how many of the latest steps to keep, besides the best.
     best: the metric that says which step is best; None keeps only the latest.
     larger_is_better: False for losses and ranks.
-    warn: called with one line for each checkpoint that is damaged.
 
   Raises:
     UserError: the folder cannot be made or written.
@@ -90,12 +89,10 @@ class Checkpoints:
     keep: int = 2,
     best: str | None = None,
     larger_is_better: bool = True,
-    warn: Callable[[str], Any] = absl_logging.warning,
   ):
     self.folder = pathlib.Path(folder).absolute()
     self._best = best
     self._sign = 1.0 if larger_is_better else -1.0
-    self._warn = warn
     self._replacing = True  # a run killed while replacing may have left one
     logging.getLogger("absl").addFilter(_not_raised_again)
     policies = ocp.checkpoint_managers
@@ -157,11 +154,11 @@ class Checkpoints:
         metrics hold no `best`.
     """
     score = self._score(metrics)
-    record = _seal(
-      {"meta": meta, "score": score, "arrays": _describe(state, True)}
-    )
     self.wait()
-    with self._explained():
+    with self._explained(), jax.transfer_guard("allow"):
+      record = _seal(
+        {"meta": meta, "score": score, "arrays": _describe(state, True)}
+      )
       if step in self.steps():
         self._set_aside("replaced", step)
         self._replacing = True
@@ -176,7 +173,11 @@ class Checkpoints:
         force=True,  # when to save is the trainer's decision alone
       )
 
-  def restore_latest(self, abstract_state: Any) -> tuple[Any, Any] | None:
+  def restore_latest(
+    self,
+    abstract_state: Any,
+    warn: Callable[[str], Any] = absl_logging.warning,
+  ) -> tuple[Any, Any] | None:
     """Reads the newest checkpoint that is whole.
 
     Damaged ones that are newer are reported and moved to `damaged/`, so that
@@ -185,6 +186,7 @@ class Checkpoints:
     Args:
       abstract_state: a tree of `jax.ShapeDtypeStruct` with shardings, of this
         run's devices, which need not be those of the run that saved.
+      warn: called with one line for each damaged checkpoint.
 
     Returns:
       (state, meta), or None if there is no checkpoint.
@@ -198,7 +200,7 @@ class Checkpoints:
       try:
         found = self._load(step, abstract_state)
       except _Damaged as error:
-        self._warn(f"checkpoint {self.folder / str(step)} is damaged: {error}")
+        warn(f"checkpoint {self.folder / str(step)} is damaged: {error}")
         damaged.append(step)
         continue
       # Only now: if none is whole, the next start must fail as well rather
@@ -302,12 +304,14 @@ class Checkpoints:
   def _read_state(self, step: int, abstract: Any, arrays: dict) -> Any:
     args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
     try:
-      state = self._manager.restore(step, args=args).state
+      with jax.transfer_guard("allow"):
+        state = self._manager.restore(step, args=args).state
+        found = _describe(state, True)
     except (MemoryError, jax.errors.JaxRuntimeError):
       raise  # too big for this machine, which is no damage
     except Exception as error:
       raise _Damaged(_one_line(error)) from error
-    for name, (_, _, crc) in _describe(state, True).items():
+    for name, (_, _, crc) in found.items():
       # An array spread over processes has no checksum (see `_checksum`).
       if None not in (crc, arrays[name][2]) and crc != arrays[name][2]:
         raise _Damaged(f"{name} is not what was written (CRC-32)")

@@ -115,7 +115,7 @@ def triplet(negatives: Sequence[str], margin: float = 1.0) -> Objective:
   """Sum of `margin_rank` over the kinds of negatives, as an objective.
 
   ('sampled',) is DAVEnet's loss; ('sampled', 'hardest') is `negatives_hard` of
-  "Learning Words by Drawing Images" (Surís et al., CVPR 2019; margin 1 there);
+  "Learning Words by Drawing Images" (CVPR 2019), both with margin 1;
   ('sampled', 'semi_hard') is ResDAVEnet-VQ's.
   """
   unknown = sorted(set(negatives) - set(NEGATIVES))
@@ -214,10 +214,9 @@ def contrastive(
   share the image or the speech are never each other's impostors.
 
   With a mesh, the arguments are global arrays split over `axis`. Each device
-  gathers the audio of all, scores its own images with it, and gets the scores
-  of its own captions with all images by exchanging blocks of scores: every
-  pair is scored once, and the larger image maps stay where they are. Values
-  and gradients are those without a mesh.
+  gathers all audio and scores its own images with it; blocks of scores are
+  then exchanged, for its own captions with all images. So every pair is scored
+  once and image maps stay put. Values and gradients are those without a mesh.
 
   Args:
     image_map: image features.
@@ -273,8 +272,7 @@ def contrastive(
     loss = sum(jnp.mean(losses) for losses, _ in results)
     sums = [sums for _, sums in results]
     if split:
-      # The mean of the loss is taken in here: then the transposed shard_map
-      # gives whole gradients (JAX, "sharding and autodiff").
+      # Inside the island: so its transpose gives whole gradients, once.
       loss, sums = lax.pmean(loss, axis), lax.psum(sums, axis)
     return loss, _metrics(*sums)
 

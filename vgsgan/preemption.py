@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -27,13 +28,17 @@ class Preemption:
   process at once. Several processes: JAX's preemption service catches SIGTERM
   on any of them and has all of them leave at the same poll, so every process
   must poll equally often; SIGINT is passed on as SIGTERM.
+
+  Args:
+    say: called with one line when asked to leave; standard error if None.
   """
 
   # A Ctrl-C often comes twice, from the terminal and from the launcher that
   # passes it on. Only a later one is a person's second thought.
   SAME_SECONDS = 1.0
 
-  def __init__(self):
+  def __init__(self, say: Callable[[str], Any] | None = None):
+    self._say = say or _write
     self._several = jax.process_count() > 1
     self._signal: int | None = None
     self._received = 0.0  # time.monotonic(), seconds
@@ -100,11 +105,15 @@ class Preemption:
         os.kill(os.getpid(), number)
       return
     self._signal, self._received = number, now
-    # `print` may be what the signal interrupted; it cannot be entered twice.
     name = signal.Signals(number).name
-    _write(
-      f"{name}: saving after this step, then leaving; again to leave at once"
-    )
+    line = f"{name}: saving after this step, then leaving"
+    if number != signal.SIGTERM or not self._several:
+      line += "; again to leave at once"
+    try:
+      self._say(line)
+    except RuntimeError:
+      # The signal interrupted a `print`, which cannot be entered twice.
+      _write(line)
     if self._several:
       os.kill(os.getpid(), signal.SIGTERM)
     else:
@@ -115,5 +124,4 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def _write(line: str) -> None:
-  start = "\n" if os.isatty(2) else ""  # below the progress bar
-  os.write(2, f"{start}{line}\n".encode())
+  os.write(2, f"{line}\n".encode())

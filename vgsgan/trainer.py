@@ -70,9 +70,12 @@ def run(
       splits = data.load(config.data)
     task = tasks.build(config, devices, splits)
     saved = checkpoints.Checkpoints(
-      workdir / "checkpoints", keep=config.train.keep, best="selection"
+      workdir / "checkpoints",
+      keep=config.train.keep,
+      best="selection",
+      warn=log.warn,
     )
-    with preemption.Preemption(log.warn) as stop:
+    with preemption.Preemption() as stop:
       this = Run(config, workdir, task, splits, devices, log, saved, stop)
       try:
         with jax.transfer_guard(config.transfer_guard):
@@ -110,7 +113,7 @@ def abstract_state(this: Run) -> TrainState:
 def start(this: Run) -> tuple[TrainState, dict[str, Any]]:
   """The newest good checkpoint, or a fresh state."""
   with this.log.status("restoring"):
-    restored = this.saved.restore_latest(abstract_state(this), this.log.warn)
+    restored = this.saved.restore_latest(abstract_state(this))
   if restored is None:
     with this.log.status("initialising"):
       init = jax.jit(this.task.init, out_shardings=mesh.replicated(this.mesh))
@@ -250,7 +253,7 @@ def check_finite(this: Run, step: int, loss: jax.Array, records: Any) -> None:
   if np.isfinite(value):
     return
   this.saved.wait()
-  ids = [this.splits["train"][int(i)]["id"] for i in records]
+  ids = [str(this.splits["train"][int(i)]["id"], "utf8") for i in records]
   path = this.workdir / f"nonfinite-{step}.json"
   this.log.write_json(path, {"step": step, "loss": str(value), "records": ids})
   good = this.saved.latest_step()

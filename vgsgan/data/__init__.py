@@ -60,7 +60,7 @@ def load(data: ml_collections.ConfigDict) -> dict[str, Records]:
     sample_rate=data.sample_rate,
     split_seed=data.split_seed,
     max_bad_share=data.max_bad_share,
-    max_stamps=data.max_stamps,
+    max_stamps=data.max_stamps or None,
   )
   builder = stamps.prepare(config, os.path.expanduser(data.data_dir))
   splits = {

@@ -100,24 +100,23 @@ def retrieval(
     {name: {...}}}`, figures as `ranking.summarize` gives them.
   """
   subsets = {"": np.ones(len(speech), bool), **groups}
-  to_image = []
+  to_image = {name: [] for name in subsets}
   for rows, scores in score_blocks(score, images, speech, valid, block, True):
     poll()
-    to_image.append(ranking.best_ranks(scores, right[rows]))
+    for name, chosen in subsets.items():
+      of = chosen[rows]
+      to_image[name].append(ranking.best_ranks(scores[of], right[rows][of]))
   to_speech = {name: [] for name in subsets}
   for rows, scores in score_blocks(score, images, speech, valid, block, False):
     poll()
     for name, chosen in subsets.items():
       answers = right[chosen][:, rows].T
       to_speech[name].append(ranking.best_ranks(scores[:, chosen], answers))
-  ranks = ranking.concatenate(to_image)
   figures = {
     name: {
-      "speech_to_image": ranking.summarize(ranking.take(ranks, chosen)),
-      "image_to_speech": ranking.summarize(
-        ranking.concatenate(to_speech[name])
-      ),
+      "speech_to_image": ranking.summarize(to_image[name]),
+      "image_to_speech": ranking.summarize(to_speech[name]),
     }
-    for name, chosen in subsets.items()
+    for name in subsets
   }
   return figures.pop("") | {"by_group": figures}

@@ -273,7 +273,7 @@ def collect(
 def by_language(records: pipeline.Records) -> dict[str, np.ndarray]:
   """Which records are in which language."""
   languages = np.array([records[i]["language"] for i in range(len(records))])
-  return {str(name): languages == name for name in np.unique(languages)}
+  return {name.decode(): languages == name for name in np.unique(languages)}
 
 
 def mean_recall_at_10(results: dict[str, Any]) -> float:

@@ -10,13 +10,9 @@ other. In ranking, image i is right for speech s iff some record of the
 gallery has (speech_id == s, image_id == i).
 """
 
-import contextlib
 import dataclasses
-import errno
-import fcntl
 import pathlib
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -25,7 +21,7 @@ from absl import logging
 from tqdm import tqdm
 
 from vgsgan.data import splits
-from vgsgan.data.builders import stamps_folder, stamps_index
+from vgsgan.data.builders import preparing, stamps_folder, stamps_index
 from vgsgan.errors import UserError
 
 SOURCE = "/usr/share/tuxpaint/stamps"
@@ -208,13 +204,12 @@ def prepare(config: StampsConfig, data_dir: str | pathlib.Path) -> Stamps:
   """
   data_dir = pathlib.Path(data_dir).expanduser()
   config = _with_fingerprint(config, data_dir)
-  builder = _builder(config, data_dir)
-  if not builder.is_prepared():
-    with _alone(pathlib.Path(builder.data_dir).parent):
-      # Another process may have finished it meanwhile.
-      builder = _builder(config, data_dir)
-      if not builder.is_prepared():
-        _write(builder)
+  builder = preparing.prepare_once(
+    lambda: Stamps(
+      config=config, data_dir=data_dir, file_format="array_record"
+    ),
+    _megabytes,
+  )
   _check_bad(builder.info.metadata, config.max_bad_share)
   logging.info(
     "%s: %d of %d pairs undecodable, %d stray recordings; see metadata.json",
@@ -261,44 +256,6 @@ def _with_fingerprint(
   return dataclasses.replace(config, fingerprint=fingerprint)
 
 
-def _builder(config: StampsConfig, data_dir: pathlib.Path) -> Stamps:
-  verbosity = logging.get_verbosity()
-  logging.set_verbosity(logging.ERROR)  # It warns of every custom config.
-  try:
-    return Stamps(config=config, data_dir=data_dir, file_format="array_record")
-  finally:
-    logging.set_verbosity(verbosity)
-
-
-def _write(builder: Stamps) -> None:
-  """Prepares in a folder of another name, which TFDS renames when whole."""
-  final = pathlib.Path(builder.data_dir)
-  for left in final.parent.glob("incomplete.*"):  # Of a killed process.
-    shutil.rmtree(left)
-  tfds.disable_progress_bar()
-  try:
-    builder.download_and_prepare(file_format="array_record")
-  except Exception as error:
-    if not _is_full(error):
-      raise
-    raise UserError(
-      f"no space left to prepare the stamps in {final} (about "
-      f"{_megabytes(builder)} MB are needed, nothing half-written is kept): "
-      "free some or pass another folder"
-    ) from error
-
-
-def _is_full(error: BaseException | None) -> bool:
-  """Whether a full disk is behind an error; TFDS and ArrayRecord wrap it."""
-  while error is not None:
-    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-      return True
-    if "No space left on device" in str(error):
-      return True
-    error = error.__cause__ or error.__context__
-  return False
-
-
 def _megabytes(builder: Stamps) -> int:
   """A high guess: two seconds of speech and an uncompressed picture each."""
   config = builder.builder_config
@@ -315,12 +272,3 @@ def _check_bad(metadata: dict, limit: float) -> None:
       f"{bad[0][0]} ({bad[0][1]}): mend the source or raise "
       "--config.data.max_bad_share"
     )
-
-
-@contextlib.contextmanager
-def _alone(folder: pathlib.Path) -> Iterator[None]:
-  """Holds a lock: one process prepares, the others wait."""
-  folder.mkdir(parents=True, exist_ok=True)
-  with open(folder / ".lock", "w") as lock:
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    yield

@@ -1,0 +1,439 @@
+"""Checkpoints come back bit for bit, or not at all."""
+
+import contextlib
+import json
+import os
+import pathlib
+import random
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import zlib
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from vgsgan.checkpoints import Checkpoints
+from vgsgan.errors import UserError
+
+
+@flax.struct.dataclass
+class State:
+  step: Any
+  params: Any
+  opt_state: Any
+  key: Any
+
+
+def sharding(devices: int, *spec: str) -> NamedSharding:
+  mesh = Mesh(np.array(jax.devices()[:devices]), ("data",))
+  return NamedSharding(mesh, PartitionSpec(*spec))
+
+
+def make_state(seed: int, devices: int = 8, width: int = 5) -> State:
+  numbers = np.random.default_rng(seed)
+  everywhere = sharding(devices)
+  put = lambda x: jax.device_put(x, everywhere)  # noqa: E731
+  kernel = numbers.normal(size=(16, width)).astype(np.float32)
+  return State(
+    put(np.int32(seed)),
+    {
+      "dense": {"kernel": put(kernel)},
+      "half": put(jnp.asarray(kernel, jnp.bfloat16)),
+    },
+    {"mu": jax.device_put(kernel, sharding(devices, "data"))},
+    put(jax.random.key(seed)),
+  )
+
+
+def abstract(state: State, devices: int = 8) -> State:
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(
+      x.shape, x.dtype, sharding=sharding(devices)
+    ),
+    state,
+  )
+
+
+def assert_same(a: State, b: State) -> None:
+  def raw(x):
+    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+      x = jax.random.key_data(x)
+    return np.asarray(x)
+
+  assert jax.tree.structure(a) == jax.tree.structure(b)
+  for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+    assert x.dtype == y.dtype
+    assert raw(x).tobytes() == raw(y).tobytes()
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory) -> pathlib.Path:
+  """A folder with steps 1 and 2, to be copied."""
+  folder = tmp_path_factory.mktemp("two") / "checkpoints"
+  with Checkpoints(folder, best="r") as saved:
+    saved.save(1, make_state(1), {"at": 1}, {"r": 0.5})
+    saved.save(2, make_state(2), {"at": 2}, {"r": 0.1})
+  return folder
+
+
+@pytest.fixture
+def folder(two, tmp_path) -> pathlib.Path:
+  return pathlib.Path(shutil.copytree(two, tmp_path / "run" / "checkpoints"))
+
+
+@pytest.mark.parametrize("devices", [8, 2, 1])
+def test_comes_back_on_other_devices(folder, devices):
+  with Checkpoints(folder, best="r") as saved:
+    state, meta = saved.restore_latest(abstract(make_state(0), devices))
+    assert meta == {"at": 2}
+    assert_same(state, make_state(2, devices))
+    assert state.params["half"].sharding.num_devices == devices
+    state, meta = saved.restore(1, abstract(make_state(0), devices))
+    assert_same(state, make_state(1, devices))
+    assert (saved.latest_step(), saved.best_step()) == (2, 1)
+
+
+def test_empty_folder(tmp_path):
+  with Checkpoints(tmp_path / "new") as saved:
+    assert saved.restore_latest(abstract(make_state(0))) is None
+    assert saved.latest_step() is None and saved.best_step() is None
+    with pytest.raises(UserError, match=r"no checkpoint of step 3 in .*none"):
+      saved.restore(3, abstract(make_state(0)))
+
+
+def test_a_state_may_be_donated_while_it_is_saved(tmp_path):
+  step = jax.jit(
+    lambda s: s.replace(params=jax.tree.map(lambda x: x + 1, s.params)),
+    donate_argnums=0,
+  )
+  with Checkpoints(tmp_path / "c") as saved:
+    state = make_state(4)
+    saved.save(1, state, {})
+    for _ in range(3):
+      state = step(state)
+    jax.block_until_ready(state)
+    restored, _ = saved.restore_latest(abstract(make_state(0)))
+  assert_same(restored, make_state(4))
+
+
+def test_keeps_the_latest_and_the_best(tmp_path):
+  state = make_state(0)
+  scores = {1: 0.2, 2: None, 3: 0.9, 4: 0.3, 5: None, 6: float("nan"), 7: 0.4}
+  with Checkpoints(tmp_path / "c", keep=2, best="r") as saved:
+    for step, score in scores.items():
+      saved.save(step, state, {}, None if score is None else {"r": score})
+    saved.wait()
+    assert saved.steps() == [3, 6, 7]
+    assert saved.best_step() == 3
+  with Checkpoints(tmp_path / "c", keep=1, best="r") as saved:
+    assert saved.best_step() == 3  # known from the disk
+    saved.save(8, state, {}, {"r": np.float32(0.95)})
+    saved.wait()
+    assert saved.steps() == [8]
+    with pytest.raises(UserError, match=r"chosen by 'r'.*\['loss'\]"):
+      saved.save(9, state, {}, {"loss": 1.0})
+
+
+def test_smaller_is_better(tmp_path):
+  options = {"keep": 1, "best": "loss", "larger_is_better": False}
+  with Checkpoints(tmp_path / "c", **options) as saved:
+    for step, loss in enumerate([3.0, 1.0, 2.0, 4.0]):
+      saved.save(step, make_state(0), {}, {"loss": loss})
+    saved.wait()
+    assert (saved.best_step(), saved.steps()) == (1, [1, 3])
+
+
+def test_orbax_does_not_look_for_preemption(tmp_path, monkeypatch):
+  polled = []
+  monkeypatch.setattr(
+    multihost_utils, "reached_preemption_sync_point", polled.append
+  )
+  with Checkpoints(tmp_path / "c") as saved:
+    saved.save(1, make_state(0), {})
+  assert not polled
+
+
+# Saving a step again.
+
+
+def test_saved_again_with_metrics(folder):
+  with Checkpoints(folder, best="r") as saved:
+    saved.save(2, make_state(3), {"at": "again"}, {"r": 0.7})
+    assert saved.restore_latest(abstract(make_state(0)))[1] == {"at": "again"}
+    assert saved.best_step() == 2
+  assert sorted(os.listdir(folder.parent)) == ["checkpoints"]
+
+
+def test_killed_while_saving_again(folder):
+  old = folder.with_name("replaced") / "2"
+  old.parent.mkdir()
+  os.rename(folder / "2", old)  # as it is until the new one is whole
+  (folder / "2.orbax-checkpoint-tmp").mkdir()
+  with Checkpoints(folder, best="r") as saved:
+    state, _ = saved.restore_latest(abstract(make_state(0)))
+    assert_same(state, make_state(2))
+  assert not old.exists()
+  assert sorted(os.listdir(folder)) == ["1", "2"]
+
+
+# Damage.
+
+
+def files(step: pathlib.Path) -> list[pathlib.Path]:
+  return sorted(path for path in step.rglob("*") if path.is_file())
+
+
+def truncate(path: pathlib.Path, seed: int) -> None:
+  os.truncate(path, path.stat().st_size // 2)
+
+
+def garble(path: pathlib.Path, seed: int) -> None:
+  data = bytearray(path.read_bytes())
+  numbers = random.Random(seed)
+  for _ in range(max(1, len(data) // 200)):
+    data[numbers.randrange(len(data))] ^= numbers.randrange(1, 256)
+  path.write_bytes(bytes(data))
+
+
+def delete(path: pathlib.Path, seed: int) -> None:
+  path.unlink()
+
+
+def zero(path: pathlib.Path, seed: int) -> None:
+  path.write_bytes(bytes(path.stat().st_size))
+
+
+@pytest.mark.parametrize("damage", [truncate, delete, zero, garble])
+def test_any_damaged_file_is_noticed_or_harmless(two, tmp_path, damage):
+  """Of every file of a step: the state is right, or the one before it is."""
+  before = {}
+  for seed, path in enumerate(files(two / "2")):
+    name = path.relative_to(two / "2")
+    folder = tmp_path / str(seed) / "checkpoints"
+    shutil.copytree(two, folder)
+    damage(folder / "2" / name, seed)
+    lines = []
+    with Checkpoints(folder, best="r") as saved:
+      state, meta = saved.restore_latest(abstract(make_state(0)), lines.append)
+      assert_same(state, make_state(meta["at"]))
+      before[str(name)] = meta["at"] == 1
+      if meta["at"] == 1:
+        assert len(lines) == 1 and "\n" not in lines[0]
+        assert f"{folder}/2 is damaged: " in lines[0]
+        assert (folder.parent / "damaged" / "2").is_dir()
+        saved.save(2, make_state(2), {"at": 2})  # the step is free again
+      else:
+        assert not lines
+  # These hold what cannot be done without: the arrays, and our record.
+  assert before["meta/metadata"]
+  assert any(v for k, v in before.items() if "/d/" in k)
+  biggest = max(files(two / "2"), key=lambda path: path.stat().st_size)
+  assert before[str(biggest.relative_to(two / "2"))]
+
+
+def test_flipped_bytes_of_an_array_are_noticed(two, folder):
+  """In each file of array data, one byte at a time."""
+  big = [p for p in files(folder / "2") if "ocdbt.process_0/d" in str(p)]
+  whole = {path: path.read_bytes() for path in big}
+  noticed = 0
+  for seed in range(12):
+    path = big[seed % len(big)]
+    at = random.Random(seed).randrange(len(whole[path]))
+    data = bytearray(whole[path])
+    data[at] ^= 1 << (seed % 8)
+    path.write_bytes(bytes(data))
+    with Checkpoints(folder) as saved:
+      try:
+        state, _ = saved.restore(2, abstract(make_state(0)))
+        assert_same(state, make_state(2))
+      except UserError as error:
+        assert "is damaged" in str(error)
+        noticed += 1
+    path.write_bytes(whole[path])
+  assert noticed
+
+
+def test_a_wrong_number_in_the_record_is_noticed(folder):
+  path = folder / "2" / "meta" / "metadata"
+  record = json.loads(path.read_text())
+  record["meta"]["at"] = 3
+  path.write_text(json.dumps(record))
+  with Checkpoints(folder) as saved:
+    assert saved.restore_latest(abstract(make_state(0)))[1] == {"at": 1}
+
+
+def test_all_damaged_never_starts_anew(folder):
+  for step in "12":
+    (folder / step / "meta" / "metadata").unlink()
+  for _ in range(2):  # the second start as well
+    with Checkpoints(folder) as saved:
+      with pytest.raises(UserError, match=r"every checkpoint .*\[1, 2\]"):
+        saved.restore_latest(abstract(make_state(0)), lambda line: None)
+
+
+# Another model.
+
+
+def test_another_width_names_the_parameter(folder):
+  with Checkpoints(folder) as saved:
+    with pytest.raises(UserError) as error:
+      saved.restore_latest(abstract(make_state(0, width=6)))
+  line = str(error.value)
+  assert "params/dense/kernel is float32[16, 5] there and" in line
+  assert "float32[16, 6] here (3 of 5 arrays differ)" in line
+  assert str(folder.parent / "config.json") in line and "\n" not in line
+  assert sorted(os.listdir(folder)) == ["1", "2"]  # nothing was moved
+
+
+def test_another_tree_or_dtype(folder):
+  state = make_state(0)
+  half = jax.tree.map(lambda x: x, state)
+  half.params["half"] = half.params["half"].astype(jnp.float32)
+  more = state.replace(opt_state={**state.opt_state, "nu": state.step})
+  less = state.replace(opt_state={})
+  with Checkpoints(folder) as saved:
+    for other, line in [
+      (half, r"params/half is bfloat16\[16, 5\] there and float32\[16, 5\]"),
+      (more, r"opt_state/nu is missing there and int32\[\] here \(1 of 6"),
+      (less, r"opt_state/mu is float32\[16, 5\] there and missing here"),
+    ]:
+      with pytest.raises(UserError, match=line):
+        saved.restore_latest(abstract(other))
+
+
+# A full disk.
+
+
+@contextlib.contextmanager
+def file_limit(size: int):
+  """No file of this process may grow beyond `size` bytes."""
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+  try:
+    yield
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+# TensorStore finds Orbax's event loop closed, once for each write that failed.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("step", [2, 3])
+def test_refused_by_the_disk(folder, step):
+  big = jax.tree.map(lambda x: x, make_state(2))
+  big.params["big"] = jax.random.normal(jax.random.key(0), (50_000,))
+  with file_limit(20_000):
+    with pytest.raises(UserError) as error:
+      with Checkpoints(folder) as saved:
+        saved.save(step, big, {})
+        saved.wait()
+  assert str(error.value).startswith(
+    f"cannot save a checkpoint in {folder}: File too large; the last good"
+    " checkpoint is step 2;"
+  )
+  with Checkpoints(folder) as saved:
+    state, meta = saved.restore_latest(abstract(make_state(0)))
+    assert meta == {"at": 2}
+    assert_same(state, make_state(2))
+    assert saved.steps() == [1, 2]
+  assert sorted(os.listdir(folder)) == ["1", "2"]  # no leavings
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_full_disk(tmp_path):
+  mount = ["mount", "-t", "tmpfs", "-o", "size=600k", "none", str(tmp_path)]
+  if subprocess.run(mount, capture_output=True).returncode:
+    pytest.skip("may not mount a small disk here")
+  try:
+    state = {"w": jax.random.normal(jax.random.key(0), (60_000,))}
+    with pytest.raises(UserError, match=r"No space left on device.*is step 1;"):
+      with Checkpoints(tmp_path / "c") as saved:
+        for step in range(1, 4):
+          saved.save(step, state, {})
+          last = saved.steps()
+          assert last in ([], [1])
+  finally:
+    subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+# Several processes.
+
+WORKER = """
+import sys, jax, numpy as np
+rank, port, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+jax.distributed.initialize(f"127.0.0.1:{port}", 2, rank)
+sys.path[:0] = ["tests"]
+import test_checkpoints as t
+from vgsgan.checkpoints import Checkpoints
+with Checkpoints(folder, best="r") as saved:
+  saved.save(1, t.make_state(1), {"at": 1}, {"r": 0.5})
+  saved.save(2, t.make_state(2), {"at": 2})
+  saved.save(2, t.make_state(3), {"at": 3}, {"r": 0.1})
+  saved.wait()
+  if rank == 0:
+    (saved.folder / "2" / "meta" / "metadata").unlink()
+  t.multihost_utils.sync_global_devices("damaged")
+  state, meta = saved.restore_latest(t.abstract(t.make_state(0)))
+  assert meta == {"at": 1}, meta
+  assert saved.steps() == [1] and saved.best_step() == 1
+  saved.save(2, t.make_state(2), {"at": 2})
+print("done", int(state.step.addressable_data(0)))
+"""
+
+
+def test_two_processes(tmp_path):
+  with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    port = str(free.getsockname()[1])
+  environment = {
+    **os.environ,
+    "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+  }
+  folder = tmp_path / "checkpoints"
+  workers = [
+    subprocess.Popen(
+      [sys.executable, "-c", WORKER, str(rank), port, str(folder)],
+      env=environment,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for rank in range(2)
+  ]
+  outputs = [worker.communicate(timeout=100) for worker in workers]
+  for worker, (out, err) in zip(workers, outputs, strict=True):
+    assert worker.returncode == 0, err[-3000:]
+    assert out == "done 1\n"
+  with Checkpoints(folder) as saved:  # on one process and fewer devices
+    state, meta = saved.restore_latest(abstract(make_state(0), 2))
+  assert meta == {"at": 2}
+  assert_same(state, make_state(2, 2))
+
+
+def test_time_for_which_a_save_blocks(tmp_path, capsys):
+  state = {"w": jax.random.normal(jax.random.key(0), (4_000_000,))}  # 16 MB
+  with Checkpoints(tmp_path / "c") as saved:
+    saved.save(1, state, {})
+    saved.wait()
+    began = time.perf_counter()
+    saved.save(2, state, {})
+    blocked = time.perf_counter() - began
+    saved.wait()
+    whole = time.perf_counter() - began
+  data = np.asarray(state["w"]).view(np.uint8)
+  began = time.perf_counter()
+  zlib.crc32(data)
+  crc = time.perf_counter() - began
+  with capsys.disabled():
+    print(f"\n16 MB: blocks {blocked:.3f} s ({crc:.3f} CRC) of {whole:.3f}")
+  assert blocked < 5

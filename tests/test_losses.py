@@ -1,0 +1,439 @@
+"""Losses against loops over pairs, on one device and on many."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import scipy.special
+
+from vgsgan import losses, scores
+
+B = 8
+OBJECTIVES = {
+  "sampled": ("sampled",),
+  "semi_hard": ("semi_hard",),
+  "hardest": ("hardest",),
+  "all": ("all",),
+  "two kinds": ("sampled", "semi_hard"),
+}
+MARGIN = 0.5
+KEY = jax.random.key(7)
+
+
+def _mesh(n):
+  auto = (jax.sharding.AxisType.Auto,)
+  return jax.make_mesh((n,), ("data",), auto, devices=jax.devices()[:n])
+
+
+def _batch():
+  rng = np.random.default_rng(0)
+  return {
+    "image": rng.normal(size=(B, 3, 3, 2)).astype(np.float32),
+    "audio": rng.normal(size=(B, 4, 3)).astype(np.float32),
+    "frames": np.array([4, 1, 3, 2, 4, 2, 3, 1]),
+    # One image thrice and one recording twice, on different devices.
+    "image_id": np.array([0, 1, 2, 0, 4, 5, 6, 0]),
+    "speech_id": np.array([0, 1, 2, 3, 4, 1, 6, 7]),
+  }
+
+
+def _parameters():
+  rng = np.random.default_rng(1)
+  shapes = {"conv": (2, 2, 2, 5), "bias": (5,), "audio": (3, 5)}
+  parameters = {
+    name: jnp.asarray(0.4 * rng.normal(size=shape), jnp.float32)
+    for name, shape in shapes.items()
+  }
+  return parameters | {"log_scale": jnp.float32(0.7)}
+
+
+def _encode(parameters, image, audio):
+  maps = jax.lax.conv_general_dilated(
+    image,
+    parameters["conv"],
+    (1, 1),
+    "VALID",
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+  )
+  return jnp.tanh(maps + parameters["bias"]), audio @ parameters["audio"]
+
+
+def _losses(parameters, batch, kind, mesh):
+  """Every objective's (loss, metrics), with the code under test."""
+  image, audio = _encode(parameters, batch["image"], batch["audio"])
+  valid = jnp.arange(4) < batch["frames"][:, None]
+
+  def one(objective):
+    return losses.contrastive(
+      image,
+      audio,
+      valid,
+      batch["image_id"],
+      batch["speech_id"],
+      score=functools.partial(scores.score, kind),
+      objective=objective,
+      key=KEY,
+      mesh=mesh,
+    )
+
+  results = {
+    name: one(losses.triplet(negatives, MARGIN))
+    for name, negatives in OBJECTIVES.items()
+  }
+  results["info_nce"] = one(losses.info_nce(parameters["log_scale"]))
+  return results
+
+
+def _pair_score(kind, image, clip):
+  """One image's map [h, w, d] with one clip's valid frames [t, d]."""
+  places = image.reshape(-1, image.shape[-1])
+  dots = jnp.tensordot(places, clip, axes=(1, 1))
+  a, b = places.sum(0) / len(places), clip.sum(0) / len(clip)
+  return {
+    "dot": lambda: jnp.vdot(a, b),
+    "cosine": lambda: (
+      jnp.vdot(a, b) / jnp.sqrt(jnp.vdot(a, a) * jnp.vdot(b, b))
+    ),
+    "sisa": lambda: dots.sum() / dots.size,
+    "misa": lambda: dots.max(0).sum() / len(clip),
+    "sima": lambda: dots.max(1).sum() / len(places),
+  }[kind]()
+
+
+def _plain_losses(parameters, batch, kind):
+  """Every objective's loss, one pair after the other on one device."""
+  image, audio = _encode(parameters, batch["image"], batch["audio"])
+  frames = batch["frames"]
+  table = [
+    [_pair_score(kind, image[i], audio[j, : frames[j]]) for j in range(B)]
+    for i in range(B)
+  ]
+  with jax.ensure_compile_time_eval():
+    noise = np.asarray(jax.random.uniform(KEY, (2, B, B)))
+  totals = dict.fromkeys(
+    ("sampled", "semi_hard", "hardest", "all", "info_nce"), 0.0
+  )
+  for direction in range(2):
+    for i in range(B):
+      row = [table[j][i] if direction else table[i][j] for j in range(B)]
+      # A pair that shares anything with this one may be true as well.
+      others = [
+        j
+        for j in range(B)
+        if batch["image_id"][i] != batch["image_id"][j]
+        and batch["speech_id"][i] != batch["speech_id"][j]
+      ]
+      hinge = {j: jnp.maximum(0, MARGIN + row[j] - row[i]) for j in others}
+      drawn = max(others, key=lambda j: noise[direction, i, j])
+      totals["sampled"] += hinge[drawn] / B
+      totals["all"] += sum(hinge.values()) / len(others) / B
+      totals["hardest"] += functools.reduce(jnp.maximum, hinge.values()) / B
+      semi = [jnp.where(row[j] < row[i], hinge[j], 0.0) for j in others]
+      totals["semi_hard"] += functools.reduce(jnp.maximum, semi) / B
+      scale = jnp.exp(parameters["log_scale"])
+      odds = sum(jnp.exp(scale * (row[j] - row[i])) for j in others)
+      totals["info_nce"] += jnp.log1p(odds) / B / 2
+  totals["two kinds"] = totals["sampled"] + totals["semi_hard"]
+  return totals
+
+
+@pytest.fixture(scope="module")
+def plain():
+  @functools.cache
+  def run(kind):
+    function = functools.partial(_plain_losses, batch=_batch(), kind=kind)
+    both = lambda p: (function(p), jax.jacrev(function)(p))  # noqa: E731
+    with jax.default_device(jax.devices()[0]):
+      return jax.device_get(jax.jit(both)(_parameters()))
+
+  return run
+
+
+@pytest.mark.parametrize("devices", [None, 1, 2, 4, 8])
+@pytest.mark.parametrize("kind", tuple(scores.ALL_PAIRS))
+def test_values_and_gradients_on_any_number_of_devices(kind, devices, plain):
+  mesh = None if devices is None else _mesh(devices)
+  batch, parameters = _batch(), _parameters()
+  if mesh is not None:
+    P = jax.sharding.PartitionSpec
+    place = functools.partial(jax.sharding.NamedSharding, mesh)
+    batch = jax.device_put(batch, place(P("data")))
+    parameters = jax.device_put(parameters, place(P()))
+
+  @jax.jit
+  def step(parameters, batch):
+    def loss(parameters):
+      results = _losses(parameters, batch, kind, mesh)
+      values = {name: result[0] for name, result in results.items()}
+      return values, results["all"][1]
+
+    gradients, metrics = jax.jacrev(loss, has_aux=True)(parameters)
+    return loss(parameters)[0], gradients, metrics
+
+  values, gradients, metrics = jax.device_get(step(parameters, batch))
+  expected, expected_gradients = plain(kind)
+  assert set(values) == set(expected)
+  for name in expected:
+    np.testing.assert_allclose(values[name], expected[name], rtol=1e-5)
+    for leaf, gradient in gradients[name].items():
+      np.testing.assert_allclose(
+        gradient,
+        expected_gradients[name][leaf],
+        rtol=1e-5,
+        atol=2e-6,
+        err_msg=f"{name}: {leaf}",
+      )
+    assert (gradients[name]["log_scale"] != 0) == (name == "info_nce")
+    assert np.any(gradients[name]["conv"]), name
+  _check_metrics(metrics, kind)
+
+
+def _check_metrics(metrics, kind):
+  batch = _batch()
+  image, audio = _encode(_parameters(), batch["image"], batch["audio"])
+  valid = jnp.arange(4) < batch["frames"][:, None]
+  table = np.asarray(scores.score(kind, image, audio, valid))
+  rival = (batch["image_id"][:, None] != batch["image_id"]) & (
+    batch["speech_id"][:, None] != batch["speech_id"]
+  )
+  own = np.diag(table)
+  expected = {
+    "image_to_speech": np.mean(
+      [own[i] > table[i][rival[i]].max() for i in range(B)]
+    ),
+    "speech_to_image": np.mean(
+      [own[i] > table[:, i][rival[i]].max() for i in range(B)]
+    ),
+    "positive": own.mean(),
+    "impostor": table[rival].mean(),
+  }
+  assert set(metrics) == set(expected)
+  for name, value in expected.items():
+    np.testing.assert_allclose(metrics[name], value, rtol=1e-5, err_msg=name)
+
+
+def test_turns_over_images_work_inside_the_island(plain, monkeypatch):
+  monkeypatch.setattr(scores, "MATCHMAP_LIMIT", 1)
+  loss = jax.jit(
+    jax.value_and_grad(
+      lambda p: _losses(p, _batch(), "misa", _mesh(2))["hardest"][0]
+    )
+  )
+  value, gradient = loss(_parameters())
+  expected, expected_gradient = plain("misa")
+  np.testing.assert_allclose(value, expected["hardest"], rtol=1e-5)
+  for leaf, got in gradient.items():
+    np.testing.assert_allclose(
+      got, expected_gradient["hardest"][leaf], rtol=1e-5, atol=2e-6
+    )
+
+
+def test_a_score_may_have_parameters():
+  maps = jnp.asarray(_batch()["image"])
+  audio = jnp.asarray(_batch()["audio"])[..., :2]
+  ids = jnp.arange(B)
+
+  def loss(slope, mesh):
+    score = lambda *x: slope * scores.sisa(*x)  # noqa: E731
+    return losses.contrastive(
+      maps,
+      audio,
+      jnp.ones((B, 4), bool),
+      ids,
+      ids,
+      score=score,
+      objective=losses.triplet(("all",)),
+      mesh=mesh,
+    )[0]
+
+  one, many = (
+    jax.jit(jax.grad(functools.partial(loss, mesh=mesh)))(jnp.float32(2.0))
+    for mesh in (None, _mesh(4))
+  )
+  assert one != 0
+  np.testing.assert_allclose(one, many, rtol=1e-5)
+
+
+def test_the_order_of_the_batch_does_not_matter():
+  batch, parameters = _batch(), _parameters()
+  whole = _losses(parameters, batch, "misa", None)
+  order = np.random.default_rng(3).permutation(B)
+  shuffled = {name: value[order] for name, value in batch.items()}
+  other = _losses(parameters, shuffled, "misa", None)
+  for name in ("semi_hard", "hardest", "all", "info_nce"):
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5),
+      whole[name],
+      other[name],
+    )
+
+
+def test_a_batch_of_one_image_has_no_loss():
+  batch = _batch() | {"image_id": np.zeros(B, int)}
+
+  def total(parameters, mesh):
+    return sum(
+      loss for loss, _ in _losses(parameters, batch, "misa", mesh).values()
+    )
+
+  for mesh in (None, _mesh(2)):
+    value, gradient = jax.jit(
+      jax.value_and_grad(functools.partial(total, mesh=mesh))
+    )(_parameters())
+    assert value == 0
+    for leaf in jax.tree.leaves(gradient):
+      assert not np.any(leaf)
+
+
+def test_the_batch_has_to_divide():
+  with pytest.raises(ValueError, match="3 devices cannot share a batch of 8"):
+    _losses(_parameters(), _batch(), "dot", _mesh(3))
+
+
+# ------------------------------------------------------------- margin_rank
+
+
+def _rank(positive, row, allowed, negatives, noise=None, margin=1.0):
+  arrays = [jnp.asarray([x]) for x in (positive, row, allowed)]
+  noise = None if noise is None else jnp.asarray([noise])
+  return float(losses.margin_rank(*arrays, margin, negatives, noise)[0])
+
+
+def test_margin_rank_by_hand():
+  row, allowed = [5.0, 1.5, 2.0, 0.0, 9.0], [True] * 4 + [False]
+  assert _rank(2.0, row, allowed, "hardest") == 4.0
+  # 2.0 is no semi-hard impostor: not strictly below.
+  assert _rank(2.0, row, allowed, "semi_hard") == 0.5
+  assert _rank(-1.0, row, allowed, "semi_hard") == 0.0
+  assert _rank(2.0, row, allowed, "all") == (4.0 + 0.5 + 1.0 + 0.0) / 4
+  noise = [0.1, 0.2, 0.8, 0.3, 0.9]
+  assert _rank(2.0, row, allowed, "sampled", noise) == 1.0
+  for kind in losses.NEGATIVES:
+    assert _rank(2.0, row, [False] * 5, kind, noise) == 0.0
+
+
+def _random_rows(seed, q=6, n=7):
+  rng = np.random.default_rng(seed)
+  allowed = rng.random((q, n)) < 0.6
+  allowed[0] = False
+  floats = [rng.normal(size=shape) for shape in ((q,), (q, n))]
+  noise = rng.random((q, n))
+  arrays = (*floats, allowed, noise)
+  return [jnp.asarray(x, x.dtype if x.dtype == bool else "f4") for x in arrays]
+
+
+@pytest.mark.parametrize("kind", losses.NEGATIVES)
+def test_margin_rank_properties(kind):
+  for seed in range(20):
+    positive, row, allowed, noise = _random_rows(seed)
+
+    def run(positive, row, noise=noise, allowed=allowed, margin=0.3):
+      return losses.margin_rank(positive, row, allowed, margin, kind, noise)
+
+    got = run(positive, row)
+    # Zero exactly where the margin is kept, for the strictest kinds.
+    worst = np.max(np.where(allowed, row, -np.inf), axis=1)
+    kept = np.asarray(positive) - worst >= 0.3
+    if kind in ("hardest", "all"):
+      np.testing.assert_array_equal(got == 0, kept)
+    assert np.all(np.asarray(got)[kept] == 0) and got[0] == 0
+    # What is not allowed has no effect, whatever it is.
+    for content in (1e30, jnp.nan, jnp.inf):
+      other = jnp.where(allowed, row, content)
+      np.testing.assert_array_equal(got, run(positive, other))
+    # Order of candidates does not matter.
+    order = np.random.default_rng(seed).permutation(row.shape[1])
+    again = run(positive, row[:, order], noise[:, order], allowed[:, order])
+    np.testing.assert_allclose(got, again, rtol=1e-6)
+    # A common shift of a row's scores cancels.
+    np.testing.assert_allclose(got, run(positive + 4, row + 4), atol=1e-5)
+    gradient = jax.grad(lambda *x: run(*x).sum(), (0, 1))(positive, other)
+    assert all(np.all(np.isfinite(g)) for g in gradient)
+    assert not np.any(np.asarray(gradient[1])[~np.asarray(allowed)])
+    np.testing.assert_allclose(gradient[0], -gradient[1].sum(axis=1), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", losses.NEGATIVES)
+def test_a_diverged_score_is_not_hidden(kind):
+  assert math.isnan(_rank(np.nan, [1.0, 2.0], [True] * 2, kind, [0.1, 0.2]))
+
+
+def test_negatives_are_checked():
+  with pytest.raises(ValueError, match="unknown negatives 'hard'"):
+    _rank(1.0, [0.0], [True], "hard")
+  with pytest.raises(ValueError, match="pass a key"):
+    _rank(1.0, [0.0], [True], "sampled")
+  for wrong in ((), ("hard",)):
+    with pytest.raises(ValueError, match="one or more of"):
+      losses.triplet(wrong)
+
+
+# ------------------------------------------------------ soft_ce and InfoNCE
+
+
+def test_soft_ce_is_the_closed_form():
+  for seed in range(10):
+    _, logits, allowed, targets = _random_rows(seed)
+    np.testing.assert_allclose(
+      losses.soft_ce(logits, targets / targets.sum(1, keepdims=True)),
+      optax.softmax_cross_entropy(
+        logits, targets / targets.sum(1, keepdims=True)
+      ),
+      rtol=1e-5,
+    )
+    got = losses.soft_ce(50 * logits, targets, allowed)
+    for i in range(1, len(logits)):
+      kept = np.asarray(allowed[i])
+      row = 50 * np.asarray(logits[i], float)[kept]
+      expected = targets[i][kept] @ (scipy.special.logsumexp(row) - row)
+      np.testing.assert_allclose(got[i], expected, rtol=1e-5)
+    assert got[0] == 0
+
+
+@pytest.mark.parametrize("content", [1e30, np.nan, np.inf, -np.inf])
+def test_soft_ce_is_blind_to_masked_columns(content):
+  _, logits, allowed, targets = _random_rows(1)
+
+  def run(logits):
+    return losses.soft_ce(logits, targets, allowed).sum()
+
+  value, gradient = jax.value_and_grad(run)(logits)
+  filled = jnp.where(allowed, logits, content)
+  assert run(filled) == value
+  other = jax.grad(run)(filled)
+  np.testing.assert_array_equal(other, gradient)
+  assert np.all(np.isfinite(other))
+  assert not np.any(np.asarray(other)[~np.asarray(allowed)])
+
+
+def test_soft_ce_of_an_impossible_column_without_weight():
+  logits = jnp.array([[0.0, -jnp.inf]])
+  targets = jnp.array([[1.0, 0.0]])
+  value, gradient = jax.value_and_grad(
+    lambda x: losses.soft_ce(x, targets).sum()
+  )(logits)
+  assert value == 0 and np.all(np.isfinite(gradient))
+
+
+def test_info_nce_at_chance_and_at_its_bound():
+  flat = (jnp.zeros(4), jnp.zeros((4, 9)), jnp.ones((4, 9), bool), None)
+  chance = losses.info_nce(jnp.float32(1.0))(*flat)
+  np.testing.assert_allclose(chance, 0.5 * np.log(10), rtol=1e-6)
+
+  positive, row = jnp.array([0.5]), jnp.array([[0.51, 0.3]])
+
+  def loss(log_scale):
+    allowed = jnp.ones((1, 2), bool)
+    return losses.info_nce(log_scale)(positive, row, allowed, None)[0]
+
+  bound = jnp.log(losses.MAX_LOGIT_SCALE)
+  np.testing.assert_allclose(loss(bound), loss(bound + 2), rtol=1e-5)
+  np.testing.assert_allclose(
+    loss(bound), 0.5 * np.log1p(np.exp(1.0) + np.exp(-20.0)), rtol=1e-4
+  )
+  # It can come back from beyond.
+  assert jax.grad(loss)(bound + 2) > 0

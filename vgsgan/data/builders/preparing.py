@@ -1,0 +1,99 @@
+"""Prepares a TFDS data set once, whole or not at all."""
+
+import contextlib
+import errno
+import fcntl
+import pathlib
+import shutil
+from collections.abc import Callable, Iterator
+
+import tensorflow_datasets as tfds
+from absl import logging
+
+from vgsgan.errors import UserError
+
+
+def prepare_once(
+  make: Callable[[], tfds.core.DatasetBuilder],
+  megabytes: Callable[[tfds.core.DatasetBuilder], int],
+) -> tfds.core.DatasetBuilder:
+  """Prepares what a builder describes, unless that is done already.
+
+  TFDS writes into a folder of another name and renames it when it is whole,
+  so an interrupted preparation is never taken for a data set. One process
+  prepares and the others on the machine wait for it.
+
+  Args:
+    make: makes the builder, set to write ArrayRecord.
+    megabytes: about how much the builder writes, to say when a disk is full.
+
+  Returns:
+    A builder of the prepared data set.
+
+  Raises:
+    UserError: the disk is full.
+  """
+  builder = _quietly(make)
+  if not _is_prepared(builder):
+    with _alone(pathlib.Path(builder.data_dir).parent):
+      # Another process may have finished it meanwhile.
+      builder = _quietly(make)
+      if not _is_prepared(builder):
+        _write(builder, megabytes)
+  return builder
+
+
+def _quietly(
+  make: Callable[[], tfds.core.DatasetBuilder],
+) -> tfds.core.DatasetBuilder:
+  verbosity = logging.get_verbosity()
+  logging.set_verbosity(logging.ERROR)  # TFDS warns of every custom config.
+  try:
+    return make()
+  finally:
+    logging.set_verbosity(verbosity)
+
+
+def _is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
+  # TFDS writes this file last, before it renames the folder.
+  return (pathlib.Path(builder.data_dir) / "dataset_info.json").exists()
+
+
+def _write(
+  builder: tfds.core.DatasetBuilder,
+  megabytes: Callable[[tfds.core.DatasetBuilder], int],
+) -> None:
+  final = pathlib.Path(builder.data_dir)
+  for left in final.parent.glob("incomplete.*"):  # Of a killed process.
+    shutil.rmtree(left)
+  tfds.disable_progress_bar()  # Builders show one of their own.
+  try:
+    builder.download_and_prepare(file_format="array_record")
+  except Exception as error:
+    if not _is_full(error):
+      raise
+    raise UserError(
+      f"no space left to prepare {final} (about {megabytes(builder)} MB are "
+      "needed, nothing half-written is kept): free some or choose another "
+      "folder for the data"
+    ) from error
+
+
+def _is_full(error: BaseException | None) -> bool:
+  """Whether a full disk is behind an error; TFDS and ArrayRecord wrap it."""
+  while error is not None:
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+      return True
+    if "No space left on device" in str(error):
+      return True
+    error = error.__cause__ or error.__context__
+  return False
+
+
+@contextlib.contextmanager
+def _alone(folder: pathlib.Path) -> Iterator[None]:
+  """Holds the lock of a folder."""
+  folder.mkdir(parents=True, exist_ok=True)
+  with open(folder / ".lock", "w") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    yield
