@@ -40,18 +40,21 @@ def sharding(devices: int, *spec: str) -> NamedSharding:
 
 
 def make_state(seed: int, devices: int = 8, width: int = 5) -> State:
-  numbers = np.random.default_rng(seed)
-  everywhere = sharding(devices)
-  put = lambda x: jax.device_put(x, everywhere)  # noqa: E731
-  kernel = numbers.normal(size=(16, width)).astype(np.float32)
+  kernel = np.random.default_rng(seed).normal(size=(512, width))
+
+  def put(x, *spec):
+    x = np.asarray(x)
+    place = sharding(devices, *spec)
+    return jax.make_array_from_callback(x.shape, place, lambda at: x[at])
+
   return State(
     put(np.int32(seed)),
     {
-      "dense": {"kernel": put(kernel)},
-      "half": put(jnp.asarray(kernel, jnp.bfloat16)),
+      "dense": {"kernel": put(kernel.astype(np.float32))},
+      "half": put(kernel.astype(jnp.bfloat16)),
     },
-    {"mu": jax.device_put(kernel, sharding(devices, "data"))},
-    put(jax.random.key(seed)),
+    {"mu": put(kernel.astype(np.float32), "data")},
+    jax.random.wrap_key_data(put(np.array([0, seed], np.uint32))),
   )
 
 
@@ -188,6 +191,11 @@ def test_killed_while_saving_again(folder):
 
 # Damage.
 
+# Of several reads or writes that fail Orbax awaits one.
+orbax_leaves_futures = pytest.mark.filterwarnings(
+  "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
 
 def files(step: pathlib.Path) -> list[pathlib.Path]:
   return sorted(path for path in step.rglob("*") if path.is_file())
@@ -213,6 +221,7 @@ def zero(path: pathlib.Path, seed: int) -> None:
   path.write_bytes(bytes(path.stat().st_size))
 
 
+@orbax_leaves_futures
 @pytest.mark.parametrize("damage", [truncate, delete, zero, garble])
 def test_any_damaged_file_is_noticed_or_harmless(two, tmp_path, damage):
   """Of every file of a step: the state is right, or the one before it is."""
@@ -231,9 +240,11 @@ def test_any_damaged_file_is_noticed_or_harmless(two, tmp_path, damage):
         assert len(lines) == 1 and "\n" not in lines[0]
         assert f"{folder}/2 is damaged: " in lines[0]
         assert (folder.parent / "damaged" / "2").is_dir()
-        saved.save(2, make_state(2), {"at": 2})  # the step is free again
       else:
         assert not lines
+      saved.save(2, make_state(3), {"at": 3})  # the step is free again
+      state, meta = saved.restore_latest(abstract(make_state(0)))
+      assert_same(state, make_state(3))
   # These hold what cannot be done without: the arrays, and our record.
   assert before["meta/metadata"]
   assert any(v for k, v in before.items() if "/d/" in k)
@@ -241,6 +252,7 @@ def test_any_damaged_file_is_noticed_or_harmless(two, tmp_path, damage):
   assert before[str(biggest.relative_to(two / "2"))]
 
 
+@orbax_leaves_futures
 def test_flipped_bytes_of_an_array_are_noticed(two, folder):
   """In each file of array data, one byte at a time."""
   big = [p for p in files(folder / "2") if "ocdbt.process_0/d" in str(p)]
@@ -289,8 +301,8 @@ def test_another_width_names_the_parameter(folder):
     with pytest.raises(UserError) as error:
       saved.restore_latest(abstract(make_state(0, width=6)))
   line = str(error.value)
-  assert "params/dense/kernel is float32[16, 5] there and" in line
-  assert "float32[16, 6] here (3 of 5 arrays differ)" in line
+  assert "params/dense/kernel is float32[512, 5] there and" in line
+  assert "float32[512, 6] here (3 of 5 arrays differ)" in line
   assert str(folder.parent / "config.json") in line and "\n" not in line
   assert sorted(os.listdir(folder)) == ["1", "2"]  # nothing was moved
 
@@ -303,9 +315,9 @@ def test_another_tree_or_dtype(folder):
   less = state.replace(opt_state={})
   with Checkpoints(folder) as saved:
     for other, line in [
-      (half, r"params/half is bfloat16\[16, 5\] there and float32\[16, 5\]"),
+      (half, r"params/half is bfloat16\[512, 5\] there and float32\[512, 5\]"),
       (more, r"opt_state/nu is missing there and int32\[\] here \(1 of 6"),
-      (less, r"opt_state/mu is float32\[16, 5\] there and missing here"),
+      (less, r"opt_state/mu is float32\[512, 5\] there and missing here"),
     ]:
       with pytest.raises(UserError, match=line):
         saved.restore_latest(abstract(other))
@@ -325,8 +337,7 @@ def file_limit(size: int):
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-# TensorStore finds Orbax's event loop closed, once for each write that failed.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@orbax_leaves_futures
 @pytest.mark.parametrize("step", [2, 3])
 def test_refused_by_the_disk(folder, step):
   big = jax.tree.map(lambda x: x, make_state(2))
@@ -345,12 +356,13 @@ def test_refused_by_the_disk(folder, step):
     assert meta == {"at": 2}
     assert_same(state, make_state(2))
     assert saved.steps() == [1, 2]
-  assert sorted(os.listdir(folder)) == ["1", "2"]  # no leavings
+    saved.save(4, make_state(2), {})
+  assert sorted(os.listdir(folder)) == ["1", "2", "4"]  # no leavings
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@orbax_leaves_futures
 def test_full_disk(tmp_path):
-  mount = ["mount", "-t", "tmpfs", "-o", "size=600k", "none", str(tmp_path)]
+  mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "none", str(tmp_path)]
   if subprocess.run(mount, capture_output=True).returncode:
     pytest.skip("may not mount a small disk here")
   try:
@@ -413,7 +425,7 @@ def test_two_processes(tmp_path):
   outputs = [worker.communicate(timeout=100) for worker in workers]
   for worker, (out, err) in zip(workers, outputs, strict=True):
     assert worker.returncode == 0, err[-3000:]
-    assert out == "done 1\n"
+    assert out.endswith("done 1\n")  # after Gloo's lines
   with Checkpoints(folder) as saved:  # on one process and fewer devices
     state, meta = saved.restore_latest(abstract(make_state(0), 2))
   assert meta == {"at": 2}
@@ -435,5 +447,7 @@ def test_time_for_which_a_save_blocks(tmp_path, capsys):
   zlib.crc32(data)
   crc = time.perf_counter() - began
   with capsys.disabled():
-    print(f"\n16 MB: blocks {blocked:.3f} s ({crc:.3f} CRC) of {whole:.3f}")
+    print(
+      f"\n16 MB state: blocks {blocked:.3f} s ({crc:.3f} CRC) of {whole:.3f}"
+    )
   assert blocked < 5

@@ -18,7 +18,6 @@ OBJECTIVES = {
   "semi_hard": ("semi_hard",),
   "hardest": ("hardest",),
   "all": ("all",),
-  "two kinds": ("sampled", "semi_hard"),
 }
 MARGIN = 0.5
 KEY = jax.random.key(7)
@@ -27,6 +26,12 @@ KEY = jax.random.key(7)
 def _mesh(n):
   auto = (jax.sharding.AxisType.Auto,)
   return jax.make_mesh((n,), ("data",), auto, devices=jax.devices()[:n])
+
+
+# Compiling is most of the time here.
+_quick_jit = functools.partial(
+  jax.jit, compiler_options={"xla_backend_optimization_level": 0}
+)
 
 
 def _batch():
@@ -65,15 +70,15 @@ def _encode(parameters, image, audio):
 def _losses(parameters, batch, kind, mesh):
   """Every objective's (loss, metrics), with the code under test."""
   image, audio = _encode(parameters, batch["image"], batch["audio"])
-  valid = jnp.arange(4) < batch["frames"][:, None]
+  valid = jnp.asarray(jnp.arange(4) < batch["frames"][:, None])
 
   def one(objective):
     return losses.contrastive(
       image,
       audio,
       valid,
-      batch["image_id"],
-      batch["speech_id"],
+      jnp.asarray(batch["image_id"]),
+      jnp.asarray(batch["speech_id"]),
       score=functools.partial(scores.score, kind),
       objective=objective,
       key=KEY,
@@ -104,22 +109,22 @@ def _pair_score(kind, image, clip):
   }[kind]()
 
 
-def _plain_losses(parameters, batch, kind):
-  """Every objective's loss, one pair after the other on one device."""
+def _plain_table(parameters, batch, kind):
+  """Scores of all pairs on one device, clip after clip without padding."""
   image, audio = _encode(parameters, batch["image"], batch["audio"])
-  frames = batch["frames"]
-  table = [
-    [_pair_score(kind, image[i], audio[j, : frames[j]]) for j in range(B)]
-    for i in range(B)
+  columns = [
+    jax.vmap(functools.partial(_pair_score, kind), (0, None))(image, clip[:t])
+    for clip, t in zip(audio, batch["frames"], strict=True)
   ]
-  with jax.ensure_compile_time_eval():
-    noise = np.asarray(jax.random.uniform(KEY, (2, B, B)))
-  totals = dict.fromkeys(
-    ("sampled", "semi_hard", "hardest", "all", "info_nce"), 0.0
-  )
+  return jnp.stack(columns, axis=1)
+
+
+def _plain_losses(table, log_scale, batch, noise):
+  """Every objective's loss from its definition, in float64."""
+  totals = dict.fromkeys((*OBJECTIVES, "info_nce"), 0.0)
   for direction in range(2):
     for i in range(B):
-      row = [table[j][i] if direction else table[i][j] for j in range(B)]
+      row = table[:, i] if direction else table[i]
       # A pair that shares anything with this one may be true as well.
       others = [
         j
@@ -127,55 +132,75 @@ def _plain_losses(parameters, batch, kind):
         if batch["image_id"][i] != batch["image_id"][j]
         and batch["speech_id"][i] != batch["speech_id"][j]
       ]
-      hinge = {j: jnp.maximum(0, MARGIN + row[j] - row[i]) for j in others}
-      drawn = max(others, key=lambda j: noise[direction, i, j])
-      totals["sampled"] += hinge[drawn] / B
+      hinge = {j: max(0, MARGIN + row[j] - row[i]) for j in others}
+      semi = max([hinge[j] for j in others if row[j] < row[i]], default=0)
+      drawn = hinge[max(others, key=lambda j: noise[direction, i, j])]
+      odds = sum(
+        math.exp(math.exp(log_scale) * (row[j] - row[i])) for j in others
+      )
+      totals["sampled"] += drawn / B
+      totals["semi_hard"] += semi / B
+      totals["hardest"] += max(hinge.values()) / B
       totals["all"] += sum(hinge.values()) / len(others) / B
-      totals["hardest"] += functools.reduce(jnp.maximum, hinge.values()) / B
-      semi = [jnp.where(row[j] < row[i], hinge[j], 0.0) for j in others]
-      totals["semi_hard"] += functools.reduce(jnp.maximum, semi) / B
-      scale = jnp.exp(parameters["log_scale"])
-      odds = sum(jnp.exp(scale * (row[j] - row[i])) for j in others)
-      totals["info_nce"] += jnp.log1p(odds) / B / 2
-  totals["two kinds"] = totals["sampled"] + totals["semi_hard"]
+      totals["info_nce"] += math.log1p(odds) / B / 2
   return totals
 
 
-@pytest.fixture(scope="module")
-def plain():
-  @functools.cache
-  def run(kind):
-    function = functools.partial(_plain_losses, batch=_batch(), kind=kind)
-    both = lambda p: (function(p), jax.jacrev(function)(p))  # noqa: E731
-    with jax.default_device(jax.devices()[0]):
-      return jax.device_get(jax.jit(both)(_parameters()))
+@functools.cache
+def _plain(kind):
+  """Losses and their gradients without any code of vgsgan.
 
-  return run
-
-
-@pytest.mark.parametrize("devices", [None, 1, 2, 4, 8])
-@pytest.mark.parametrize("kind", tuple(scores.ALL_PAIRS))
-def test_values_and_gradients_on_any_number_of_devices(kind, devices, plain):
-  mesh = None if devices is None else _mesh(devices)
+  The derivatives by the scores are differences (the hinges are linear pieces,
+  so these are exact); from the scores on to the parameters it is JAX.
+  """
   batch, parameters = _batch(), _parameters()
-  if mesh is not None:
-    P = jax.sharding.PartitionSpec
-    place = functools.partial(jax.sharding.NamedSharding, mesh)
-    batch = jax.device_put(batch, place(P("data")))
-    parameters = jax.device_put(parameters, place(P()))
+  noise = np.asarray(jax.random.uniform(KEY, (2, B, B)))
+  function = functools.partial(_plain_table, batch=batch, kind=kind)
+  table, pull = jax.vjp(jax.jit(function), parameters)
+  point = np.append(np.asarray(table, np.float64), parameters["log_scale"])
 
-  @jax.jit
-  def step(parameters, batch):
-    def loss(parameters):
-      results = _losses(parameters, batch, kind, mesh)
-      values = {name: result[0] for name, result in results.items()}
-      return values, results["all"][1]
+  def run(point):
+    totals = _plain_losses(point[:-1].reshape(B, B), point[-1], batch, noise)
+    return np.array(list(totals.values()))
 
-    gradients, metrics = jax.jacrev(loss, has_aux=True)(parameters)
-    return loss(parameters)[0], gradients, metrics
+  step = 1e-5 * np.eye(len(point))
+  slopes = np.array([run(point + e) - run(point - e) for e in step]) / 2e-5
+  names = (*OBJECTIVES, "info_nce")
+  gradients = {}
+  for name, slope in zip(names, slopes.T, strict=True):
+    cotangent = jnp.asarray(slope[:-1].reshape(B, B), jnp.float32)
+    gradients[name] = pull(cotangent)[0] | {"log_scale": slope[-1]}
+  return dict(zip(names, run(point), strict=True)), gradients
 
-  values, gradients, metrics = jax.device_get(step(parameters, batch))
-  expected, expected_gradients = plain(kind)
+
+# What is spread over devices does not depend on how a pair is scored: one
+# matchmap score and one pooled one go over all counts.
+COUNTS = {
+  "dot": (8,),
+  "sisa": (4,),
+  "sima": (2, 8),
+  "cosine": (1, 2, 4, 8),
+  "misa": (1, 2, 4, 8),
+}
+CASES = [(kind, n) for kind in scores.ALL_PAIRS for n in COUNTS[kind]]
+
+
+@pytest.mark.parametrize(("kind", "devices"), CASES)
+def test_values_and_gradients_on_any_number_of_devices(kind, devices):
+  mesh = _mesh(devices)
+  on = functools.partial(jax.sharding.NamedSharding, mesh)
+  batch = jax.device_put(_batch(), on(jax.sharding.PartitionSpec("data")))
+  parameters = jax.device_put(_parameters(), on(jax.sharding.PartitionSpec()))
+
+  def loss(parameters, batch):
+    results = _losses(parameters, batch, kind, mesh)
+    values = {name: result[0] for name, result in results.items()}
+    return values, (values, results["all"][1])
+
+  gradients, (values, metrics) = jax.device_get(
+    _quick_jit(jax.jacrev(loss, has_aux=True))(parameters, batch)
+  )
+  expected, expected_gradients = _plain(kind)
   assert set(values) == set(expected)
   for name in expected:
     np.testing.assert_allclose(values[name], expected[name], rtol=1e-5)
@@ -216,15 +241,15 @@ def _check_metrics(metrics, kind):
     np.testing.assert_allclose(metrics[name], value, rtol=1e-5, err_msg=name)
 
 
-def test_turns_over_images_work_inside_the_island(plain, monkeypatch):
+def test_turns_over_images_work_inside_the_island(monkeypatch):
   monkeypatch.setattr(scores, "MATCHMAP_LIMIT", 1)
-  loss = jax.jit(
+  loss = _quick_jit(
     jax.value_and_grad(
       lambda p: _losses(p, _batch(), "misa", _mesh(2))["hardest"][0]
     )
   )
   value, gradient = loss(_parameters())
-  expected, expected_gradient = plain("misa")
+  expected, expected_gradient = _plain("misa")
   np.testing.assert_allclose(value, expected["hardest"], rtol=1e-5)
   for leaf, got in gradient.items():
     np.testing.assert_allclose(
@@ -251,7 +276,7 @@ def test_a_score_may_have_parameters():
     )[0]
 
   one, many = (
-    jax.jit(jax.grad(functools.partial(loss, mesh=mesh)))(jnp.float32(2.0))
+    _quick_jit(jax.grad(functools.partial(loss, mesh=mesh)))(jnp.float32(2.0))
     for mesh in (None, _mesh(4))
   )
   assert one != 0
@@ -260,10 +285,11 @@ def test_a_score_may_have_parameters():
 
 def test_the_order_of_the_batch_does_not_matter():
   batch, parameters = _batch(), _parameters()
-  whole = _losses(parameters, batch, "misa", None)
+  run = _quick_jit(lambda batch: _losses(parameters, batch, "misa", None))
+  whole = run(batch)
   order = np.random.default_rng(3).permutation(B)
   shuffled = {name: value[order] for name, value in batch.items()}
-  other = _losses(parameters, shuffled, "misa", None)
+  other = run(shuffled)
   for name in ("semi_hard", "hardest", "all", "info_nce"):
     jax.tree.map(
       lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5),
@@ -280,13 +306,12 @@ def test_a_batch_of_one_image_has_no_loss():
       loss for loss, _ in _losses(parameters, batch, "misa", mesh).values()
     )
 
-  for mesh in (None, _mesh(2)):
-    value, gradient = jax.jit(
-      jax.value_and_grad(functools.partial(total, mesh=mesh))
-    )(_parameters())
-    assert value == 0
-    for leaf in jax.tree.leaves(gradient):
-      assert not np.any(leaf)
+  value, gradient = _quick_jit(
+    jax.value_and_grad(functools.partial(total, mesh=_mesh(2)))
+  )(_parameters())
+  assert value == 0
+  for leaf in jax.tree.leaves(gradient):
+    assert not np.any(leaf)
 
 
 def test_the_batch_has_to_divide():
@@ -360,6 +385,18 @@ def test_margin_rank_properties(kind):
 @pytest.mark.parametrize("kind", losses.NEGATIVES)
 def test_a_diverged_score_is_not_hidden(kind):
   assert math.isnan(_rank(np.nan, [1.0, 2.0], [True] * 2, kind, [0.1, 0.2]))
+
+
+def test_triplet_sums_its_kinds():
+  positive, row, allowed, noise = _random_rows(2)
+  both = losses.triplet(("sampled", "semi_hard"), 2.0)
+  one, other = (
+    losses.triplet((kind,), 2.0)(positive, row, allowed, noise)
+    for kind in ("sampled", "semi_hard")
+  )
+  got = both(positive, row, allowed, noise)
+  np.testing.assert_allclose(got, one + other, rtol=1e-6)
+  assert np.any(one) and np.any(other)
 
 
 def test_negatives_are_checked():

@@ -74,7 +74,7 @@ def test_matchmap_of_pairs_is_the_matchmap_of_each():
 
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("padding", [0.0, 1e30, np.nan, np.inf])
+@pytest.mark.parametrize("padding", [1e30, np.nan])
 def test_padding_has_no_effect(kind, normalize, padding):
   images, audio, valid = _maps(1)
 
@@ -119,14 +119,14 @@ def test_taking_turns_changes_nothing(kind, monkeypatch):
     return jax.value_and_grad(total, (0, 1))(images, audio)
 
   whole = run()
-  for at_once in (1, 2):
-    limit = at_once * audio.shape[0] * 2 * 3 * audio.shape[1]
-    monkeypatch.setattr(scores, "MATCHMAP_LIMIT", limit)
-    jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
-      whole,
-      run(),
-    )
+  # Two images at once, of five: the last turn is not full.
+  limit = 2 * audio.shape[0] * 2 * 3 * audio.shape[1]
+  monkeypatch.setattr(scores, "MATCHMAP_LIMIT", limit)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+    whole,
+    run(),
+  )
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -94,7 +94,8 @@ class Checkpoints:
     self._best = best
     self._sign = 1.0 if larger_is_better else -1.0
     self._replacing = True  # a run killed while replacing may have left one
-    logging.getLogger("absl").addFilter(_not_raised_again)
+    for logger in ("absl", "asyncio"):
+      logging.getLogger(logger).addFilter(_not_raised_again)
     policies = ocp.checkpoint_managers
     with self._explained():
       self.folder.mkdir(parents=True, exist_ok=True)
@@ -159,7 +160,8 @@ class Checkpoints:
       record = _seal(
         {"meta": meta, "score": score, "arrays": _describe(state, True)}
       )
-      if step in self.steps():
+      # Not `steps()`: a process that looked late would find it already gone.
+      if step in self._manager.all_steps():
         self._set_aside("replaced", step)
         self._replacing = True
       self._scored.scores.pop(step, None)
@@ -311,9 +313,11 @@ class Checkpoints:
       raise  # too big for this machine, which is no damage
     except Exception as error:
       raise _Damaged(_one_line(error)) from error
-    for name, (_, _, crc) in found.items():
-      # An array spread over processes has no checksum (see `_checksum`).
-      if None not in (crc, arrays[name][2]) and crc != arrays[name][2]:
+    for name, (shape, dtype, crc) in found.items():
+      # An array spread over processes has no checksum (see `_checksum`). The
+      # dtype too: without its own metadata Orbax returns keys as integers.
+      crcs = {crc, arrays[name][2]} - {None}
+      if [shape, dtype] != arrays[name][:2] or len(crcs) > 1:
         raise _Damaged(f"{name} is not what was written (CRC-32)")
     return state
 
@@ -434,5 +438,6 @@ def _one_line(error: BaseException) -> str:
 
 
 def _not_raised_again(record: logging.LogRecord) -> bool:
-  """Drops the tracebacks Orbax logs of what it then raises to us anyway."""
-  return not (record.exc_info and "orbax" in record.pathname)
+  """Drops the tracebacks logged of what Orbax then raises to us anyway."""
+  orbax = "orbax" in record.pathname or "OCDBT" in record.getMessage()
+  return not (record.exc_info and orbax)

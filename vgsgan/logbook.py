@@ -8,7 +8,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any, SupportsFloat, TextIO
+from typing import Any, SupportsFloat
 
 import numpy as np
 import tqdm
@@ -35,7 +35,7 @@ class Logbook:
   Args:
     workdir: the run's folder; made if missing.
     enabled: False, on all processes but one, writes and says nothing.
-    stream: where lines for people go; standard error if None.
+    stream: text file that lines for people go to; standard error if None.
     terminal: whether to draw a progress bar; asks `stream` if None.
 
   Raises:
@@ -47,7 +47,7 @@ class Logbook:
     workdir: str | os.PathLike,
     *,
     enabled: bool = True,
-    stream: TextIO | None = None,
+    stream: Any = None,
     terminal: bool | None = None,
   ):
     self.workdir = pathlib.Path(workdir)
@@ -214,7 +214,7 @@ class Bar:
   """
 
   def __init__(
-    self, name: str, first: int, total: int, stream: TextIO, shown: bool
+    self, name: str, first: int, total: int, stream: Any, shown: bool
   ):
     self.name, self.total, self.shown = name, total, shown
     self.idle = 0.0

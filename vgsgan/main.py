@@ -42,14 +42,9 @@ PROCESS_ID = flags.DEFINE_integer(
 
 def parse_flags(argv: list[str]) -> list[str]:
   """Parses `argv`; whatever is wrong in it becomes one line."""
+  options.check_config_flags(argv)
   try:
     return flags.FLAGS(argv)
-  except (AttributeError, KeyError) as error:
-    # Raised for an override of a field that is not there, without its name.
-    config = flags.FLAGS["config"].value
-    if isinstance(config, ml_collections.ConfigDict):
-      options.check_overrides(config, argv)
-    raise UserError(f"cannot parse the flags: {error}") from error
   except flags.Error as error:
     raise UserError(str(error).splitlines()[0]) from error
 

@@ -1,6 +1,8 @@
 """Arguments of config files, and one-line errors for wrong ones."""
 
 import difflib
+import pathlib
+import runpy
 from collections.abc import Callable, Mapping, Sequence
 
 import ml_collections
@@ -15,7 +17,7 @@ def nearest(name: str, known: Sequence[str]) -> str:
   match = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
   if match:
     return f"did you mean {match[0]!r}?"
-  return "there are " + ", ".join(map(repr, known))
+  return "there are " + (", ".join(map(repr, known)) or "none")
 
 
 def choose(
@@ -45,6 +47,26 @@ def check_one_of(field: str, value: str, known: Sequence[str]) -> None:
     raise UserError(
       f"config.{field}={value!r} is unknown: {nearest(value, list(known))}"
     )
+
+
+def check_config_flags(argv: Sequence[str]) -> None:
+  """Refuses a config file that is not there and fields that it hasn't.
+
+  Before absl parses the flags, whose own errors name neither.
+  """
+  for arg, following in zip(argv, [*argv[1:], ""], strict=True):
+    name, equals, value = arg.partition("=")
+    if name.lstrip("-") == "config" and name != "config":
+      path, _, argument = (value if equals else following).partition(":")
+      check_overrides(load(pathlib.Path(path), argument), argv)
+
+
+def load(path: pathlib.Path, argument: str) -> ml_collections.ConfigDict:
+  """The config of a file, as `--config=path:argument` would give it."""
+  if not path.is_file():
+    beside = [str(p) for p in path.parent.glob("*.py")]
+    raise UserError(f"no config file {path}: {nearest(str(path), beside)}")
+  return runpy.run_path(str(path))["get_config"](argument)
 
 
 def check_overrides(

@@ -73,7 +73,6 @@ def run(
       workdir / "checkpoints",
       keep=config.train.keep,
       best="selection",
-      warn=log.warn,
     )
     with preemption.Preemption() as stop:
       this = Run(config, workdir, task, splits, devices, log, saved, stop)
@@ -113,7 +112,7 @@ def abstract_state(this: Run) -> TrainState:
 def start(this: Run) -> tuple[TrainState, dict[str, Any]]:
   """The newest good checkpoint, or a fresh state."""
   with this.log.status("restoring"):
-    restored = this.saved.restore_latest(abstract_state(this))
+    restored = this.saved.restore_latest(abstract_state(this), this.log.warn)
   if restored is None:
     with this.log.status("initialising"):
       init = jax.jit(this.task.init, out_shardings=mesh.replicated(this.mesh))

@@ -198,10 +198,9 @@ def _frames(signal: Float[Array, "b s"], n_fft: int, hop: int):
 
 def _decibels(mel, inside, top_db: float):
   """dB below the maximum over the frames inside; the floor outside."""
-  peak = jnp.where(inside, mel, 0.0).max((1, 2), keepdims=True)
   level = 10.0 * jnp.log10(jnp.maximum(mel, _MIN_POWER))
-  level = level - 10.0 * jnp.log10(jnp.maximum(peak, _MIN_POWER))
-  return jnp.where(inside, jnp.maximum(level, -top_db), -top_db)
+  peak = jnp.where(inside, level, -jnp.inf).max((1, 2), keepdims=True)
+  return jnp.where(inside, jnp.clip(level - peak, -top_db, 0.0), -top_db)
 
 
 def _hz_to_mel(hz):

@@ -150,11 +150,11 @@ def _fill(
       if free and take(rows):
         split[rows] = name
         wanted -= len(rows)
-  for name in SPLITS:
-    if not (split == name).any():
-      raise UserError(
-        f"the {name} split is empty: {n} items in {len(labels)} groups that "
-        f"must stay whole are too few for the protocol '{protocol}'; "
-        "use more stamps or more languages"
-      )
+  empty = [name for name in SPLITS if not (split == name).any()]
+  if empty:
+    raise UserError(
+      f"nothing is left for {' and '.join(empty)}: {n} items in {len(labels)} "
+      f"groups that must stay whole are too few for the protocol '{protocol}'; "
+      "use more stamps or more languages"
+    )
   return split

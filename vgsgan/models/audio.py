@@ -11,7 +11,13 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from vgsgan.models.layers import Norm, frame_mask, max_pool, num_outputs
+from vgsgan.models.layers import (
+  Conv1D,
+  Norm,
+  frame_mask,
+  max_pool,
+  num_outputs,
+)
 
 
 class SpeechTower(nn.Module):
@@ -88,14 +94,8 @@ class SpeechTower(nn.Module):
     return x, valid
 
   def _convolve(self, x, i: int, mask, train: bool, relu: bool):
-    init = nn.initializers.he_normal()
-    width, kernel, name = self.widths[i], self.kernels[i], f"conv{i + 1}"
-    if kernel == 1:
-      x = nn.Dense(width, kernel_init=init, dtype=self.dtype, name=name)(x)
-    else:
-      x = nn.Conv(
-        width, (kernel,), kernel_init=init, dtype=self.dtype, name=name
-      )(x)
+    width, kernel = self.widths[i], self.kernels[i]
+    x = Conv1D(width, kernel, self.dtype, name=f"conv{i + 1}")(x)
     x = Norm(self.norm, dtype=self.dtype, name=f"norm{i + 1}")(x, train, mask)
     return nn.relu(x) if relu else x
 

@@ -1,0 +1,111 @@
+"""Config arguments and overrides: what is wrong is named, with the nearest."""
+
+import importlib.util
+import pathlib
+import subprocess
+import sys
+
+import ml_collections
+import pytest
+
+from vgsgan import options
+from vgsgan.errors import UserError
+
+CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+
+
+def load(name):
+  spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+def config():
+  return ml_collections.ConfigDict({"optim": {"lr": 1.0}, "steps": 3})
+
+
+def test_variants_are_applied_in_the_order_of_the_mapping():
+  variants = {
+    "double": lambda c: c.update(steps=2 * c.steps),
+    "smoke": lambda c: c.update(steps=1),
+  }
+  assert options.choose(config(), "smoke,double", variants).steps == 1
+  assert options.choose(config(), "double", variants).steps == 6
+  assert options.choose(config(), "", variants).steps == 3
+  assert options.choose(config(), None, variants).steps == 3
+
+
+def test_an_unknown_argument_is_refused_by_name_with_the_nearest():
+  with pytest.raises(UserError, match="'smok': did you mean 'smoke'"):
+    options.choose(config(), "smok", {"smoke": lambda c: None})
+
+
+@pytest.mark.parametrize(
+  ("flag", "said"),
+  [
+    ("--config.optim.lt=3", "has no field 'lt'; did you mean 'lr'?"),
+    ("--config.opim.lr=3", "config has no field 'opim'; did you mean 'optim'"),
+    ("--config.steps.more=3", "config.steps has no fields"),
+  ],
+)
+def test_an_override_of_no_field_names_it_and_the_nearest(flag, said):
+  options.check_overrides(config(), ["--config.optim.lr=2", "--other"])
+  with pytest.raises(UserError) as refused:
+    options.check_overrides(config(), [flag])
+  assert said in str(refused.value)
+  assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")))
+def test_every_variant_of_every_config_builds_and_has_a_smoke(path):
+  module = load(path.stem)
+  assert "smoke" in module.VARIANTS
+  for name in module.VARIANTS:
+    alone = module.get_config(name).to_dict()
+    tiny = module.get_config(f"{name},smoke")
+    assert alone == module.get_config(name).to_dict()
+    assert tiny.train.steps <= 50
+
+
+def run(*flags):
+  done = subprocess.run(
+    [sys.executable, "-m", "vgsgan.main", *flags],
+    cwd=CONFIGS.parent,
+    capture_output=True,
+    text=True,
+  )
+  return done.returncode, done.stderr.strip().splitlines()
+
+
+@pytest.mark.parametrize(
+  ("flags", "said"),
+  [
+    (["--config=configs/stamps.py"], "--workdir is missing"),
+    (
+      ["--config=configs/stamps.py:smkoe", "--workdir=x"],
+      "unknown config argument 'smkoe': did you mean 'smoke'?",
+    ),
+    (
+      ["--config=configs/stamp.py", "--workdir=x"],
+      "configs/stamp.py",
+    ),
+    (
+      ["--config=configs/stamps.py", "--config.optim.rl=1", "--workdir=x"],
+      "config.optim has no field 'rl'; did you mean 'lr'?",
+    ),
+    (
+      ["--config=configs/stamps.py", "--config.train.batch=x", "--workdir=x"],
+      "--config.train.batch=x",
+    ),
+    (
+      ["--config=configs/stamps.py", "--workdri=x"],
+      "Unknown command line flag 'workdri'. Did you mean: workdir",
+    ),
+  ],
+)
+def test_a_wrong_command_line_gets_one_line_and_status_2(flags, said):
+  status, lines = run(*flags)
+  assert status == 2
+  assert len(lines) == 1, lines
+  assert said in lines[0]

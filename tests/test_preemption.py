@@ -1,0 +1,137 @@
+"""Runs end when asked to, after a save, and all processes at the same step."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from vgsgan.preemption import Interrupted, Preemption
+
+ENVIRONMENT = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+
+
+def start(code: str, *arguments: str) -> subprocess.Popen:
+  return subprocess.Popen(
+    [sys.executable, "-c", code, *arguments],
+    env=ENVIRONMENT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+@pytest.mark.parametrize(
+  ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
+)
+def test_one_signal_is_remembered(number, code):
+  before = signal.getsignal(number)
+  lines = []
+  with Preemption(lines.append) as stop:
+    assert not stop.reached() and stop.exit_code is None
+    stop.check()
+    os.kill(os.getpid(), number)
+    assert stop.reached() and stop.reached()
+    assert stop.exit_code == code
+    with pytest.raises(Interrupted, match=signal.Signals(number).name):
+      stop.check()
+    os.kill(os.getpid(), number)  # the same key press, passed on by a launcher
+  assert signal.getsignal(number) is before
+  assert lines == [
+    f"{signal.Signals(number).name}: saving after this step, then leaving;"
+    " again to leave at once"
+  ]
+
+
+def test_a_line_that_interrupts_a_print_is_still_said(capfd):
+  def say(line):
+    raise RuntimeError("reentrant call")
+
+  with Preemption(say) as stop:
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert stop.reached()
+  assert capfd.readouterr().err.startswith("SIGTERM: saving after this step")
+
+
+def test_outside_the_main_thread_nothing_is_installed():
+  before = signal.getsignal(signal.SIGTERM)
+  during = []
+
+  def run():
+    with Preemption():
+      during.append(signal.getsignal(signal.SIGTERM))
+
+  thread = threading.Thread(target=run)
+  thread.start()
+  thread.join()
+  assert during == [before]
+
+
+SECOND = """
+import time
+from vgsgan.preemption import Preemption
+with Preemption() as stop:
+  print("ready", flush=True)
+  while True:
+    if stop.reached():
+      time.sleep(stop.SAME_SECONDS)
+      print("second", flush=True)
+      time.sleep(60)
+    time.sleep(0.01)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_second_signal_leaves_at_once(number):
+  worker = start(SECOND)
+  assert worker.stdout.readline() == "ready\n"
+  worker.send_signal(number)
+  assert worker.stdout.readline() == "second\n"
+  worker.send_signal(number)
+  _, err = worker.communicate(timeout=10)
+  assert worker.returncode == -number
+  assert err.count("\n") == 1 and "again to leave at once" in err
+
+
+AGREE = """
+import sys, time, jax
+rank, port = int(sys.argv[1]), sys.argv[2]
+jax.distributed.initialize(f"127.0.0.1:{port}", 2, rank)
+from jax.experimental import multihost_utils
+from vgsgan.preemption import Preemption
+with Preemption() as stop:
+  assert not stop.reached()
+  multihost_utils.sync_global_devices("ready")
+  print("ready", flush=True)
+  for step in range(3000):
+    time.sleep(0.01 + 0.005 * rank)  # not in step, as hosts are not
+    if stop.reached():
+      break
+print(step, stop.exit_code, flush=True)
+multihost_utils.sync_global_devices("done")
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_processes_agree_on_the_step(number):
+  with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    port = str(free.getsockname()[1])
+  workers = [start(AGREE, str(rank), port) for rank in range(2)]
+  try:
+    for worker in workers:  # Gloo writes there as well
+      assert "ready\n" in iter(worker.stdout.readline, "")
+    workers[1].send_signal(number)
+    outputs = [worker.communicate(timeout=40) for worker in workers]
+  finally:
+    for worker in workers:
+      worker.kill()
+      worker.communicate()
+  for worker, (_, err) in zip(workers, outputs, strict=True):
+    assert worker.returncode == 0, err[-2000:]
+  steps = [out.splitlines()[-1].split() for out, _ in outputs]
+  assert steps[0] == steps[1]
+  assert steps[0][1] == "143" and int(steps[0][0]) < 2999

@@ -1,0 +1,292 @@
+"""Whole runs on a small folder of stamps: files, resuming, faults."""
+
+import json
+import math
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from tests import stamps_fixture
+from tests.test_options import load
+from vgsgan import mesh, trainer
+from vgsgan.data import pipeline
+from vgsgan.errors import UserError
+from vgsgan.evals import retrieval
+
+TIMINGS = ("step_seconds", "examples_per_second", "input_share")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  root = tmp_path_factory.mktemp("stamps")
+  stamps_fixture.make(root / "source", n_stamps=16)
+  return root
+
+
+def small(folder, arg="smoke", **train):
+  """A run of seconds, in which any hidden host transfer is an error."""
+  config = load("stamps").get_config(arg)
+  config.transfer_guard = "disallow"
+  config.data.update(
+    {
+      "source": str(folder / "source"),
+      "data_dir": str(folder / "prepared"),
+      "languages": "fr,ro,ru",
+      "max_stamps": 0,
+      "seconds": 0.64,
+    }
+  )
+  config.eval.update({"seconds": 0.64, "batch": 8})
+  config.train.update(
+    {"steps": 6, "batch": 8, "log_every": 1, "eval_every": 3, "save_every": 2}
+    | train
+  )
+  return config
+
+
+def lines(workdir, split=None, timings=False):
+  found = [json.loads(x) for x in (workdir / "metrics.jsonl").open()]
+  kept = [x for x in found if split in (None, x["split"])]
+  if timings:
+    return kept
+  untimed = [x for x in kept if x["split"] != "compile"]
+  return [{k: v for k, v in x.items() if k not in TIMINGS} for x in untimed]
+
+
+def saved_arrays(workdir, config):
+  """Everything in the newest checkpoint."""
+  step = max(int(p.name) for p in (workdir / "checkpoints").iterdir())
+  from vgsgan import checkpoints, data, tasks
+
+  devices = mesh.make_mesh()
+  task = tasks.build(config, devices, data.load(config.data))
+  shapes = jax.eval_shape(task.init, jax.random.key(0))
+  saved = checkpoints.Checkpoints(workdir / "checkpoints", best="selection")
+  abstract = mesh.abstract(shapes, mesh.replicated(devices))
+  state, _ = saved.restore(step, abstract)
+  saved.close()
+  return jax.device_get(jax.tree.leaves(state))
+
+
+def signal_at(monkeypatch, number, batch):
+  """Sends a real signal while the given batch is fetched."""
+  plain = pipeline.DeviceBatches.next
+  count = 0
+
+  def fetch(self, running):
+    nonlocal count
+    count += 1
+    if count == batch:
+      os.kill(os.getpid(), number)
+    return plain(self, running)
+
+  monkeypatch.setattr(pipeline.DeviceBatches, "next", fetch)
+
+
+def test_a_run_leaves_what_the_house_promises(folder, tmp_path):
+  config = small(folder)
+  assert trainer.run(config, tmp_path, "train") == 0
+  assert json.loads((tmp_path / "config.json").read_text()) == json.loads(
+    config.to_json()
+  )
+  train = lines(tmp_path, "train", timings=True)
+  assert [x["step"] for x in train] == [1, 2, 3, 4, 5, 6]
+  assert {"loss", "grad_norm", "param_norm", "learning_rate"} <= set(train[0])
+  timed = [x for x in train if "step_seconds" in x]
+  for x in timed:
+    assert x["examples_per_second"] == pytest.approx(
+      8 / x["step_seconds"], rel=1e-4
+    )
+    assert 0 <= x["input_share"] <= 1
+  assert lines(tmp_path, "compile", timings=True)[0]["seconds"] > 0
+  assert [x["step"] for x in lines(tmp_path, "validation")] == [3, 6]
+  assert list(tmp_path.glob("**/events.out.tfevents*"))
+  assert_results(json.loads((tmp_path / "results.json").read_text()))
+
+
+def assert_results(results):
+  for split in ("validation", "test"):
+    found = results["splits"][split]
+    assert set(found["by_group"]) <= {"fr", "ro", "ru"}
+    for figures in (found, *found["by_group"].values()):
+      for direction in ("speech_to_image", "image_to_speech"):
+        one = figures[direction]
+        assert one["gallery"] >= 1 and one["queries"] >= 1
+        for name in ("R@1", "R@5", "R@10", "median_rank"):
+          assert set(one[name]) == {"value", "chance"}
+          assert math.isfinite(one[name]["value"])
+
+
+def test_interrupted_equals_uninterrupted(folder, tmp_path, monkeypatch):
+  config = small(folder)
+  trainer.run(config, tmp_path / "whole", "train")
+  with monkeypatch.context() as patched:
+    signal_at(patched, signal.SIGTERM, 5)
+    status = trainer.run(config, tmp_path / "parts", "train")
+  assert status == 128 + signal.SIGTERM
+  assert not (tmp_path / "parts/results.json").exists()
+  assert trainer.run(config, tmp_path / "parts", "train") == 0
+  assert lines(tmp_path / "whole") == lines(tmp_path / "parts")
+  whole = saved_arrays(tmp_path / "whole", config)
+  parts = saved_arrays(tmp_path / "parts", config)
+  for one, other in zip(whole, parts, strict=True):
+    np.testing.assert_array_equal(one, other)
+  results = [
+    (tmp_path / name / "results.json").read_text()
+    for name in ("whole", "parts")
+  ]
+  assert results[0] == results[1]
+
+
+def test_a_signal_during_evaluation_saves_and_the_evaluation_is_made_up(
+  folder, tmp_path, monkeypatch
+):
+  config = small(folder)
+  trainer.run(config, tmp_path / "whole", "train")
+  plain = retrieval.score_blocks
+
+  def asked(*args):
+    os.kill(os.getpid(), signal.SIGINT)
+    return plain(*args)
+
+  with monkeypatch.context() as patched:
+    patched.setattr(retrieval, "score_blocks", asked)
+    status = trainer.run(config, tmp_path / "parts", "train")
+  assert status == 128 + signal.SIGINT
+  assert not lines(tmp_path / "parts", "validation")
+  assert (tmp_path / "parts/checkpoints/3").is_dir()
+  trainer.run(config, tmp_path / "parts", "train")
+  assert lines(tmp_path / "whole") == lines(tmp_path / "parts")
+
+
+def test_a_crash_loses_at_most_the_steps_since_the_last_checkpoint(
+  folder, tmp_path, monkeypatch
+):
+  config = small(folder, eval_every=6)
+  trainer.run(config, tmp_path / "whole", "train")
+  plain = pipeline.DeviceBatches.next
+  count = 0
+
+  def fetch(self, running):
+    nonlocal count
+    count += 1
+    if count == 6:
+      raise MemoryError("as if killed")
+    return plain(self, running)
+
+  with monkeypatch.context() as patched:
+    patched.setattr(pipeline.DeviceBatches, "next", fetch)
+    with pytest.raises(MemoryError):
+      trainer.run(config, tmp_path / "parts", "train")
+  assert [x["step"] for x in lines(tmp_path / "parts")] == [1, 2, 3, 4, 5]
+  trainer.run(config, tmp_path / "parts", "train")
+  assert lines(tmp_path / "whole") == lines(tmp_path / "parts")
+
+
+def test_the_loss_curve_is_the_same_on_1_and_8_devices(
+  folder, tmp_path, monkeypatch
+):
+  config = small(folder, eval_every=6)
+  every = mesh.make_mesh
+  for devices in (1, 8):
+    monkeypatch.setattr(
+      mesh, "make_mesh", lambda n=None, devices=devices: every(devices)
+    )
+    trainer.run(config, tmp_path / str(devices), "train")
+  one, eight = (
+    [x["loss"] for x in lines(tmp_path / str(devices), "train")]
+    for devices in (1, 8)
+  )
+  np.testing.assert_allclose(one, eight, rtol=2e-4)
+
+
+def test_a_run_goes_on_with_another_number_of_devices(
+  folder, tmp_path, monkeypatch
+):
+  config = small(folder, eval_every=6)
+  trainer.run(config, tmp_path / "whole", "train")
+  with monkeypatch.context() as patched:
+    signal_at(patched, signal.SIGTERM, 4)
+    trainer.run(config, tmp_path / "parts", "train")
+  every = mesh.make_mesh
+  monkeypatch.setattr(mesh, "make_mesh", lambda n=None: every(2))
+  assert trainer.run(config, tmp_path / "parts", "train") == 0
+  whole, parts = (
+    [x["loss"] for x in lines(tmp_path / name, "train")]
+    for name in ("whole", "parts")
+  )
+  np.testing.assert_allclose(whole, parts, rtol=2e-4)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_says_where(
+  folder, tmp_path
+):
+  config = small(folder, save_every=1, log_every=6)
+  config.optim.update({"lr": 1e30, "warmup_steps": 0, "clip_norm": 0.0})
+  config.optim.update({"name": "sgd", "schedule": "constant"})
+  with pytest.raises(trainer.NonFiniteError) as stopped:
+    trainer.run(config, tmp_path, "train")
+  message = str(stopped.value)
+  assert "\n" not in message
+  (report,) = tmp_path.glob("nonfinite-*.json")
+  report = json.loads(report.read_text())
+  assert f"step {report['step']} " in message
+  assert f"checkpoint: step {report['step'] - 1} " in message
+  assert len(report["records"]) == 8
+  assert all(":" in name for name in report["records"])
+  steps = [int(p.name) for p in (tmp_path / "checkpoints").iterdir()]
+  assert max(steps) == report["step"] - 1
+
+
+def test_another_architecture_is_refused_by_parameter(folder, tmp_path):
+  trainer.run(small(folder, steps=2, eval_every=2), tmp_path, "train")
+  other = small(folder, steps=4)
+  other.speech.embed = other.image.embed = 48
+  with pytest.raises(UserError, match="image/embed") as refused:
+    trainer.run(other, tmp_path, "train")
+  assert "--workdir" in str(refused.value)
+
+
+def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(
+  folder, tmp_path, capfd
+):
+  config = small(folder, steps=4, eval_every=4)
+  trainer.run(config, tmp_path, "train")
+  before = lines(tmp_path)
+  newest = tmp_path / "checkpoints/4"
+  for file in sorted(newest.rglob("d/*")):
+    file.write_bytes(file.read_bytes()[:10])
+  trainer.run(config, tmp_path, "train")
+  assert f"{newest} is damaged" in capfd.readouterr().err
+  assert lines(tmp_path) == before
+
+
+def test_another_batch_size_does_not_take_up_the_run(folder, tmp_path):
+  trainer.run(small(folder, steps=2, eval_every=2), tmp_path, "train")
+  with pytest.raises(UserError, match="examples=16, this config makes it 32"):
+    trainer.run(small(folder, steps=4, batch=16), tmp_path, "train")
+
+
+def test_eval_mode_repeats_the_final_evaluation(folder, tmp_path):
+  config = small(folder, steps=2, eval_every=2)
+  with pytest.raises(UserError, match="no evaluated checkpoint"):
+    trainer.run(config, tmp_path, "eval")
+  trainer.run(config, tmp_path, "train")
+  results = tmp_path / "results.json"
+  first = results.read_text()
+  results.unlink()
+  assert trainer.run(config, tmp_path, "eval") == 0
+  assert results.read_text() == first
+
+
+@pytest.mark.parametrize("arg", ["smoke", "infonce,smoke"])
+def test_training_learns_the_pairs_it_is_shown(folder, tmp_path, arg):
+  config = small(folder, arg, steps=60, eval_every=60, log_every=10, batch=16)
+  config.optim.lr = 3e-3
+  config.data.augment.update({"shift": 0, "flip": False, "time_share": 0.0})
+  trainer.run(config, tmp_path, "train")
+  losses = [x["loss"] for x in lines(tmp_path, "train")]
+  assert losses[-1] < 0.7 * losses[0]
