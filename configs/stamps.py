@@ -42,11 +42,14 @@ def default() -> ml_collections.ConfigDict:
   config.data.seconds = 2.56
   config.data.num_mels = 40
   config.data.preemphasis = 0.97
+  config.data.mean_normalize = True
   config.data.num_workers = 0
   config.data.num_threads = 2
   config.data.augment = ml_collections.ConfigDict()
   config.data.augment.shift = 4
   config.data.augment.flip = True
+  config.data.augment.tempo = 0.15
+  config.data.augment.vocal_tract = 0.15
   config.data.augment.time_share = 0.2
   config.data.augment.frequencies = 8
 

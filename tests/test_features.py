@@ -6,6 +6,7 @@ import librosa
 import numpy as np
 import pytest
 import scipy.signal
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vgsgan.data import features
 
@@ -92,6 +93,24 @@ def test_filters_are_those_of_librosa():
     ).T
     got = features.mel_filterbank(rate, n_fft, mels, fmin, fmax)
     np.testing.assert_allclose(got, want, atol=1e-7)
+
+
+def test_both_transforms_agree(clips):
+  frames = features._frames(jnp.asarray(clips[1])[None], 400, 160)
+  by_fft = features._power_by_fft(frames)
+  by_matmul = jax.jit(features._power_by_matmul)(frames)
+  np.testing.assert_allclose(by_matmul, by_fft, atol=1e-6 * by_fft.max())
+
+
+def test_eight_devices_do_as_one(clips):
+  waveform, num_samples = _batch([clips[0], clips[1]] * 4, 8000)
+  want = log_mel(waveform, num_samples)
+  mesh = Mesh(np.array(jax.devices()), ("data",))
+  across = NamedSharding(mesh, PartitionSpec("data"))
+  got = log_mel(*jax.device_put((waveform, num_samples), across))
+  assert len(got[0].sharding.device_set) == 8
+  np.testing.assert_allclose(got[0], want[0], atol=1e-3)
+  assert np.array_equal(got[1], want[1])
 
 
 def test_padding_changes_nothing_whatever_it_holds(clips):

@@ -52,9 +52,10 @@ def mask_bands(
   time_share: float,
   frequencies: int,
 ) -> Float[Array, "b t f"]:
-  """Silences one stretch of time and one band of frequencies in each clip.
+  """Hides one stretch of time and one band of frequencies in each clip.
 
-  SpecAugment's two masks (Park et al., 2019, section 2) without the warping.
+  SpecAugment's two masks (Park et al., 2019, section 2), filled with the clip's
+  mean.
 
   Args:
     key: of this step.
@@ -70,5 +71,52 @@ def mask_bands(
   every_band = jnp.full((b,), f)
   widest = jnp.full((b, 1), float(frequencies))
   in_mel = _bands(key_mel, b, every_band, widest, f)
-  floor = features.min(axis=(1, 2), keepdims=True)
-  return jnp.where(in_time[:, :, None] | in_mel[:, None], floor, features)
+  count = jnp.maximum(num_frames, 1)[:, None, None] * f
+  valid = (jnp.arange(t) < num_frames[:, None])[..., None]
+  total = jnp.where(valid, features, 0.0).sum((1, 2), keepdims=True)
+  hidden = (in_time[:, :, None] | in_mel[:, None]) & valid
+  return jnp.where(hidden, total / count, features)
+
+
+def _hat(places: Float[Array, "b n"], size: int) -> Float[Array, "b n m"]:
+  """Weights of linear interpolation at `places` of an axis of `size`."""
+  return jax.nn.relu(1.0 - jnp.abs(places[..., None] - jnp.arange(size)))
+
+
+def stretch(
+  key: Key[Array, ""],
+  features: Float[Array, "b t f"],
+  num_frames: Int[Array, "b"],
+  tempo: float,
+  vocal_tract: float,
+) -> tuple[Float[Array, "b t f"], Int[Array, "b"]]:
+  """Speaks each clip slower or faster, and by a longer or shorter throat.
+
+  The mel axis is scaled as a vocal tract of another length scales formants
+  (Jaitly and Hinton, "Vocal Tract Length Perturbation", 2013, here linear in
+  mel), the time axis independently.
+
+  Args:
+    key: of this step.
+    features: log-mel, dB; the floor outside the valid frames.
+    num_frames: valid frames.
+    tempo: time is scaled by a factor from 1 - tempo to 1 + tempo.
+    vocal_tract: likewise the mel axis.
+
+  Returns:
+    Features of the same shape and their valid frames, cut at t.
+  """
+  b, t, f = features.shape
+  key_time, key_mel = jax.random.split(key)
+  slower = 1.0 + jax.random.uniform(
+    key_time, (b, 1), minval=-tempo, maxval=tempo
+  )
+  longer = 1.0 + jax.random.uniform(
+    key_mel, (b, 1), minval=-vocal_tract, maxval=vocal_tract
+  )
+  last = (num_frames[:, None] - 1).astype(jnp.float32)
+  in_time = _hat(jnp.minimum(jnp.arange(t) / slower, last), t)
+  in_mel = _hat(jnp.minimum(jnp.arange(f) * longer, f - 1.0), f)
+  stretched = jnp.einsum("bnt,btf,bmf->bnm", in_time, features, in_mel)
+  frames = 1 + jnp.floor(last[:, 0] * slower[:, 0]).astype(jnp.int32)
+  return stretched, jnp.minimum(frames, t)

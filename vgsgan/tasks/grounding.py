@@ -125,6 +125,14 @@ def objective(config: ml_collections.ConfigDict, params) -> losses.Objective:
   return losses.triplet(names, config.margin)
 
 
+def bounded(params):
+  """Holds the learned temperature where CLIP holds it, at 0.01 or above."""
+  if "log_scale" not in params:
+    return params
+  highest = jnp.log(losses.MAX_LOGIT_SCALE)
+  return params | {"log_scale": jnp.minimum(params["log_scale"], highest)}
+
+
 class Grounding:
   """The towers of a config and what is computed with them."""
 
@@ -170,6 +178,8 @@ class Grounding:
       num_mels=data.num_mels,
       preemphasis=data.preemphasis,
     )
+    if data.mean_normalize:
+      mel = features.mean_normalize(mel, num_frames)
     pictures = features.normalize_image(batch["image"])
     if key is not None:
       use = data.augment
@@ -177,8 +187,12 @@ class Grounding:
       pictures = augment.shift_and_flip(
         key_image, pictures, use.shift, use.flip
       )
+      key_stretch, key_mask = jax.random.split(key_speech)
+      mel, num_frames = augment.stretch(
+        key_stretch, mel, num_frames, use.tempo, use.vocal_tract
+      )
       mel = augment.mask_bands(
-        key_speech, mel, num_frames, use.time_share, use.frequencies
+        key_mask, mel, num_frames, use.time_share, use.frequencies
       )
     return pictures, mel, num_frames
 
@@ -238,7 +252,8 @@ class Grounding:
     }
     if "log_scale" in state.params:
       metrics["temperature"] = jnp.exp(-state.params["log_scale"])
-    return state.update(grads, batch_stats, self.tx), metrics
+    state = state.update(grads, batch_stats, self.tx)
+    return state.replace(params=bounded(state.params)), metrics
 
   def encode(self, state: TrainState, batch: Batch) -> Maps:
     """Feature maps for evaluation."""

@@ -1,0 +1,90 @@
+"""Augmentation: what it may change, what it must not."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vgsgan.data import augment
+
+KEY = jax.random.key(0)
+
+
+def test_shift_moves_whole_pictures_by_whole_pixels():
+  rng = np.random.default_rng(0)
+  images = np.full((16, 12, 12, 3), 7.0, np.float32)
+  images[:, 4:8, 4:8] = rng.random((16, 4, 4, 3))
+  moved = np.asarray(
+    augment.shift_and_flip(KEY, jnp.asarray(images), pixels=3, flip=False)
+  )
+  seen = set()
+  for before, after in zip(images, moved, strict=True):
+    y, x = np.argwhere((after != 7).any(-1)).min(0)
+    seen.add((y, x))
+    np.testing.assert_array_equal(after[y : y + 4, x : x + 4], before[4:8, 4:8])
+    assert abs(y - 4) <= 3 and abs(x - 4) <= 3
+  assert len(seen) > 5
+
+
+def test_flip_mirrors_some_and_nothing_else():
+  images = jax.random.uniform(KEY, (64, 4, 4, 3))
+  out = np.asarray(augment.shift_and_flip(KEY, images, pixels=0, flip=True))
+  images = np.asarray(images)
+  same = [np.array_equal(a, b) for a, b in zip(out, images, strict=True)]
+  mirrored = [
+    np.array_equal(a, b[:, ::-1]) for a, b in zip(out, images, strict=True)
+  ]
+  assert all(a != b for a, b in zip(same, mirrored, strict=True))
+  assert 16 < sum(mirrored) < 48
+
+
+def test_masks_hide_one_band_each_inside_the_clip_and_fill_with_its_mean():
+  features = jax.random.normal(KEY, (32, 50, 20))
+  num_frames = jnp.arange(19, 51)
+  out = augment.mask_bands(KEY, features, num_frames, 0.3, 5)
+  changed = np.asarray(out != features)
+  for row, n in enumerate(np.asarray(num_frames)):
+    assert not changed[row, n:].any()
+    inside = changed[row, :n]
+    times, bands = inside.all(1), inside.all(0)
+    np.testing.assert_array_equal(inside, times[:, None] | bands)
+    assert times.sum() <= 0.3 * n + 1 and bands.sum() <= 6
+    for hidden in (times, bands):
+      assert np.abs(np.diff(np.pad(hidden.astype(int), 1))).sum() <= 2
+    if inside.any():
+      fill = np.unique(np.asarray(out)[row, :n][inside])
+      mean = np.asarray(features)[row, :n].mean()
+      np.testing.assert_allclose(fill, mean, atol=1e-5)
+  assert changed.any()
+
+
+def test_no_stretch_is_the_identity():
+  features = jax.random.normal(KEY, (3, 40, 10))
+  num_frames = jnp.array([40, 17, 1])
+  out, frames = augment.stretch(KEY, features, num_frames, 0.0, 0.0)
+  np.testing.assert_array_equal(frames, num_frames)
+  for row, n in enumerate((40, 17, 1)):
+    np.testing.assert_allclose(out[row, :n], features[row, :n], atol=1e-6)
+
+
+def test_stretch_scales_the_length_and_keeps_a_ramp_a_ramp():
+  t, f, n = 100, 8, 60
+  ramp = jnp.arange(t, dtype=jnp.float32)[None, :, None]
+  features = jnp.broadcast_to(ramp, (64, t, f))
+  out, frames = augment.stretch(KEY, features, jnp.full(64, n), 0.25, 0.2)
+  factors = []
+  for row in range(64):
+    last = int(frames[row]) - 1
+    slope = float(out[row, last, 0]) / last
+    expected = np.arange(last + 1) * slope
+    np.testing.assert_allclose(out[row, : last + 1, 3], expected, atol=1e-2)
+    factors.append(1 / slope)
+    assert last == pytest.approx(factors[-1] * (n - 1), abs=1.01)
+  assert 0.74 < min(factors) < 0.9 and 1.1 < max(factors) < 1.26
+
+
+def test_a_longer_vocal_tract_moves_a_formant():
+  features = jnp.zeros((64, 10, 40)).at[:, :, 20].set(1.0)
+  out, _ = augment.stretch(KEY, features, jnp.full(64, 10), 0.0, 0.2)
+  peaks = np.asarray(out[:, 5]).argmax(1)
+  assert 16 <= peaks.min() < 19 and 21 < peaks.max() <= 25
