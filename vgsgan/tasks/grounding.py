@@ -82,11 +82,13 @@ def decode(picture: np.ndarray | bytes) -> np.ndarray:
 
 
 def speech_tower(model: ml_collections.ConfigDict) -> audio.SpeechTower:
+  """The named tower; no kernel longer than `max_kernel`, if that is not 0."""
   check_one_of("speech.tower", model.tower, tuple(SPEECH_TOWERS))
-  make = SPEECH_TOWERS[model.tower]
-  return make(
+  tower = SPEECH_TOWERS[model.tower](
     model.embed, model.width, norm=model.norm, final_relu=model.final_relu
   )
+  longest = model.max_kernel or max(tower.kernels)
+  return tower.clone(kernels=tuple(min(k, longest) for k in tower.kernels))
 
 
 def image_tower(model: ml_collections.ConfigDict) -> nn.Module:
