@@ -54,7 +54,7 @@ def default() -> ml_collections.ConfigDict:
   config.data.augment.frequencies = 8
 
   config.speech = ml_collections.ConfigDict()
-  config.speech.tower = "davenet"
+  config.speech.tower = "small"
   config.speech.embed = 128
   config.speech.width = 0.25
   # The published kernels of 11 and 17 learn the clips by heart here.
@@ -73,18 +73,18 @@ def default() -> ml_collections.ConfigDict:
   config.image.final_relu = False
 
   config.score = ml_collections.ConfigDict()
-  config.score.kind = "misa"
+  config.score.kind = "cosine"
   config.score.normalize = False
 
   config.loss = ml_collections.ConfigDict()
   config.loss.name = "triplet"
   config.loss.negatives = "sampled,semi_hard"
-  config.loss.margin = 1.0
+  config.loss.margin = 0.2
   config.loss.temperature = 0.07
 
   config.optim = ml_collections.ConfigDict()
   config.optim.name = "adam"
-  config.optim.lr = 1e-3
+  config.optim.lr = 3e-3
   config.optim.schedule = "cosine"
   config.optim.decay_steps = 0
   config.optim.warmup_steps = 50
@@ -97,7 +97,7 @@ def default() -> ml_collections.ConfigDict:
   config.train.batch = 64
   config.train.steps = 1200
   config.train.log_every = 20
-  config.train.eval_every = 200
+  config.train.eval_every = 400
   config.train.save_every = 200
   config.train.keep = 2
 
@@ -118,7 +118,6 @@ def images(config: ml_collections.ConfigDict) -> None:
 
 def infonce(config: ml_collections.ConfigDict) -> None:
   config.loss.name = "infonce"
-  config.score.normalize = True
 
 
 def permuted(config: ml_collections.ConfigDict) -> None:
@@ -128,10 +127,12 @@ def permuted(config: ml_collections.ConfigDict) -> None:
 def davenet(config: ml_collections.ConfigDict) -> None:
   config.data.image_size = 224
   config.data.seconds = 10.24
+  config.data.mean_normalize = False
   config.eval.seconds = 20.48
-  config.speech.update({"embed": 1024, "width": 1.0, "norm": "none", "max_kernel": 0})
+  config.speech.update({"tower": "davenet", "embed": 1024, "width": 1.0, "norm": "none", "max_kernel": 0})
   config.image.update({"tower": "vgg", "embed": 1024, "norm": "none"})
-  config.loss.negatives = "sampled"
+  config.score.kind = "misa"
+  config.loss.update({"negatives": "sampled", "margin": 1.0})
   config.optim.update(
     {
       "name": "sgd",

@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 import soundfile
-import stamps_fixture
+from tests import stamps_fixture
 from PIL import Image
 
 from vgsgan.data import splits
