@@ -10,8 +10,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
-import zlib
 from typing import Any
 
 import flax.struct
@@ -430,24 +428,3 @@ def test_two_processes(tmp_path):
     state, meta = saved.restore_latest(abstract(make_state(0), 2))
   assert meta == {"at": 2}
   assert_same(state, make_state(2, 2))
-
-
-def test_time_for_which_a_save_blocks(tmp_path, capsys):
-  state = {"w": jax.random.normal(jax.random.key(0), (4_000_000,))}  # 16 MB
-  with Checkpoints(tmp_path / "c") as saved:
-    saved.save(1, state, {})
-    saved.wait()
-    began = time.perf_counter()
-    saved.save(2, state, {})
-    blocked = time.perf_counter() - began
-    saved.wait()
-    whole = time.perf_counter() - began
-  data = np.asarray(state["w"]).view(np.uint8)
-  began = time.perf_counter()
-  zlib.crc32(data)
-  crc = time.perf_counter() - began
-  with capsys.disabled():
-    print(
-      f"\n16 MB state: blocks {blocked:.3f} s ({crc:.3f} CRC) of {whole:.3f}"
-    )
-  assert blocked < 5

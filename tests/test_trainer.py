@@ -63,7 +63,7 @@ def saved_arrays(workdir, config):
 
   devices = mesh.make_mesh()
   task = tasks.build(config, devices, data.load(config.data))
-  shapes = jax.eval_shape(task.init, jax.random.key(0))
+  shapes = jax.eval_shape(lambda: task.init(jax.random.key(0)))
   saved = checkpoints.Checkpoints(workdir / "checkpoints", best="selection")
   abstract = mesh.abstract(shapes, mesh.replicated(devices))
   state, _ = saved.restore(step, abstract)

@@ -129,7 +129,11 @@ class Checkpoints:
     return max(self.steps(), default=None)
 
   def best_step(self) -> int | None:
-    """The step with the best score, None before the first evaluation."""
+    """The step with the best score, None before the first evaluation.
+
+    Waits for a save under way, which may be better and end the best so far.
+    """
+    self.wait()
     return self._scored.best(self.steps())
 
   def save(

@@ -3,7 +3,6 @@
 from typing import Any
 
 import flax.struct
-import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
@@ -23,12 +22,14 @@ class TrainState:
     params: trained parameters, a dict with one entry a network.
     batch_stats: running statistics of normalisation layers, likewise.
     opt_state: the optimiser's state.
+
+  The fields hold arrays, or in their places shapes, shardings and the like.
   """
 
-  step: jax.Array
+  step: Any
   params: Any
   batch_stats: Any
-  opt_state: optax.OptState
+  opt_state: Any
 
   @classmethod
   def create(cls, params, batch_stats, tx: optax.GradientTransformation):

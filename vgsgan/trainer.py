@@ -103,9 +103,14 @@ def keep_config(
   log.write_json(path, resolved)
 
 
+def fresh(this: Run) -> TrainState:
+  """The state before the first step; to be traced, not run as it is."""
+  return this.task.init(jax.random.key(this.config.seed))
+
+
 def abstract_state(this: Run) -> TrainState:
   """Shapes and places of the state, without computing it."""
-  shapes = jax.eval_shape(this.task.init, jax.random.key(0))
+  shapes = jax.eval_shape(lambda: fresh(this))
   return mesh.abstract(shapes, mesh.replicated(this.mesh))
 
 
@@ -115,9 +120,9 @@ def start(this: Run) -> tuple[TrainState, dict[str, Any]]:
     restored = this.saved.restore_latest(abstract_state(this), this.log.warn)
   if restored is None:
     with this.log.status("initialising"):
-      init = jax.jit(this.task.init, out_shardings=mesh.replicated(this.mesh))
-      key = jax.device_put(jax.random.key(this.config.seed))
-      return init(key), {"evaluated": True, **this.position(0)}
+      everywhere = mesh.replicated(this.mesh)
+      init = jax.jit(lambda: fresh(this), out_shardings=everywhere)
+      return init(), {"evaluated": True, **this.position(0)}
   state, meta = restored
   step = int(jax.device_get(state.step))
   expected = this.position(step)
