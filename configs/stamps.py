@@ -129,7 +129,15 @@ def davenet(config: ml_collections.ConfigDict) -> None:
   config.data.seconds = 10.24
   config.data.mean_normalize = False
   config.eval.seconds = 20.48
-  config.speech.update({"tower": "davenet", "embed": 1024, "width": 1.0, "norm": "none", "max_kernel": 0})
+  config.speech.update(
+    {
+      "tower": "davenet",
+      "embed": 1024,
+      "width": 1.0,
+      "norm": "none",
+      "max_kernel": 0,
+    }
+  )
   config.image.update({"tower": "vgg", "embed": 1024, "norm": "none"})
   config.score.kind = "misa"
   config.loss.update({"negatives": "sampled", "margin": 1.0})

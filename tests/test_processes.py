@@ -46,7 +46,9 @@ def start(folder, workdir, devices, *flags):
 
 
 def losses(workdir):
-  rows = [json.loads(x) for x in (workdir / "metrics.jsonl").open()]
+  rows = [
+    json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()
+  ]
   return {x["step"]: x["loss"] for x in rows if x["split"] == "train"}
 
 

@@ -48,7 +48,9 @@ def small(folder, arg="smoke", **train):
 
 
 def lines(workdir, split=None, timings=False):
-  found = [json.loads(x) for x in (workdir / "metrics.jsonl").open()]
+  found = [
+    json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()
+  ]
   kept = [x for x in found if split in (None, x["split"])]
   if timings:
     return kept
