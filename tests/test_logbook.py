@@ -13,7 +13,7 @@ import pytest
 from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import masked_crc32c
 
-from vgsgan import logbook
+from vgsgan import jsonfiles, logbook
 from vgsgan.errors import UserError
 from vgsgan.logbook import Logbook
 
@@ -185,41 +185,45 @@ def test_other_processes_are_silent(tmp_path):
 def test_json_files(tmp_path):
   path = tmp_path / "results.json"
   obj = {"r": float("nan"), "x": (np.float32(1), np.arange(2)), "n": None}
-  logbook.write_json(path, obj)
-  assert logbook.read_json(path) == {"r": "nan", "x": [1.0, [0, 1]], "n": None}
+  jsonfiles.write_json(path, obj)
+  assert jsonfiles.read_json(path) == {
+    "r": "nan",
+    "x": [1.0, [0, 1]],
+    "n": None,
+  }
   assert os.listdir(tmp_path) == ["results.json"]
   with pytest.raises(TypeError):
-    logbook.write_json(path, {"x": object()})
+    jsonfiles.write_json(path, {"x": object()})
   path.write_text("{")
   with pytest.raises(UserError, match=r"cannot read .*results.json: Exp"):
-    logbook.read_json(path)
+    jsonfiles.read_json(path)
 
 
 def test_differences_and_flatten():
   old = {"train": {"lr": 0.1, "size": [1, 2]}, "seed": 1}
   new = {"train": {"lr": 0.2, "size": (1, 2)}, "seed": 1, "new": True}
-  assert list(logbook.differences(old, new)) == [
+  assert list(jsonfiles.differences(old, new)) == [
     "new: None -> True",
     "train.lr: 0.1 -> 0.2",
   ]
   tree = {"a": {"r": 1, "by": {"x": 2.5}}, "name": "no number"}
-  assert logbook.flatten(tree) == {"a/r": 1.0, "a/by/x": 2.5}
+  assert jsonfiles.flatten(tree) == {"a/r": 1.0, "a/by/x": 2.5}
 
 
 def test_a_full_disk_is_one_line(tmp_path):
   soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
   with open_logbook(tmp_path) as log:
     log.write(1, "train", {"loss": 1.0})
-    logbook.write_json(tmp_path / "results.json", {"old": 1})
+    jsonfiles.write_json(tmp_path / "results.json", {"old": 1})
     resource.setrlimit(resource.RLIMIT_FSIZE, (60, hard))
     try:
       with pytest.raises(UserError, match=r"^cannot write .*metrics.jsonl: F"):
         log.write(2, "train", {"loss": 1.0})
       with pytest.raises(UserError, match=r"^cannot write .*results.json: Fi"):
-        logbook.write_json(tmp_path / "results.json", ["new"] * 100)
+        jsonfiles.write_json(tmp_path / "results.json", ["new"] * 100)
     finally:
       resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-  assert logbook.read_json(tmp_path / "results.json") == {"old": 1}
+  assert jsonfiles.read_json(tmp_path / "results.json") == {"old": 1}
   with open_logbook(tmp_path) as log:
     log.rewind(2)
   assert [line["step"] for line in lines(tmp_path)] == [1]

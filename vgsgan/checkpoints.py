@@ -22,9 +22,7 @@ import logging
 import math
 import os
 import pathlib
-import re
 import shutil
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, SupportsFloat
 
@@ -35,10 +33,7 @@ from absl import logging as absl_logging
 from jax.experimental import multihost_utils
 
 from vgsgan.errors import UserError
-
-
-class _Damaged(Exception):
-  """A checkpoint that cannot be read back as it was written; why, one line."""
+from vgsgan.integrity import DamagedError, describe, one_line, refusal, seal
 
 
 class _Manager(ocp.CheckpointManager):
@@ -161,8 +156,8 @@ class Checkpoints:
     score = self._score(metrics)
     self.wait()
     with self._explained(), jax.transfer_guard("allow"):
-      record = _seal(
-        {"meta": meta, "score": score, "arrays": _describe(state, True)}
+      record = seal(
+        {"meta": meta, "score": score, "arrays": describe(state, True)}
       )
       # Not `steps()`: a process that looked late would find it already gone.
       if step in self._manager.all_steps():
@@ -205,7 +200,7 @@ class Checkpoints:
     for step in reversed(self.steps()):
       try:
         found = self._load(step, abstract_state)
-      except _Damaged as error:
+      except DamagedError as error:
         warn(f"checkpoint {self.folder / str(step)} is damaged: {error}")
         damaged.append(step)
         continue
@@ -236,7 +231,7 @@ class Checkpoints:
       )
     try:
       return self._load(step, abstract_state)
-    except _Damaged as error:
+    except DamagedError as error:
       raise UserError(
         f"checkpoint {self.folder / str(step)} is damaged: {error};"
         f" choose another of the steps {self.steps()}"
@@ -273,7 +268,7 @@ class Checkpoints:
   def _read_scores(self) -> dict[int, float]:
     scores = {}
     for step in self.steps():
-      with contextlib.suppress(_Damaged):
+      with contextlib.suppress(DamagedError):
         score = self._record(step)["score"]
         if score is not None:
           scores[step] = self._sign * score
@@ -283,11 +278,11 @@ class Checkpoints:
     path = self.folder / str(step) / "meta" / "metadata"  # JsonSave's name
     try:
       record = json.loads(path.read_bytes())
-      whole = record == _seal({k: v for k, v in record.items() if k != "crc32"})
+      whole = record == seal({k: v for k, v in record.items() if k != "crc32"})
     except (OSError, ValueError, AttributeError) as error:
-      raise _Damaged(f"meta/metadata: {_one_line(error)}") from error
+      raise DamagedError(f"meta/metadata: {one_line(error)}") from error
     if not whole:
-      raise _Damaged("meta/metadata is not what was written (CRC-32)")
+      raise DamagedError("meta/metadata is not what was written (CRC-32)")
     return record
 
   def _load(self, step: int, abstract_state: Any) -> tuple[Any, Any]:
@@ -297,14 +292,14 @@ class Checkpoints:
       record = self._record(step)
       self._require_same_model(step, record["arrays"], abstract_state)
       found = self._read_state(step, abstract_state, record["arrays"])
-    except _Damaged as error:
+    except DamagedError as error:
       verdict = str(error)
     if jax.process_count() > 1:
       bad = multihost_utils.process_allgather(np.int32(bool(verdict)))
       if bad.any() and not verdict:
         verdict = "another process cannot read it"
     if verdict:
-      raise _Damaged(verdict)
+      raise DamagedError(verdict)
     return found, record["meta"]
 
   def _read_state(self, step: int, abstract: Any, arrays: dict) -> Any:
@@ -312,24 +307,24 @@ class Checkpoints:
     try:
       with jax.transfer_guard("allow"):
         state = self._manager.restore(step, args=args).state
-        found = _describe(state, True)
+        found = describe(state, True)
     except (MemoryError, jax.errors.JaxRuntimeError):
       raise  # too big for this machine, which is no damage
     except Exception as error:
-      raise _Damaged(_one_line(error)) from error
+      raise DamagedError(one_line(error)) from error
     for name, (shape, dtype, crc) in found.items():
-      # An array spread over processes has no checksum (see `_checksum`). The
+      # An array spread over processes has no checksum (see `checksum`). The
       # dtype too: without its own metadata Orbax returns keys as integers.
       crcs = {crc, arrays[name][2]} - {None}
       if [shape, dtype] != arrays[name][:2] or len(crcs) > 1:
-        raise _Damaged(f"{name} is not what was written (CRC-32)")
+        raise DamagedError(f"{name} is not what was written (CRC-32)")
     return state
 
   def _require_same_model(self, step: int, arrays: dict, wanted: Any) -> None:
     def show(entry: Sequence[Any] | None) -> str:
       return f"{entry[1]}{list(entry[0])}" if entry else "missing"
 
-    here = _describe(wanted, False)
+    here = describe(wanted, False)
     names = [*here, *(name for name in arrays if name not in here)]
     differ = [
       n for n in names if show(here.get(n)) != show(arrays.get(n))
@@ -380,7 +375,7 @@ class Checkpoints:
     try:
       yield
     except Exception as error:
-      reason = _refusal(error)
+      reason = refusal(error)
       if reason is None:
         raise
       with contextlib.suppress(OSError):
@@ -392,53 +387,6 @@ class Checkpoints:
         f"cannot save a checkpoint in {self.folder}: {reason}; the last good"
         f" checkpoint is {last}; mend this (free some space?) and start again"
       ) from error
-
-
-def _describe(state: Any, checksums: bool) -> dict[str, list[Any]]:
-  """Shape, dtype and checksum (or None) of each array, by its path."""
-  leaves, _ = jax.tree_util.tree_flatten_with_path(state)
-  return {
-    jax.tree_util.keystr(path, simple=True, separator="/"): [
-      list(np.shape(leaf)),
-      str(leaf.dtype),
-      _checksum(leaf) if checksums else None,
-    ]
-    for path, leaf in leaves
-  }
-
-
-def _checksum(leaf: Any) -> int | None:
-  """CRC-32 of the bytes; None where no one process holds all of them."""
-  if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-    leaf = jax.random.key_data(leaf)
-  if isinstance(leaf, jax.Array):
-    if leaf.is_fully_replicated:
-      leaf = leaf.addressable_data(0)  # one copy is enough
-    elif not leaf.is_fully_addressable:
-      return None
-  host = np.ascontiguousarray(np.asarray(leaf))
-  return zlib.crc32(host.reshape(-1).view(np.uint8))
-
-
-def _seal(record: Mapping[str, Any]) -> dict[str, Any]:
-  """The record as JSON gives it back, with a checksum of itself."""
-  text = json.dumps(record, sort_keys=True, allow_nan=False)
-  return {**json.loads(text), "crc32": zlib.crc32(text.encode())}
-
-
-def _refusal(error: BaseException | None) -> str | None:
-  """What the operating system said, in Orbax's and TensorStore's wrappings."""
-  while error is not None:
-    if isinstance(error, OSError) and error.errno:
-      return os.strerror(error.errno)
-    if code := re.search(r"os_error_code='(\d+)'", str(error)):
-      return os.strerror(int(code[1]))
-    error = error.__cause__ or error.__context__
-  return None
-
-
-def _one_line(error: BaseException) -> str:
-  return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 def _not_raised_again(record: logging.LogRecord) -> bool:

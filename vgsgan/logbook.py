@@ -15,7 +15,7 @@ import tqdm
 from tensorboardX import event_file_writer, summary
 from tensorboardX.proto import event_pb2
 
-from vgsgan.errors import UserError
+from vgsgan.jsonfiles import dumps, refused, replace, write_json
 
 
 class Took:
@@ -59,7 +59,7 @@ class Logbook:
     self._bar: Bar | None = None
     self._written: set[tuple[int, str]] = set()
     if enabled:
-      with _refused(self.workdir):
+      with refused(self.workdir):
         self.workdir.mkdir(parents=True, exist_ok=True)
 
   def __enter__(self) -> "Logbook":
@@ -72,7 +72,7 @@ class Logbook:
     """Closes the event file."""
     if self._events:
       events, self._events = self._events, None
-      with _refused(self.workdir):
+      with refused(self.workdir):
         events.close()
 
   def write(
@@ -88,7 +88,7 @@ class Logbook:
       return
     figures = {name: _rounded(value) for name, value in metrics.items()}
     line = dumps({"step": step, "split": split, **figures})
-    with _refused(self.path):
+    with refused(self.path):
       # Unbuffered: nothing is left over to fail a second time at exit.
       with open(self.path, "ab", buffering=0) as file:
         data = line.encode() + b"\n"
@@ -117,7 +117,7 @@ class Logbook:
           if entry["step"] == step:
             self._written.add((step, entry["split"]))
     if lines:
-      _replace(self.path, b"".join(kept))
+      replace(self.path, b"".join(kept))
     if any(self.workdir.glob("events.out.tfevents.*")):
       # Readers forget the events of this step and later of earlier files.
       start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
@@ -194,7 +194,7 @@ class Logbook:
     self._add_event(step=step, summary=scalars)
 
   def _add_event(self, **fields: Any) -> None:
-    with _refused(self.workdir):
+    with refused(self.workdir):
       if self._events is None:
         # Not `SummaryWriter`: its thread dies unseen of a full disk, and
         # whoever flushes or closes it does not learn what was lost.
@@ -255,67 +255,6 @@ class Bar:
     self._bar.close()
 
 
-def dumps(obj: Any, **options: Any) -> str:
-  """Strict JSON, with numpy's numbers as numbers and NaN as "nan"."""
-
-  def strict(x: Any) -> Any:
-    if isinstance(x, Mapping):
-      return {str(k): strict(v) for k, v in x.items()}
-    if isinstance(x, list | tuple):
-      return [strict(v) for v in x]
-    if isinstance(x, np.ndarray | np.generic):
-      return strict(x.tolist())
-    return x if not isinstance(x, float) or math.isfinite(x) else str(x)
-
-  return json.dumps(strict(obj), allow_nan=False, ensure_ascii=False, **options)
-
-
-def write_json(path: str | os.PathLike, obj: Any) -> None:
-  """Writes strict JSON; whoever reads sees the old file or the whole new one.
-
-  Raises:
-    UserError: the file cannot be written.
-  """
-  _replace(pathlib.Path(path), f"{dumps(obj, indent=2)}\n".encode())
-
-
-def read_json(path: str | os.PathLike) -> Any:
-  """Reads a JSON file.
-
-  Raises:
-    UserError: it cannot be read, or is no JSON.
-  """
-  try:
-    return json.loads(pathlib.Path(path).read_bytes())
-  except (OSError, ValueError) as error:
-    raise UserError(f"cannot read {path}: {error}; put back a copy") from error
-
-
-def flatten(tree: Mapping[str, Any]) -> dict[str, float]:
-  """The numbers of nested dicts by path: {"a": {"b": 1}} -> {"a/b": 1}."""
-  flat = {}
-  for name, value in tree.items():
-    if isinstance(value, Mapping):
-      flat |= {f"{name}/{k}": v for k, v in flatten(value).items()}
-    elif isinstance(value, int | float | np.number):
-      flat[name] = float(value)
-  return flat
-
-
-def differences(
-  old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
-) -> Iterator[str]:
-  """A line `name: old -> new` for each field in which two dicts differ."""
-  # As JSON has them, since one of them was read from it.
-  old, new = json.loads(dumps(old)), json.loads(dumps(new))
-  for name in sorted(old.keys() | new.keys()):
-    was, now = old.get(name), new.get(name)
-    if isinstance(was, dict) and isinstance(now, dict):
-      yield from differences(was, now, f"{prefix}{name}.")
-    elif was != now:
-      yield f"{prefix}{name}: {was} -> {now}"
-
-
 def _rounded(value: SupportsFloat) -> int | float | str:
   if isinstance(value, int | np.integer):
     return int(value)
@@ -325,28 +264,3 @@ def _rounded(value: SupportsFloat) -> int | float | str:
 
 def _short(value: int | float | str) -> str:
   return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _replace(path: pathlib.Path, data: bytes) -> None:
-  temporary = path.with_name(f"{path.name}.tmp")
-  with _refused(path):
-    try:
-      with open(temporary, "wb", buffering=0) as file:
-        view = memoryview(data)
-        while view:
-          view = view[file.write(view) :]
-        os.fsync(file.fileno())
-      os.replace(temporary, path)
-    finally:
-      temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _refused(path: pathlib.Path) -> Iterator[None]:
-  try:
-    yield
-  except OSError as error:
-    raise UserError(
-      f"cannot write {path}: {error.strerror or error}; mend this (free some"
-      " space?) and start again, the run goes on from its last checkpoint"
-    ) from error

@@ -20,7 +20,15 @@ import jax
 import ml_collections
 import numpy as np
 
-from vgsgan import checkpoints, data, logbook, mesh, preemption, tasks
+from vgsgan import (
+  checkpoints,
+  data,
+  jsonfiles,
+  logbook,
+  mesh,
+  preemption,
+  tasks,
+)
 from vgsgan.data import pipeline
 from vgsgan.errors import UserError
 from vgsgan.state import TrainState
@@ -98,7 +106,7 @@ def keep_config(
   path = workdir / "config.json"
   resolved = config.to_dict()
   if path.exists():
-    for line in logbook.differences(logbook.read_json(path), resolved):
+    for line in jsonfiles.differences(jsonfiles.read_json(path), resolved):
       log.warn(f"config differs from the run's last start: {line}")
   log.write_json(path, resolved)
 
@@ -288,7 +296,7 @@ def evaluate_and_save(this: Run, state: TrainState, step: int) -> None:
     save(this, state, step, evaluated=False)
     this.saved.wait()
     raise preemption.Interrupted(f"saved step {step}") from None
-  this.log.write(step, "validation", logbook.flatten(results))
+  this.log.write(step, "validation", jsonfiles.flatten(results))
   figure = this.task.select(results)
   save(this, state, step, evaluated=True, selection=figure)
 

@@ -5,9 +5,7 @@ et al., ECCV 2018) with its triplets, or InfoNCE over all pairs of the global
 batch.
 """
 
-import dataclasses
 import functools
-import io
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -18,11 +16,11 @@ import ml_collections
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from PIL import Image
 
 from vgsgan import losses, scores
 from vgsgan import mesh as mesh_lib
 from vgsgan.data import augment, features, pipeline
+from vgsgan.data.pairs import PairExample
 from vgsgan.evals.retrieval import relevance, retrieval
 from vgsgan.models import audio, image
 from vgsgan.models.layers import frame_mask
@@ -38,47 +36,6 @@ SPEECH_TOWERS = {
 IMAGE_TOWERS = ("resnet", "vgg")
 LOSSES = ("triplet", "infonce")
 Maps = tuple[jax.Array, jax.Array, jax.Array]
-
-
-@dataclasses.dataclass(frozen=True)
-class PairExample:
-  """A record of picture and recording, made into arrays of fixed shape.
-
-  Attributes:
-    samples: length of `waveform`; longer recordings are cropped.
-    random_crop: crop anywhere, rather than keep the beginning.
-  """
-
-  samples: int
-  random_crop: bool
-
-  def __call__(
-    self, record: pipeline.Record, rng: np.random.Generator
-  ) -> pipeline.Example:
-    waveform = np.asarray(record["waveform"], np.int16)
-    excess = len(waveform) - self.samples
-    if excess > 0:
-      start = int(rng.integers(excess + 1)) if self.random_crop else 0
-      waveform = waveform[start : start + self.samples]
-    padding = self.samples - len(waveform)
-    return {
-      "waveform": np.pad(waveform, (0, padding)),
-      "num_samples": np.int32(len(waveform)),
-      "image": decode(record["image"]),
-      # Pictures and recordings of one concept are never impostors.
-      "image_concept": np.int32(record.get("image_concept", record["concept"])),
-      "speech_concept": np.int32(record["concept"]),
-      "image_id": np.int32(record["image_id"]),
-      "speech_id": np.int32(record["speech_id"]),
-    }
-
-
-def decode(picture: np.ndarray | bytes) -> np.ndarray:
-  """uint8 `[h, w, 3]` of an encoded picture."""
-  if isinstance(picture, np.ndarray):
-    return picture
-  with Image.open(io.BytesIO(picture)) as opened:
-    return np.asarray(opened.convert("RGB"))
 
 
 def speech_tower(model: ml_collections.ConfigDict) -> audio.SpeechTower:

@@ -229,11 +229,12 @@ def load(builder: Stamps, split: str) -> Sequence[dict]:
     split: 'train', 'validation' or 'test'.
 
   Returns:
-    Records: `image` uint8 [size, size, 3], `waveform` int16 [samples],
-    `image_id`, `speech_id`, `concept` int, and `id`, `language`, `caption`
-    as UTF-8 bytes.
+    Records: `image` PNG bytes, `waveform` int16 [samples], `image_id`,
+    `speech_id`, `concept` int, and `id`, `language`, `caption` as UTF-8 bytes.
   """
-  return builder.as_data_source(split)
+  # TFDS would decode with OpenCV if that is installed, and with PIL if not.
+  as_stored = {"image": tfds.decode.SkipDecoding()}
+  return builder.as_data_source(split, decoders=as_stored)
 
 
 def _with_fingerprint(

@@ -1,0 +1,49 @@
+"""A picture and a recording that describes it, as arrays of fixed shape."""
+
+import dataclasses
+import io
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from vgsgan.data import pipeline
+
+
+@dataclasses.dataclass(frozen=True)
+class PairExample:
+  """A record of picture and recording, made into arrays of fixed shape.
+
+  Attributes:
+    samples: length of `waveform`; longer recordings are cropped.
+    random_crop: crop anywhere, rather than keep the beginning.
+  """
+
+  samples: int
+  random_crop: bool
+
+  def __call__(
+    self, record: pipeline.Record, rng: np.random.Generator
+  ) -> pipeline.Example:
+    waveform = np.asarray(record["waveform"], np.int16)
+    excess = len(waveform) - self.samples
+    if excess > 0:
+      start = int(rng.integers(excess + 1)) if self.random_crop else 0
+      waveform = waveform[start : start + self.samples]
+    padding = self.samples - len(waveform)
+    return {
+      "waveform": np.pad(waveform, (0, padding)),
+      "num_samples": np.int32(len(waveform)),
+      "image": decode(record["image"]),
+      # Pictures and recordings of one concept are never impostors.
+      "image_concept": np.int32(record.get("image_concept", record["concept"])),
+      "speech_concept": np.int32(record["concept"]),
+      "image_id": np.int32(record["image_id"]),
+      "speech_id": np.int32(record["speech_id"]),
+    }
+
+
+def decode(picture: bytes) -> UInt8[np.ndarray, "h w 3"]:
+  """Pixels of an encoded picture."""
+  with Image.open(io.BytesIO(picture)) as opened:
+    return np.asarray(opened.convert("RGB"))
