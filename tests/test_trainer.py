@@ -1,21 +1,24 @@
 """Whole runs on a small folder of stamps: files, resuming, faults."""
 
+import dataclasses
 import json
 import math
 import os
 import signal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests import stamps_fixture
 from tests.test_options import load
-from vgsgan import mesh, trainer
+from vgsgan import checkpoints, data, mesh, tasks, trainer
 from vgsgan.data import pipeline
 from vgsgan.errors import UserError
 from vgsgan.evals import retrieval
 
+MAKE_MESH = mesh.make_mesh
 TIMINGS = ("step_seconds", "examples_per_second", "input_share")
 
 
@@ -24,6 +27,16 @@ def folder(tmp_path_factory):
   root = tmp_path_factory.mktemp("stamps")
   stamps_fixture.make(root / "source", n_stamps=16)
   return root
+
+
+@pytest.fixture(autouse=True)
+def two_devices(monkeypatch):
+  """Enough to be sharded, and quicker to compile for than eight."""
+  use_devices(monkeypatch, 2)
+
+
+def use_devices(monkeypatch, number):
+  monkeypatch.setattr(mesh, "make_mesh", lambda: MAKE_MESH(number))
 
 
 def small(folder, arg="smoke", **train):
@@ -61,8 +74,6 @@ def lines(workdir, split=None, timings=False):
 def saved_arrays(workdir, config):
   """Everything in the newest checkpoint."""
   step = max(int(p.name) for p in (workdir / "checkpoints").iterdir())
-  from vgsgan import checkpoints, data, tasks
-
   devices = mesh.make_mesh()
   task = tasks.build(config, devices, data.load(config.data))
   shapes = jax.eval_shape(lambda: task.init(jax.random.key(0)))
@@ -192,11 +203,8 @@ def test_the_loss_curve_is_the_same_on_1_and_8_devices(
   folder, tmp_path, monkeypatch
 ):
   config = small(folder, eval_every=6)
-  every = mesh.make_mesh
   for devices in (1, 8):
-    monkeypatch.setattr(
-      mesh, "make_mesh", lambda n=None, devices=devices: every(devices)
-    )
+    use_devices(monkeypatch, devices)
     trainer.run(config, tmp_path / str(devices), "train")
   one, eight = (
     [x["loss"] for x in lines(tmp_path / str(devices), "train")]
@@ -213,8 +221,7 @@ def test_a_run_goes_on_with_another_number_of_devices(
   with monkeypatch.context() as patched:
     signal_at(patched, signal.SIGTERM, 4)
     trainer.run(config, tmp_path / "parts", "train")
-  every = mesh.make_mesh
-  monkeypatch.setattr(mesh, "make_mesh", lambda n=None: every(2))
+  use_devices(monkeypatch, 4)
   assert trainer.run(config, tmp_path / "parts", "train") == 0
   whole, parts = (
     [x["loss"] for x in lines(tmp_path / name, "train")]
@@ -224,17 +231,29 @@ def test_a_run_goes_on_with_another_number_of_devices(
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_says_where(
-  folder, tmp_path
+  folder, tmp_path, monkeypatch
 ):
   config = small(folder, save_every=1, log_every=6)
-  config.optim.update({"lr": 1e30, "warmup_steps": 0, "clip_norm": 0.0})
-  config.optim.update({"name": "sgd", "schedule": "constant"})
+  build = tasks.build
+
+  def spoilt(*args):
+    task = build(*args)
+
+    def step(state, batch):
+      after, metrics = task.step(state, batch)
+      factor = jnp.where(state.step == 3, jnp.nan, 1.0)
+      return after, metrics | {"loss": metrics["loss"] * factor}
+
+    return dataclasses.replace(task, step=step)
+
+  monkeypatch.setattr(tasks, "build", spoilt)
   with pytest.raises(trainer.NonFiniteError) as stopped:
     trainer.run(config, tmp_path, "train")
   message = str(stopped.value)
   assert "\n" not in message
   (report,) = tmp_path.glob("nonfinite-*.json")
   report = json.loads(report.read_text())
+  assert report["step"] == 4
   assert f"step {report['step']} " in message
   assert f"checkpoint: step {report['step'] - 1} " in message
   assert len(report["records"]) == 8
@@ -286,9 +305,10 @@ def test_eval_mode_repeats_the_final_evaluation(folder, tmp_path):
 
 @pytest.mark.parametrize("arg", ["smoke", "infonce,smoke"])
 def test_training_learns_the_pairs_it_is_shown(folder, tmp_path, arg):
-  config = small(folder, arg, steps=60, eval_every=60, log_every=10, batch=16)
+  config = small(folder, arg, steps=60, eval_every=60, log_every=10)
   config.optim.lr = 3e-3
-  config.data.augment.update({"shift": 0, "flip": False, "time_share": 0.0})
+  for name in config.data.augment:
+    config.data.augment[name] = type(config.data.augment[name])(0)
   trainer.run(config, tmp_path, "train")
   losses = [x["loss"] for x in lines(tmp_path, "train")]
   assert losses[-1] < 0.7 * losses[0]
