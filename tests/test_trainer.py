@@ -312,3 +312,34 @@ def test_training_learns_the_pairs_it_is_shown(folder, tmp_path, arg):
   trainer.run(config, tmp_path, "train")
   losses = [x["loss"] for x in lines(tmp_path, "train")]
   assert losses[-1] < 0.7 * losses[0]
+
+
+@pytest.mark.parametrize(
+  ("section", "field", "value", "said"),
+  [
+    ("train", "steps", 0, "config.train.steps must be at least 1"),
+    ("train", "batch", 7, "7 = 2 x 3 + 1; set --config.train.batch to 6 or 8"),
+    ("loss", "name", "infonec", "did you mean 'infonce'"),
+    ("loss", "negatives", "semihard", "did you mean 'semi_hard'"),
+    ("score", "kind", "mesa", "did you mean 'misa'"),
+    ("speech", "tower", "devanet", "did you mean 'davenet'"),
+    ("speech", "norm", "layer", "config.image or config.speech"),
+    ("speech", "embed", 5, "must be equal"),
+    ("data", "image_size", 72, "multiples of 32"),
+    ("data", "dataset", "stamp", "did you mean 'stamps'"),
+    ("data", "protocol", "cell", "protocol"),
+    ("data", "languages", "fr,xx", "xx"),
+    ("data", "source", "/nowhere", "apt-get install tuxpaint-stamps-default"),
+    ("optim", "name", "adm", "did you mean 'adam'"),
+    ("optim", "schedule", "cosin", "did you mean 'cosine'"),
+  ],
+)
+def test_a_wrong_value_is_named_in_one_line(
+  folder, tmp_path, section, field, value, said
+):
+  config = small(folder)
+  config[section][field] = value
+  with pytest.raises(UserError) as refused:
+    trainer.run(config, tmp_path, "train")
+  assert said in str(refused.value)
+  assert "\n" not in str(refused.value)

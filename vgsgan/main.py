@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import signal
 import sys
 
 import jax
@@ -82,6 +83,9 @@ def run() -> None:
   except UserError as error:
     print(f"vgsgan: {error}", file=sys.stderr)
     sys.exit(2)
+  except KeyboardInterrupt:
+    # Before training or after it, where there is nothing to save.
+    sys.exit(128 + signal.SIGINT)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ equal an uninterrupted one:
 
 import dataclasses
 import pathlib
-import time
 from typing import Any
 
 import jax
@@ -29,6 +28,7 @@ from vgsgan import (
   preemption,
   tasks,
 )
+from vgsgan.clock import Clock
 from vgsgan.data import pipeline
 from vgsgan.errors import UserError
 from vgsgan.state import TrainState
@@ -67,6 +67,8 @@ def run(
   config: ml_collections.ConfigDict, workdir: pathlib.Path, mode: str
 ) -> int:
   """Trains and evaluates, or evaluates only; returns the exit status."""
+  if config.train.steps < 1:
+    raise UserError("config.train.steps must be at least 1")
   devices = mesh.make_mesh()
   mesh.check_batch(config.train.batch, devices, "train.batch")
   mesh.check_batch(config.eval.batch, devices, "eval.batch")
@@ -204,35 +206,6 @@ def train(this: Run) -> None:
       if evaluate_now or save_now:
         clock.reset(step)
       records, batch = batches.next(metrics["loss"])
-
-
-class Clock:
-  """Seconds a step and the input-bound share, between two readings."""
-
-  def __init__(self, batches: pipeline.DeviceBatches):
-    self._batches = batches
-    self._step: int | None = None
-
-  def reset(self, step: int) -> None:
-    """Starts anew after time that was not spent on steps."""
-    self._step = step
-    self._began = time.perf_counter()
-    self._waited = self._batches.waited
-
-  def read(self, step: int, batch: int) -> dict[str, float]:
-    """Timings since the last reading; none where no step lies between."""
-    timings = {}
-    if self._step is not None and step > self._step:
-      seconds = time.perf_counter() - self._began
-      each = seconds / (step - self._step)
-      waited = self._batches.waited - self._waited
-      timings = {
-        "step_seconds": each,
-        "examples_per_second": batch / each,
-        "input_share": waited / seconds,
-      }
-    self.reset(step)
-    return timings
 
 
 def compile_step(this: Run, state: TrainState, batch: tasks.Batch) -> Any:

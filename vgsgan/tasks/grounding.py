@@ -21,6 +21,7 @@ from vgsgan import losses, scores
 from vgsgan import mesh as mesh_lib
 from vgsgan.data import augment, features, pipeline
 from vgsgan.data.pairs import PairExample
+from vgsgan.errors import UserError
 from vgsgan.evals.retrieval import relevance, retrieval
 from vgsgan.models import audio, image
 from vgsgan.models.layers import frame_mask
@@ -76,6 +77,7 @@ def make_score(config: ml_collections.ConfigDict) -> Callable:
 
 def objective(config: ml_collections.ConfigDict, params) -> losses.Objective:
   """The loss of `config.loss` over a row of scores."""
+  check_one_of("loss.name", config.name, LOSSES)
   if config.name == "infonce":
     return losses.info_nce(params["log_scale"])
   names = tuple(name.strip() for name in config.negatives.split(","))
@@ -96,9 +98,11 @@ class Grounding:
   """The towers of a config and what is computed with them."""
 
   def __init__(self, config: ml_collections.ConfigDict, mesh: Mesh):
-    check_one_of("loss.name", config.loss.name, LOSSES)
     if config.image.embed != config.speech.embed:
-      raise ValueError("config.image.embed and config.speech.embed differ")
+      raise UserError(
+        f"config.image.embed={config.image.embed} and config.speech.embed="
+        f"{config.speech.embed} must be equal: one embedding holds both"
+      )
     self.config = config
     self.mesh = mesh
     self.speech = speech_tower(config.speech)
@@ -106,7 +110,11 @@ class Grounding:
     self.score = make_score(config.score)
     self.tx = optimizer(config.optim, config.train.steps)
     self.rate = schedule(config.optim, config.train.steps)
-    objective(config.loss, {"log_scale": jnp.zeros(())})  # Refuses early.
+    objective(config.loss, {"log_scale": jnp.zeros(())})  # Refuses early, as does:
+    try:
+      jax.eval_shape(lambda: self.init(jax.random.key(0)))
+    except ValueError as error:
+      raise UserError(f"config.image or config.speech: {error}") from error
 
   def init(self, key: jax.Array) -> TrainState:
     """A fresh state."""
