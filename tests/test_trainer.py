@@ -338,6 +338,8 @@ def test_a_wrong_value_is_named_in_one_line(
   folder, tmp_path, section, field, value, said
 ):
   config = small(folder)
+  if field == "source":  # Or what is prepared of the true one would do.
+    config.data.data_dir = str(tmp_path)
   config[section][field] = value
   with pytest.raises(UserError) as refused:
     trainer.run(config, tmp_path, "train")
