@@ -1,11 +1,13 @@
-"""Two processes with four devices each do what one with eight does."""
+"""Real processes: two do what one does, and a killed one is taken up."""
 
 import json
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 
@@ -87,3 +89,31 @@ def test_two_processes_give_what_one_gives(tmp_path):
       r["splits"][split]["speech_to_image"]["gallery"] for r in results
     ]
     assert galleries[0] == galleries[1] > 1
+
+
+def test_kill_9_loses_at_most_the_steps_since_the_last_checkpoint(tmp_path):
+  stamps_fixture.make(tmp_path / "source", n_stamps=16)
+  often = ("--config.train.steps=400", "--config.train.save_every=2")
+  often += ("--config.train.eval_every=400", "--config.train.keep=400")
+  killed = start(tmp_path, tmp_path / "run", 1, *often)
+  deadline = time.monotonic() + 240
+  checkpoints = tmp_path / "run/checkpoints"
+  while not (checkpoints / "6").exists():
+    assert time.monotonic() < deadline and killed.poll() is None
+    time.sleep(0.05)
+  killed.send_signal(signal.SIGKILL)
+  killed.communicate()
+  assert killed.returncode == -signal.SIGKILL
+  reached = max(losses(tmp_path / "run"))
+  steps = [int(p.name) for p in checkpoints.iterdir() if p.name.isdigit()]
+  assert 6 <= max(steps)
+  # One save may be under way besides the steps since it began.
+  assert reached - max(steps) <= 2 * 2
+
+  again = start(
+    tmp_path, tmp_path / "run", 1, *often[1:], f"--config.train.steps={reached}"
+  )
+  said = again.communicate(timeout=240)[0]
+  assert again.returncode == 0, said
+  assert f"going on from step {max(steps)}" in said
+  assert list(losses(tmp_path / "run")) == list(range(1, reached + 1))

@@ -110,7 +110,9 @@ class Grounding:
     self.score = make_score(config.score)
     self.tx = optimizer(config.optim, config.train.steps)
     self.rate = schedule(config.optim, config.train.steps)
-    objective(config.loss, {"log_scale": jnp.zeros(())})  # Refuses early, as does:
+    objective(
+      config.loss, {"log_scale": jnp.zeros(())}
+    )  # Refuses early, as does:
     try:
       jax.eval_shape(lambda: self.init(jax.random.key(0)))
     except ValueError as error:
