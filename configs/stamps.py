@@ -128,6 +128,9 @@ def davenet(config: ml_collections.ConfigDict) -> None:
   config.data.image_size = 224
   config.data.seconds = 10.24
   config.data.mean_normalize = False
+  config.data.augment.update({"shift": 0, "flip": False})
+  config.data.augment.update({"tempo": 0.0, "vocal_tract": 0.0})
+  config.data.augment.update({"time_share": 0.0, "frequencies": 0})
   config.eval.seconds = 20.48
   config.speech.update(
     {
@@ -146,17 +149,20 @@ def davenet(config: ml_collections.ConfigDict) -> None:
       "name": "sgd",
       "lr": 1e-3,
       "schedule": "step",
-      "decay_steps": 1400,
+      "decay_steps": 1260,  # 40 epochs.
+      "warmup_steps": 0,
+      "clip_norm": 0.0,
       "weight_decay": 5e-7,
     }
   )
-  config.train.batch = 96
+  config.train.update({"batch": 96, "steps": 3150})
 
 
 def smoke(config: ml_collections.ConfigDict) -> None:
   config.data.max_stamps = 24
+  config.data.update({"image_size": 64, "seconds": 1.6})
   config.speech.update({"embed": 32, "width": 0.0625})
-  config.image.update({"embed": 32, "widths": (8, 8, 16)})
+  config.image.update({"embed": 32, "widths": (8, 8, 16), "width": 0.0625})
   config.train.update(
     {"batch": 16, "steps": 20, "log_every": 5, "eval_every": 10}
   )

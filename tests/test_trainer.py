@@ -13,7 +13,7 @@ import pytest
 
 from tests import stamps_fixture
 from tests.test_options import load
-from vgsgan import checkpoints, data, mesh, tasks, trainer
+from vgsgan import checkpoints, data, mesh, tasks, trainer, workdirs
 from vgsgan.data import pipeline
 from vgsgan.errors import UserError
 from vgsgan.evals import retrieval
@@ -230,23 +230,24 @@ def test_a_run_goes_on_with_another_number_of_devices(
   np.testing.assert_allclose(whole, parts, rtol=2e-4)
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_says_where(
-  folder, tmp_path, monkeypatch
+@pytest.mark.parametrize("spoilt", ["loss", "grad_norm"])
+def test_what_is_no_number_stops_the_run_and_says_where(
+  folder, tmp_path, monkeypatch, spoilt
 ):
   config = small(folder, save_every=1, log_every=6)
   build = tasks.build
 
-  def spoilt(*args):
+  def spoil(*args):
     task = build(*args)
 
     def step(state, batch):
       after, metrics = task.step(state, batch)
       factor = jnp.where(state.step == 3, jnp.nan, 1.0)
-      return after, metrics | {"loss": metrics["loss"] * factor}
+      return after, metrics | {spoilt: metrics[spoilt] * factor}
 
     return dataclasses.replace(task, step=step)
 
-  monkeypatch.setattr(tasks, "build", spoilt)
+  monkeypatch.setattr(tasks, "build", spoil)
   with pytest.raises(trainer.NonFiniteError) as stopped:
     trainer.run(config, tmp_path, "train")
   message = str(stopped.value)
@@ -254,7 +255,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_says_where(
   (report,) = tmp_path.glob("nonfinite-*.json")
   report = json.loads(report.read_text())
   assert report["step"] == 4
-  assert f"step {report['step']} " in message
+  assert f"at step {report['step']} " in message
   assert f"checkpoint: step {report['step'] - 1} " in message
   assert len(report["records"]) == 8
   assert all(":" in name for name in report["records"])
@@ -285,9 +286,43 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(
   assert lines(tmp_path) == before
 
 
+def test_other_data_do_not_take_up_the_run(folder, tmp_path):
+  config = small(folder, steps=2, eval_every=2)
+  trainer.run(config, tmp_path, "train")
+  kept = (tmp_path / "config.json").read_text()
+  other = small(folder, steps=4)
+  other.data.split_seed = 1
+  for mode in ("train", "eval"):
+    with pytest.raises(UserError, match="split_seed: 0 -> 1"):
+      trainer.run(other, tmp_path, mode)
+  assert (tmp_path / "config.json").read_text() == kept
+
+
+def test_two_runs_do_not_share_a_workdir(folder, tmp_path):
+  with workdirs.alone(tmp_path):
+    with pytest.raises(UserError, match="another run is using"):
+      trainer.run(small(folder), tmp_path, "train")
+  with workdirs.alone(tmp_path):
+    pass
+
+
+def test_a_damaged_best_checkpoint_gives_way_to_the_next_best(
+  folder, tmp_path, capfd
+):
+  config = small(folder, steps=4, eval_every=2, keep=4)
+  trainer.run(config, tmp_path, "train")
+  best = json.loads((tmp_path / "results.json").read_text())["step"]
+  for file in sorted((tmp_path / f"checkpoints/{best}").rglob("d/*")):
+    file.write_bytes(file.read_bytes()[:10])
+  assert trainer.run(config, tmp_path, "eval") == 0
+  assert f"{best} is damaged" in capfd.readouterr().err
+  after = json.loads((tmp_path / "results.json").read_text())["step"]
+  assert {best, after} == {2, 4}
+
+
 def test_another_batch_size_does_not_take_up_the_run(folder, tmp_path):
   trainer.run(small(folder, steps=2, eval_every=2), tmp_path, "train")
-  with pytest.raises(UserError, match="examples=16, this config makes it 32"):
+  with pytest.raises(UserError, match="another examples: 16 -> 32"):
     trainer.run(small(folder, steps=4, batch=16), tmp_path, "train")
 
 
@@ -317,7 +352,7 @@ def test_training_learns_the_pairs_it_is_shown(folder, tmp_path, arg):
 @pytest.mark.parametrize(
   ("section", "field", "value", "said"),
   [
-    ("train", "steps", 0, "config.train.steps must be at least 1"),
+    ("train", "steps", 0, "config.train.steps=0 must be at least 1"),
     ("train", "batch", 7, "7 = 2 x 3 + 1; set --config.train.batch to 6 or 8"),
     ("loss", "name", "infonec", "did you mean 'infonce'"),
     ("loss", "negatives", "semihard", "did you mean 'semi_hard'"),
@@ -330,6 +365,13 @@ def test_training_learns_the_pairs_it_is_shown(folder, tmp_path, arg):
     ("data", "protocol", "cell", "protocol"),
     ("data", "languages", "fr,xx", "xx"),
     ("data", "source", "/nowhere", "apt-get install tuxpaint-stamps-default"),
+    ("data", "split_seed", -1, "config.data.split_seed=-1 must be at least 0"),
+    ("data", "num_threads", 0, "must be at least 1"),
+    ("data", "seconds", -1.0, "must be at least"),
+    ("loss", "temperature", 0.0, "must be at least"),
+    ("eval", "block", 0, "must be at least 1"),
+    ("image", "widths", (), "config.image or config.speech"),
+    ("optim", "schedule", "step", "config.optim.decay_steps=0"),
     ("optim", "name", "adm", "did you mean 'adam'"),
     ("optim", "schedule", "cosin", "did you mean 'cosine'"),
   ],

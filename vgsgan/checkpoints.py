@@ -217,6 +217,25 @@ class Checkpoints:
       )
     return None
 
+  def restore_best(
+    self,
+    abstract_state: Any,
+    warn: Callable[[str], Any] = absl_logging.warning,
+  ) -> tuple[int, Any, Any] | None:
+    """Reads the best checkpoint that is whole; see `restore_latest`.
+
+    Returns:
+      (step, state, meta), or None if no whole checkpoint is evaluated.
+    """
+    while (step := self.best_step()) is not None:
+      try:
+        return (step, *self._load(step, abstract_state))
+      except DamagedError as error:
+        warn(f"checkpoint {self.folder / str(step)} is damaged: {error}")
+        self._set_aside("damaged", step)
+        self._scored.scores.pop(step)
+    return None
+
   def restore(self, step: int, abstract_state: Any) -> tuple[Any, Any]:
     """Reads one step; see `restore_latest`.
 

@@ -1,6 +1,5 @@
 """`python -m vgsgan.main --config=configs/NAME.py --workdir=DIR`."""
 
-import json
 import pathlib
 import signal
 import sys
@@ -10,7 +9,7 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from vgsgan import mesh, options, trainer
+from vgsgan import jsonfiles, mesh, options, trainer
 from vgsgan.errors import UserError
 
 MODES = ("train", "eval")
@@ -56,7 +55,9 @@ def resolved_config() -> ml_collections.ConfigDict:
     raise UserError("--workdir is missing: name the folder of the run")
   saved = pathlib.Path(WORKDIR.value) / "config.json"
   if CONFIG.value is None and MODE.value != "train" and saved.exists():
-    return ml_collections.ConfigDict(json.loads(saved.read_text()))
+    return ml_collections.ConfigDict(jsonfiles.read_json(saved))
+  if CONFIG.value is None and MODE.value != "train":
+    raise UserError(f"no run in {WORKDIR.value}: it has no config.json")
   if CONFIG.value is None:
     raise UserError("--config is missing, e.g. --config=configs/stamps.py")
   return CONFIG.value

@@ -49,6 +49,11 @@ def check_one_of(field: str, value: str, known: Sequence[str]) -> None:
     )
 
 
+def check_at_least(field: str, value: float, least: float) -> None:
+  if not value >= least:
+    raise UserError(f"config.{field}={value} must be at least {least}")
+
+
 def check_config_flags(argv: Sequence[str]) -> None:
   """Refuses a config file that is not there and fields that it hasn't.
 

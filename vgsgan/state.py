@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from vgsgan.options import check_one_of
+from vgsgan.options import check_at_least, check_one_of
 
 SCHEDULES = ("constant", "cosine", "step")
 OPTIMIZERS = ("adam", "adamw", "sgd")
@@ -54,6 +54,8 @@ def schedule(optim: ml_collections.ConfigDict, steps: int) -> optax.Schedule:
   `step` multiplies by 0.1 every `decay_steps` (DAVEnet: every 40 epochs).
   """
   check_one_of("optim.schedule", optim.schedule, SCHEDULES)
+  if optim.schedule == "step":
+    check_at_least("optim.decay_steps", optim.decay_steps, 1)
   if optim.schedule == "cosine":
     after = optax.cosine_decay_schedule(
       optim.lr, max(1, steps - optim.warmup_steps)

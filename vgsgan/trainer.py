@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
+from jax.sharding import Mesh
 
 from vgsgan import (
   checkpoints,
@@ -31,11 +32,14 @@ from vgsgan import (
 from vgsgan.clock import Clock
 from vgsgan.data import pipeline
 from vgsgan.errors import UserError
+from vgsgan.options import check_at_least, check_one_of
 from vgsgan.state import TrainState
+
+TRANSFER_GUARDS = ("allow", "log", "disallow")
 
 
 class NonFiniteError(UserError):
-  """The loss became infinite or not a number."""
+  """The loss or the gradient became infinite or not a number."""
 
 
 @dataclasses.dataclass
@@ -55,9 +59,17 @@ class Run:
     """The pipeline's position after `step` batches, as it is saved."""
     return {
       "examples": step * self.config.train.batch,
-      "records": len(self.splits["train"]),
       "seed": self.config.seed,
+      "data": data.identity(self.config.data),
     }
+
+  def record_ids(self, step: int) -> list[str]:
+    """The records of the global batch that made `step`."""
+    batch, records = self.config.train.batch, self.splits["train"]
+    positions = range((step - 1) * batch, step * batch)
+    n, seed = len(records), self.config.seed
+    rows = [pipeline.record_at(p, n, seed) for p in positions]
+    return [str(records[row]["id"], "utf8") for row in rows]
 
   def due(self, step: int, every: int) -> bool:
     return step == self.config.train.steps or (every and step % every == 0)
@@ -67,15 +79,14 @@ def run(
   config: ml_collections.ConfigDict, workdir: pathlib.Path, mode: str
 ) -> int:
   """Trains and evaluates, or evaluates only; returns the exit status."""
-  if config.train.steps < 1:
-    raise UserError("config.train.steps must be at least 1")
+  check_at_least("train.steps", config.train.steps, 1)
+  check_one_of("transfer_guard", config.transfer_guard, TRANSFER_GUARDS)
   devices = mesh.make_mesh()
-  mesh.check_batch(config.train.batch, devices, "train.batch")
+  if mode == "train":
+    mesh.check_batch(config.train.batch, devices, "train.batch")
   mesh.check_batch(config.eval.batch, devices, "eval.batch")
   first = jax.process_index() == 0
-  with logbook.Logbook(workdir, enabled=first) as log:
-    if mode == "train":
-      keep_config(config, workdir, log)
+  with logbook.Logbook(workdir, enabled=first) as log, workdirs.alone(workdir):
     with log.status("opening the data set"):
       splits = data.load(config.data)
     task = tasks.build(config, devices, splits)
@@ -84,33 +95,20 @@ def run(
       keep=config.train.keep,
       best="selection",
     )
-    with preemption.Preemption() as stop:
-      this = Run(config, workdir, task, splits, devices, log, saved, stop)
-      try:
-        with jax.transfer_guard(config.transfer_guard):
-          if mode == "train":
-            train(this)
-          finish(this)
-      except preemption.Interrupted as left:
-        log.warn(f"{left}; the same command goes on from here")
-        return stop.exit_code
-      finally:
-        saved.close()
+    stop = preemption.Preemption()
+    this = Run(config, workdir, task, splits, devices, log, saved, stop)
+    try:
+      with jax.transfer_guard(config.transfer_guard):
+        if mode == "train":
+          train(this)
+        finish(this)
+    except preemption.Interrupted as left:
+      log.warn(f"{left}; the same command goes on from here")
+      return stop.exit_code
+    finally:
+      saved.close()
+      stop.uninstall()
   return 0
-
-
-def keep_config(
-  config: ml_collections.ConfigDict,
-  workdir: pathlib.Path,
-  log: logbook.Logbook,
-) -> None:
-  """Writes config.json, and says what has changed since the last start."""
-  path = workdir / "config.json"
-  resolved = config.to_dict()
-  if path.exists():
-    for line in jsonfiles.differences(jsonfiles.read_json(path), resolved):
-      log.warn(f"config differs from the run's last start: {line}")
-  log.write_json(path, resolved)
 
 
 def fresh(this: Run) -> TrainState:
@@ -135,16 +133,20 @@ def start(this: Run) -> tuple[TrainState, dict[str, Any]]:
       return init(), {"evaluated": True, **this.position(0)}
   state, meta = restored
   step = int(jax.device_get(state.step))
-  expected = this.position(step)
-  for name, value in expected.items():
-    if meta[name] != value:
-      raise UserError(
-        f"the checkpoint of step {step} has {name}={meta[name]}, this config "
-        f"makes it {value}: restore the config of {this.workdir}/config.json "
-        "or use another --workdir"
-      )
+  for name in this.position(step):
+    require_same(this, step, meta, name)
   this.log.info(f"going on from step {step}")
   return state, meta
+
+
+def require_same(this: Run, step: int, meta: dict[str, Any], name: str) -> None:
+  """Refuses a checkpoint of other data, or of another order of it."""
+  was, now = {name: meta[name]}, {name: this.position(step)[name]}
+  for line in jsonfiles.differences(was, now):
+    raise UserError(
+      f"the checkpoint of step {step} has another {line}; use the config of "
+      f"{this.workdir}/config.json or another --workdir"
+    )
 
 
 def train(this: Run) -> None:
@@ -152,10 +154,12 @@ def train(this: Run) -> None:
   config, log = this.config, this.log
   state, meta = start(this)
   step = int(jax.device_get(state.step))
+  workdirs.keep_config(this.workdir, config, log)
   log.rewind(step)
-  if not meta["evaluated"]:
+  ended = step >= config.train.steps
+  if not meta["evaluated"] or (ended and this.saved.best_step() is None):
     evaluate_and_save(this, state, step)
-  if step >= config.train.steps:
+  if ended:
     return
   stream = pipeline.TrainStream(
     this.splits["train"],
@@ -171,10 +175,12 @@ def train(this: Run) -> None:
   )
   batches = pipeline.DeviceBatches(host, this.mesh)
   with log.status("reading the first batch"):
-    records, batch = batches.next(None)
+    batch = batches.next(None)
   update = compile_step(this, state, batch)
+  # Not earlier: until here there is nothing that leaving at once would lose.
+  this.stop.install()
   clock = Clock(batches)
-  pending: tuple[int, Any, Any] | None = None
+  pending: tuple[int, tasks.Metrics] | None = None
   with log.bar("train", step, config.train.steps) as bar:
     while True:
       state, metrics = update(state, batch)
@@ -182,7 +188,7 @@ def train(this: Run) -> None:
       if pending:
         # A step late, so that the host never waits for the step in flight.
         check_finite(this, *pending)
-      pending = (step, metrics["loss"], records)
+      pending = (step, metrics)
       log_now = this.due(step, config.train.log_every)
       evaluate_now = this.due(step, config.train.eval_every)
       save_now = this.due(step, config.train.save_every)
@@ -205,47 +211,49 @@ def train(this: Run) -> None:
         break
       if evaluate_now or save_now:
         clock.reset(step)
-      records, batch = batches.next(metrics["loss"])
+      batch = batches.next(metrics["loss"])
+
+
+def jit_step(task: tasks.Task, devices: Mesh) -> Any:
+  """The update, its state donated and its places explicit."""
+  everywhere = mesh.replicated(devices)
+  return jax.jit(
+    task.step,
+    in_shardings=(everywhere, mesh.over_data(devices)),
+    out_shardings=(everywhere, everywhere),
+    donate_argnums=0,
+  )
 
 
 def compile_step(this: Run, state: TrainState, batch: tasks.Batch) -> Any:
-  """The compiled update, its state donated and its places explicit."""
-  everywhere = mesh.replicated(this.mesh)
+  """Compiles the update ahead of the first step, and records the time."""
   with this.log.status("compiling the step") as took:
-    compiled = (
-      jax.jit(
-        this.task.step,
-        in_shardings=(everywhere, mesh.over_data(this.mesh)),
-        out_shardings=(everywhere, everywhere),
-        donate_argnums=0,
-      )
-      .lower(state, batch)
-      .compile()
-    )
+    compiled = jit_step(this.task, this.mesh).lower(state, batch).compile()
   step = int(jax.device_get(state.step))
-  self_reported = compiled.cost_analysis() or {}
-  this.log.write(
-    step,
-    "compile",
-    {"seconds": took.seconds, "flops": self_reported.get("flops", 0.0)},
-  )
+  flops = (compiled.cost_analysis() or {}).get("flops", 0.0)
+  this.log.write(step, "compile", {"seconds": took.seconds, "flops": flops})
   return compiled
 
 
-def check_finite(this: Run, step: int, loss: jax.Array, records: Any) -> None:
-  """Stops a run whose loss is no number, before its state is kept."""
-  value = float(jax.device_get(loss))
-  if np.isfinite(value):
+def check_finite(this: Run, step: int, metrics: tasks.Metrics) -> None:
+  """Stops a run whose loss or gradient is no number, before it is kept.
+
+  The gradient too: its update is in the state already, while the loss shows
+  it only a step later.
+  """
+  found = {k: float(jax.device_get(metrics[k])) for k in ("loss", "grad_norm")}
+  if all(map(np.isfinite, found.values())):
     return
   this.saved.wait()
-  ids = [str(this.splits["train"][int(i)]["id"], "utf8") for i in records]
+  ids = this.record_ids(step)
   path = this.workdir / f"nonfinite-{step}.json"
-  this.log.write_json(path, {"step": step, "loss": str(value), "records": ids})
+  this.log.write_json(path, {"step": step, **found, "records": ids})
   good = this.saved.latest_step()
   raise NonFiniteError(
-    f"the loss at step {step} is {value}; last good checkpoint: "
+    f"at step {step} the loss is {found['loss']} and the gradient's norm "
+    f"{found['grad_norm']}; last good checkpoint: "
     f"{'none' if good is None else f'step {good}'} in {this.saved.folder}; "
-    f"the batch's records are in {path} ({ids[0]}, {ids[1 % len(ids)]}, ...)"
+    f"the batch's records are in {path} ({ids[0]}, ...)"
   )
 
 
@@ -281,13 +289,15 @@ def evaluate(this: Run, state: TrainState, split: str) -> dict[str, Any]:
 
 def finish(this: Run) -> None:
   """The final evaluation, of the checkpoint that validation chose."""
-  best = this.saved.best_step()
-  if best is None:
+  restored = this.saved.restore_best(abstract_state(this), this.log.warn)
+  if restored is None:
     raise UserError(
       f"no evaluated checkpoint in {this.saved.folder}: train first, or name "
       "the --workdir of a finished run"
     )
-  state, _ = this.saved.restore(best, abstract_state(this))
+  best, state, meta = restored
+  # Other data may hold out what this state was trained on.
+  require_same(this, best, meta, "data")
   results = {
     "step": best,
     "chosen_by": f"{this.task.selection} on validation",

@@ -3,12 +3,14 @@
 import dataclasses
 import functools
 import os
+from typing import Any
 
 import ml_collections
 import numpy as np
 
 from vgsgan.data.pipeline import Record, Records
-from vgsgan.options import check_one_of
+from vgsgan.errors import UserError
+from vgsgan.options import check_at_least, check_one_of
 
 DATASETS = ("stamps",)
 
@@ -17,8 +19,9 @@ DATASETS = ("stamps",)
 class Permuted:
   """The control: pictures and recordings paired at random, fixed by a seed.
 
-  Record i keeps its recording and takes the picture of another record, so that
-  only what the pairing carries is lost.
+  Record i keeps its recording and takes the picture of a record drawn without
+  replacement, so that only what the pairing carries is lost. By chance about
+  one record in as many as there are pictures keeps its own.
   """
 
   records: Records
@@ -40,6 +43,25 @@ class Permuted:
     }
 
 
+# What decides which records are in which split, and what they hold.
+IDENTITY = (
+  "dataset",
+  "protocol",
+  "languages",
+  "symbols",
+  "max_stamps",
+  "split_seed",
+  "permuted",
+  "image_size",
+  "sample_rate",
+)
+
+
+def identity(data: ml_collections.ConfigDict) -> dict[str, Any]:
+  """What must not change between the starts of a run."""
+  return {name: data[name] for name in IDENTITY}
+
+
 def load(data: ml_collections.ConfigDict) -> dict[str, Records]:
   """The splits `train`, `validation` and `test` of `config.data`.
 
@@ -49,6 +71,9 @@ def load(data: ml_collections.ConfigDict) -> dict[str, Records]:
     UserError: if the data set is unknown or its source is missing or broken.
   """
   check_one_of("data.dataset", data.dataset, DATASETS)
+  check_at_least("data.split_seed", data.split_seed, 0)
+  check_at_least("data.num_workers", data.num_workers, 0)
+  check_at_least("data.num_threads", data.num_threads, 1)
   from vgsgan.data.builders import stamps  # Slow to import; needed here only.
 
   config = stamps.StampsConfig(
@@ -67,6 +92,12 @@ def load(data: ml_collections.ConfigDict) -> dict[str, Records]:
     split: stamps.load(builder, split)
     for split in ("train", "validation", "test")
   }
+  for split, records in splits.items():
+    if not len(records):
+      raise UserError(
+        f"nothing could be read of the split {split!r} of {builder.data_dir}: "
+        "use more stamps, or mend the source"
+      )
   if data.permuted:
     splits["train"] = Permuted(splits["train"], data.split_seed)
   return splits

@@ -95,7 +95,7 @@ def log_mel(
   sample_rate: int = 16000,
   window_ms: float = 25.0,
   hop_ms: float = 10.0,
-  n_fft: int = 400,
+  n_fft: int | None = None,
   num_mels: int = 40,
   fmin: float = 20.0,
   fmax: float | None = None,
@@ -120,7 +120,7 @@ def log_mel(
     sample_rate: hertz.
     window_ms: length of the analysis window in milliseconds.
     hop_ms: step between frames in milliseconds.
-    n_fft: length of the transform in samples, at least the window's.
+    n_fft: length of the transform in samples; None is the window's.
     num_mels: number of mel bands.
     fmin: lower edge of the first band in hertz.
     fmax: upper edge of the last band in hertz; None is sample_rate / 2.
@@ -136,6 +136,7 @@ def log_mel(
       of order, or the waveform is of integers other than int16.
   """
   hop = _samples(hop_ms, sample_rate)
+  n_fft = n_fft or _samples(window_ms, sample_rate)
   length = waveform.shape[1]
   num_samples = jnp.clip(jnp.asarray(num_samples), 0, length)
   valid = jnp.arange(length) < num_samples[:, None]

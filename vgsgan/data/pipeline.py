@@ -88,8 +88,7 @@ class TrainStream:
     record = record_at(position, len(self.records), self.seed)
     # A stream of its own, apart from that of `epoch_order`.
     bits = np.random.Philox(key=[self.seed, position], counter=[0, 0, 0, 1])
-    example = self.transform(self.records[record], np.random.Generator(bits))
-    return example | {"record": np.int32(record)}
+    return self.transform(self.records[record], np.random.Generator(bits))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +121,7 @@ class EvalStream:
     record = position if real else 0
     bits = np.random.Philox(key=[0, position])
     example = self.transform(self.records[record], np.random.Generator(bits))
-    return example | {"record": np.int32(record), "real": np.bool_(real)}
+    return example | {"real": np.bool_(real)}
 
 
 def batches(
@@ -154,17 +153,16 @@ class DeviceBatches:
     self._mesh = mesh
     self.waited = 0.0
 
-  def next(self, running: jax.Array | None) -> tuple[np.ndarray, dict]:
-    """The next batch's local record indices, and the batch on the devices.
+  def next(self, running: jax.Array | None) -> dict[str, jax.Array]:
+    """The next global batch, on the devices.
 
     Args:
       running: an output of the step in flight, which tells whether the devices
         still had something to do while this batch was waited for.
     """
     began = time.perf_counter()
-    host = next(self._host)
-    batch = mesh_lib.shard(host, self._mesh)
+    batch = mesh_lib.shard(next(self._host), self._mesh)
     if running is None or running.is_ready():
       # At most: the step may have ended in the middle of the wait.
       self.waited += time.perf_counter() - began
-    return host["record"], batch
+    return batch

@@ -29,8 +29,8 @@ class Task:
   Attributes:
     transform: makes a training example of a record.
     init: `key -> TrainState`, pure.
-    step: `(state, batch) -> (state, metrics)`, pure; `metrics["loss"]` is the
-      loss, the rest is logged as it is.
+    step: `(state, batch) -> (state, metrics)`, pure; `metrics` has `loss` and
+      `grad_norm`, which must stay finite, and what else is to be logged.
     evaluate: `(state, split, poll) -> results`: nested dict of figures, each
       with its chance. Calls `poll()` at every batch, which raises to leave.
     select: results of `validation` -> the figure that chooses the best

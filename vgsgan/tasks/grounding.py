@@ -5,6 +5,7 @@ et al., ECCV 2018) with its triplets, or InfoNCE over all pairs of the global
 batch.
 """
 
+import collections
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -25,7 +26,7 @@ from vgsgan.errors import UserError
 from vgsgan.evals.retrieval import relevance, retrieval
 from vgsgan.models import audio, image
 from vgsgan.models.layers import frame_mask
-from vgsgan.options import check_one_of
+from vgsgan.options import check_at_least, check_one_of
 from vgsgan.state import TrainState, optimizer, schedule
 from vgsgan.tasks import Batch, Metrics, Task
 
@@ -103,6 +104,10 @@ class Grounding:
         f"config.image.embed={config.image.embed} and config.speech.embed="
         f"{config.speech.embed} must be equal: one embedding holds both"
       )
+    check_at_least("loss.temperature", config.loss.temperature, 1e-6)
+    check_at_least("data.seconds", config.data.seconds, 0.1)
+    check_at_least("eval.seconds", config.eval.seconds, 0.1)
+    check_at_least("eval.block", config.eval.block, 1)
     self.config = config
     self.mesh = mesh
     self.speech = speech_tower(config.speech)
@@ -115,7 +120,7 @@ class Grounding:
     )  # Refuses early, as does:
     try:
       jax.eval_shape(lambda: self.init(jax.random.key(0)))
-    except ValueError as error:
+    except (ValueError, IndexError) as error:
       raise UserError(f"config.image or config.speech: {error}") from error
 
   def init(self, key: jax.Array) -> TrainState:
@@ -242,16 +247,30 @@ def collect(
   """Maps and ids of a whole split, on every process.
 
   `encode` returns its maps and the batch's ids replicated, so that every
-  process ends with the same arrays.
+  process ends with the same arrays. Of the records of one picture only the
+  first gives its map: the gallery is pictures, not pairs.
+
+  Returns:
+    A row a recording: `speech`, `valid`, `speech_id`, `image_id`; a row a
+    picture: `images`, `gallery` (its `image_id`).
   """
-  parts: list[Any] = []
+  parts: dict[str, list[np.ndarray]] = collections.defaultdict(list)
+  seen: set[int] = set()
   for local in host:
     poll()
     batch = mesh_lib.shard(local, mesh)
     (image_map, speech_map, valid), ids = jax.device_get(encode(state, batch))
-    rows = {"images": image_map, "speech": speech_map, "valid": valid} | ids
-    parts.append({name: x[ids["real"]] for name, x in rows.items()})
-  return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+    real = ids["real"]
+    rows = {"speech": speech_map, "valid": valid} | ids
+    for name, values in rows.items():
+      parts[name].append(values[real])
+    for row in np.flatnonzero(real):
+      image_id = int(ids["image_id"][row])
+      if image_id not in seen:
+        seen.add(image_id)
+        parts["images"].append(image_map[row : row + 1])
+        parts["gallery"].append(ids["image_id"][row : row + 1])
+  return {name: np.concatenate(values) for name, values in parts.items()}
 
 
 def by_language(records: pipeline.Records) -> dict[str, np.ndarray]:
@@ -300,14 +319,12 @@ def build(
     )
     host: Iterable = pipeline.batches(stream, 0, data.num_threads)
     found = collect(encode, state, iter(host), mesh, poll)
-    # Every picture once: the gallery is pictures, not pairs.
-    gallery, first = np.unique(found["image_id"], return_index=True)
     return retrieval(
       score,
-      found["images"][first],
+      found["images"],
       found["speech"],
       found["valid"],
-      relevance(found["speech_id"], found["image_id"], gallery),
+      relevance(found["speech_id"], found["image_id"], found["gallery"]),
       languages(split),
       config.eval.block,
       poll,

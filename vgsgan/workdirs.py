@@ -1,0 +1,47 @@
+"""The folder of a run: one run at a time, and the config it was made with."""
+
+import contextlib
+import fcntl
+import pathlib
+from collections.abc import Iterator
+
+import jax
+import ml_collections
+
+from vgsgan import jsonfiles, logbook
+from vgsgan.errors import UserError
+
+
+@contextlib.contextmanager
+def alone(workdir: pathlib.Path) -> Iterator[None]:
+  """Keeps two runs from writing into one workdir."""
+  if jax.process_index() != 0:
+    yield
+    return
+  with open(workdir / ".lock", "w") as lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      raise UserError(
+        f"another run is using {workdir}: wait for it, or give this one "
+        "another --workdir"
+      ) from error
+    yield
+
+
+def keep_config(
+  workdir: pathlib.Path,
+  config: ml_collections.ConfigDict,
+  log: logbook.Logbook,
+) -> None:
+  """Writes config.json, and says what has changed since the last start.
+
+  Only once a start has succeeded: a config that the checkpoints refuse must
+  not take the place of the one they were made with.
+  """
+  path = workdir / "config.json"
+  resolved = config.to_dict()
+  if path.exists():
+    for line in jsonfiles.differences(jsonfiles.read_json(path), resolved):
+      log.warn(f"config differs from the run's last start: {line}")
+  log.write_json(path, resolved)
