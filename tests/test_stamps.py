@@ -446,3 +446,26 @@ def test_unknown_settings_are_refused(tmp_path):
   with pytest.raises(UserError) as error:
     config(tmp_path, image_size=0)
   one_line(error, "image_size")
+
+
+def test_a_link_to_nowhere_is_one_more_undecodable_recording(tmp_path):
+  source = stamps_fixture.make(tmp_path / "source", 8, LANGUAGES)
+  recording = sorted(source.rglob("*_desc_ro.ogg"))[0]
+  recording.unlink()
+  recording.symlink_to(tmp_path / "not there")
+  config = stamps.StampsConfig(
+    source=str(source), languages=LANGUAGES, image_size=16, max_bad_share=0.2
+  )
+  builder = stamps.prepare(config, tmp_path / "prepared")
+  (bad,) = builder.info.metadata["bad"]
+  assert recording.name in bad[1]
+
+
+def test_a_data_folder_that_cannot_be_made_gets_one_line(folder, tmp_path):
+  (tmp_path / "file").write_text("")
+  config = stamps.StampsConfig(
+    source=str(folder), languages=LANGUAGES, image_size=16
+  )
+  with pytest.raises(UserError, match="cannot write") as refused:
+    stamps.prepare(config, tmp_path / "file")
+  assert "\n" not in str(refused.value)

@@ -1,6 +1,7 @@
 """JSON files that are whole or not there, and what refuses to be written."""
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -95,7 +96,9 @@ def refused(path: pathlib.Path) -> Iterator[None]:
   try:
     yield
   except OSError as error:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     raise UserError(
-      f"cannot write {path}: {error.strerror or error}; mend this (free some"
-      " space?) and start again, the run goes on from its last checkpoint"
+      f"cannot write {path}: {error.strerror or error}; "
+      f"{'free some space' if full else 'mend this'} and start again, "
+      "a run goes on from its last checkpoint"
     ) from error

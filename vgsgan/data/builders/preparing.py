@@ -11,6 +11,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from vgsgan.errors import UserError
+from vgsgan.jsonfiles import refused
 
 
 def prepare_once(
@@ -93,7 +94,9 @@ def _is_full(error: BaseException | None) -> bool:
 @contextlib.contextmanager
 def _alone(folder: pathlib.Path) -> Iterator[None]:
   """Holds the lock of a folder."""
-  folder.mkdir(parents=True, exist_ok=True)
-  with open(folder / ".lock", "w") as lock:
+  with refused(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = open(folder / ".lock", "w")  # noqa: SIM115
+  with lock:
     fcntl.flock(lock, fcntl.LOCK_EX)
     yield

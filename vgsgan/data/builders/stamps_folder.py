@@ -127,7 +127,7 @@ def fingerprint(root: str | pathlib.Path) -> str:
     for name in names:
       path = folder / name
       if path.suffix in (*PICTURES, *SOUNDS, ".txt"):
-        entry = f"{path.relative_to(root).as_posix()}\0{path.stat().st_size}\0"
+        entry = f"{path.relative_to(root).as_posix()}\0{path.lstat().st_size}\0"
         digest.update(entry.encode("utf8", "surrogateescape"))
   return digest.hexdigest()[:8]
 

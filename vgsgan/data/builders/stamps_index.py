@@ -105,4 +105,7 @@ def _said(language: str, caption: str) -> Sequence[Hashable]:
 
 
 def _md5(path: pathlib.Path) -> str:
-  return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+  try:
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+  except OSError:
+    return str(path)  # Equals nothing; decoding it will say what is wrong.
