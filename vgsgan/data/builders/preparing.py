@@ -96,7 +96,7 @@ def _alone(folder: pathlib.Path) -> Iterator[None]:
   """Holds the lock of a folder."""
   with refused(folder):
     folder.mkdir(parents=True, exist_ok=True)
-    lock = open(folder / ".lock", "w")  # noqa: SIM115
+    lock = open(folder / ".lock", "w")
   with lock:
     fcntl.flock(lock, fcntl.LOCK_EX)
     yield
