@@ -49,7 +49,7 @@ def check_one_of(field: str, value: str, known: Sequence[str]) -> None:
     )
 
 
-def check_at_least(field: str, value: float, least: float) -> None:
+def check_at_least(field: str, value: int | float, least: int | float) -> None:
   if not value >= least:
     raise UserError(f"config.{field}={value} must be at least {least}")
 
