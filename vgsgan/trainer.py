@@ -28,6 +28,7 @@ from vgsgan import (
   mesh,
   preemption,
   tasks,
+  workdirs,
 )
 from vgsgan.clock import Clock
 from vgsgan.data import pipeline
