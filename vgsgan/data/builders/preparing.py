@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import io
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator
@@ -69,7 +70,9 @@ def _write(
     shutil.rmtree(left)
   tfds.disable_progress_bar()  # Builders show one of their own.
   try:
-    builder.download_and_prepare(file_format="array_record")
+    # What TFDS prints is of downloads, of which there are none.
+    with contextlib.redirect_stdout(io.StringIO()):
+      builder.download_and_prepare(file_format="array_record")
   except Exception as error:
     if not _is_full(error):
       raise
