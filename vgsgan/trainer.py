@@ -73,7 +73,9 @@ class Run:
     return [str(records[row]["id"], "utf8") for row in rows]
 
   def due(self, step: int, every: int) -> bool:
-    return step == self.config.train.steps or (every and step % every == 0)
+    """Whether a duty of every so many steps falls on this one; 0 is never."""
+    last = step == self.config.train.steps
+    return last or (every > 0 and step % every == 0)
 
 
 def run(
