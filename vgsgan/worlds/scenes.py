@@ -1,0 +1,288 @@
+"""A CLEVR-like world: random scenes and their pictures, in pure JAX.
+
+Cubes, spheres and cylinders of rubber or metal, of two sizes and CLEVR's eight
+colours, stand on a grey floor (Johnson et al., CVPR 2017, section 3). Rays
+meet them in closed form, so a picture is exact at any resolution, and where
+every pixel looks is known. Lengths are in the units of CLEVR's scenes.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from vgsgan.worlds.attributes import ATTRIBUTES
+
+CUBE, SPHERE, CYLINDER = range(3)
+
+# CLEVR's colours, in the order of ATTRIBUTES["color"].
+_COLORS = (
+  np.array(
+    [
+      (87, 87, 87),
+      (173, 35, 35),
+      (42, 75, 215),
+      (29, 105, 20),
+      (129, 74, 25),
+      (129, 38, 192),
+      (41, 208, 208),
+      (255, 238, 51),
+    ],
+    np.float32,
+  )
+  / 255
+)
+_RADII = np.array((0.45, 0.85), np.float32)  # small, large
+_FLOOR = np.array((0.62, 0.62, 0.61), np.float32)
+_REACH = 1.2  # Objects stand within this distance of the axes.
+_GAP = 0.1  # Least distance between two objects.
+# The camera sees distances in depth shortened: what is apart looks apart.
+_DEPTH = np.array((1.0, 0.6), np.float32)
+_CANDIDATES = 32  # Places tried for each object.
+_FAR = 1e6
+
+
+class Scene(NamedTuple):
+  """A scene of up to n objects; a batch of scenes has one more axis in front.
+
+  Attributes:
+    present: which of the n are there.
+    size, color, material, shape: indices into ATTRIBUTES[...].
+    position: of the centre, on the floor.
+    angle: about the vertical axis, radians.
+    light: where the key light is.
+    camera: where the camera is; it looks at the middle of the floor.
+  """
+
+  present: Bool[Array, "*b n"]
+  size: Int[Array, "*b n"]
+  color: Int[Array, "*b n"]
+  material: Int[Array, "*b n"]
+  shape: Int[Array, "*b n"]
+  position: Float[Array, "*b n 2"]
+  angle: Float[Array, "*b n"]
+  light: Float[Array, "*b 3"]
+  camera: Float[Array, "*b 3"]
+
+
+class Picture(NamedTuple):
+  """What the camera sees.
+
+  Attributes:
+    image: RGB in [0, 1].
+    masks: the pixels of each object that show it more than anything else.
+    boxes: of the masks, (top, left, bottom, right) in [0, 1]; zeros where
+      nothing of an object shows.
+  """
+
+  image: Float[Array, "*b s s 3"]
+  masks: Bool[Array, "*b n s s"]
+  boxes: Float[Array, "*b n 4"]
+
+
+def sample(key: PRNGKeyArray, fewest: int, most: int) -> Scene:
+  """A random scene of `fewest` to `most` objects that do not touch."""
+  keys = jax.random.split(key, 9)
+  count = jax.random.randint(keys[0], (), fewest, most + 1)
+  indices = {
+    name: jax.random.randint(k, (most,), 0, len(ATTRIBUTES[name]))
+    for name, k in zip(ATTRIBUTES, keys[1:5], strict=True)
+  }
+  radius = jnp.asarray(_RADII)[indices["size"]]
+  return Scene(
+    present=jnp.arange(most) < count,
+    position=_places(keys[5], radius),
+    angle=jax.random.uniform(keys[6], (most,), maxval=2 * jnp.pi),
+    light=jnp.array((-1.0, -4.5, 6.5))
+    + jax.random.uniform(keys[7], (3,), minval=-1.0),
+    camera=jnp.array((0.0, -7.0, 4.6))
+    + jax.random.uniform(keys[8], (3,), minval=-0.35, maxval=0.35),
+    **indices,
+  )
+
+
+def _places(
+  key: PRNGKeyArray, radius: Float[Array, "n"]
+) -> Float[Array, "n 2"]:
+  """Places on the floor, one after the other, each clear of those before.
+
+  Of the candidates the first that is clear is taken, or else the clearest.
+  """
+  shape = (len(radius), _CANDIDATES, 2)
+  drawn = jax.random.uniform(key, shape, minval=-_REACH, maxval=_REACH)
+  places = [drawn[0, 0]]
+  for i in range(1, len(radius)):
+    before = jnp.stack(places)
+    apart = jnp.linalg.norm((drawn[i][:, None] - before) * _DEPTH, axis=-1)
+    gap = jnp.min(apart - radius[:i] - radius[i], axis=1)
+    best = jnp.argmax(jnp.minimum(gap, _GAP))
+    places.append(drawn[i, best])
+  return jnp.stack(places)
+
+
+def render(scene: Scene, size: int, samples: int = 2) -> Picture:
+  """Draws one scene as a square picture.
+
+  Args:
+    scene: without batch axes; use `jax.vmap` for a batch.
+    size: pixels a side.
+    samples: rays a pixel along each axis.
+  """
+  fine = size * samples
+  rays = _rays(scene.camera, fine)
+  distance, normal, seen = _nearest(scene, scene.camera, rays)
+  point = scene.camera + distance[:, None] * rays
+  to_light = _unit(scene.light - point)
+  lit = ~_blocked(scene, point + 1e-3 * normal, to_light)
+  color = _shade(scene, seen, point, rays, normal, to_light, lit)
+  image = color.reshape(size, samples, size, samples, 3).mean((1, 3))
+  ids = jnp.arange(scene.present.shape[0])[:, None]
+  masks = (seen == ids).reshape(-1, size, samples, size, samples)
+  masks = masks.mean((2, 4)) > 0.5
+  return Picture(image, masks, boxes(masks))
+
+
+def boxes(masks: Bool[Array, "*b s t"]) -> Float[Array, "*b 4"]:
+  """(top, left, bottom, right) of each mask in [0, 1]; zeros if it is empty."""
+  rows, columns = jnp.any(masks, -1), jnp.any(masks, -2)
+  any_row = jnp.any(rows, -1)
+
+  def edges(line):
+    n = line.shape[-1]
+    return jnp.argmax(line, -1) / n, 1 - jnp.argmax(line[..., ::-1], -1) / n
+
+  (top, bottom), (left, right) = edges(rows), edges(columns)
+  box = jnp.stack([top, left, bottom, right], -1)
+  return jnp.where(any_row[..., None], box, 0.0)
+
+
+def _rays(camera: Float[Array, "3"], fine: int) -> Float[Array, "r 3"]:
+  """Unit directions through the pixels, row by row from the top left."""
+  forward = _unit(jnp.array((0.0, 0.0, 0.25)) - camera)
+  right = _unit(jnp.cross(forward, jnp.array((0.0, 0.0, 1.0))))
+  up = jnp.cross(right, forward)
+  reach = 0.25  # Tangent of half the field of view.
+  steps = reach * ((jnp.arange(fine) + 0.5) * 2 / fine - 1)
+  y, x = jnp.meshgrid(-steps, steps, indexing="ij")
+  rays = forward + x[..., None] * right + y[..., None] * up
+  return _unit(rays.reshape(-1, 3))
+
+
+def _nearest(scene: Scene, origin, rays):
+  """Distance, normal and number of what each ray meets first; -1: floor."""
+  distance, normal = jax.vmap(
+    lambda *o: _meet(*o, jnp.broadcast_to(origin, rays.shape), rays)
+  )(*_solids(scene))
+  distance = jnp.where(scene.present[:, None], distance, _FAR)
+  floor = jnp.where(rays[:, 2] < -1e-4, -origin[2] / rays[:, 2], _FAR)
+  seen = jnp.argmin(distance, 0)
+  first = jnp.take_along_axis(distance, seen[None], 0)[0]
+  on_floor = floor <= first
+  normal = jnp.take_along_axis(normal, seen[None, :, None], 0)[0]
+  up = jnp.array((0.0, 0.0, 1.0))
+  return (
+    jnp.minimum(floor, first),
+    jnp.where(on_floor[:, None], up, normal),
+    jnp.where(on_floor, -1, seen),
+  )
+
+
+def _blocked(scene: Scene, points, rays):
+  """Whether an object stands between a point and the light."""
+  distance, _ = jax.vmap(lambda *o: _meet(*o, points, rays))(*_solids(scene))
+  return jnp.any((distance < _FAR) & scene.present[:, None], 0)
+
+
+def _solids(scene: Scene):
+  radius = jnp.asarray(_RADII)[scene.size]
+  center = jnp.concatenate([scene.position, radius[:, None]], -1)
+  return scene.shape, center, radius, scene.angle
+
+
+def _meet(shape, center, radius, angle, origins, rays):
+  """Distance `[r]` and outward normal `[r, 3]` of one object, or _FAR."""
+  c, s = jnp.cos(angle), jnp.sin(angle)
+  turn = jnp.array([[c, s, 0.0], [-s, c, 0.0], [0.0, 0.0, 1.0]])
+  o, d = (origins - center) @ turn.T, rays @ turn.T
+  found = [
+    _meet_cube(o, d, radius * 2**-0.5, radius),
+    _meet_sphere(o, d, radius),
+    _meet_cylinder(o, d, radius * 0.8, radius),
+  ]
+  distance = jnp.stack([t for t, _ in found])[shape]
+  normal = jnp.stack([n for _, n in found])[shape]
+  return distance, normal @ turn
+
+
+def _slab(o, d, half):
+  """Where lines enter and leave -half < x < half, for each coordinate."""
+  safe = jnp.where(jnp.abs(d) < 1e-6, 1e-6, d)
+  a, b = (-half - o) / safe, (half - o) / safe
+  return jnp.minimum(a, b), jnp.maximum(a, b)
+
+
+def _hit(enter, leave):
+  return jnp.where((enter < leave) & (enter > 1e-4), enter, _FAR)
+
+
+def _meet_cube(o, d, half, lift):
+  # It is centred at the height `lift` and has to stand on the floor.
+  o = o + jnp.array((0.0, 0.0, 1.0)) * (lift - half)
+  enter, leave = _slab(o, d, half)
+  axis = jnp.argmax(enter, -1)
+  normal = -jnp.sign(d) * jax.nn.one_hot(axis, 3)
+  return _hit(jnp.max(enter, -1), jnp.min(leave, -1)), normal
+
+
+def _meet_sphere(o, d, radius):
+  b, c = jnp.sum(o * d, -1), jnp.sum(o * o, -1) - radius**2
+  root = jnp.sqrt(jnp.maximum(b * b - c, 0.0))
+  distance = jnp.where(b * b > c, _hit(-b - root, -b + root), _FAR)
+  return distance, _unit(o + distance[:, None] * d)
+
+
+def _meet_cylinder(o, d, radius, lift):
+  o = o + jnp.array((0.0, 0.0, 1.0)) * (lift - radius)
+  a = jnp.maximum(jnp.sum(d[:, :2] ** 2, -1), 1e-9)
+  b = jnp.sum(o[:, :2] * d[:, :2], -1)
+  inside = b * b - a * (jnp.sum(o[:, :2] ** 2, -1) - radius**2)
+  root = jnp.sqrt(jnp.maximum(inside, 0.0))
+  low, high = _slab(o[:, 2], d[:, 2], radius)
+  enter = jnp.maximum((-b - root) / a, low)
+  leave = jnp.minimum((-b + root) / a, high)
+  distance = jnp.where(inside > 0, _hit(enter, leave), _FAR)
+  on_side = (-b - root) / a > low
+  side = (o + distance[:, None] * d) * jnp.array((1.0, 1.0, 0.0))
+  cap = -jnp.sign(d[:, 2:]) * jnp.array((0.0, 0.0, 1.0))
+  return distance, jnp.where(on_side[:, None], _unit(side), cap)
+
+
+def _shade(scene: Scene, seen, point, rays, normal, to_light, lit):
+  """RGB of what each ray meets: matt rubber, or metal that mirrors a room."""
+  base = jnp.asarray(_COLORS)[scene.color[seen]]
+  metal = (scene.material[seen] == 1)[:, None]
+  facing = jnp.maximum(jnp.sum(normal * to_light, -1), 0.0) * lit
+  diffuse = (0.35 + 0.1 * normal[:, 2] + 0.7 * facing)[:, None]
+  floor = jnp.asarray(_FLOOR) * (0.55 + 0.5 * facing)[:, None]
+  mirrored = rays - 2 * jnp.sum(rays * normal, -1, keepdims=True) * normal
+  lamp = jnp.maximum(jnp.sum(mirrored * to_light, -1), 0.0) ** 24
+  # A bright wall behind the camera: a streak down a cylinder's side.
+  wall = jnp.maximum(-_unit(mirrored[:, :2])[:, 1], 0.0) ** 12
+  # What stands on a floor mirrors it: dark at its foot, where its shadow is.
+  foot = jnp.clip(
+    point[:, 2] / (2 * jnp.asarray(_RADII)[scene.size[seen]]), 0, 1
+  )
+  room = 0.15 + 0.7 * jnp.maximum(mirrored[:, 2], 0.0) + 0.75 * wall * foot
+  shine = (room + 0.9 * foot**2)[:, None]
+  metal_color = base * (0.2 * diffuse + shine) + 0.16 * shine
+  metal_color = metal_color + (0.9 * lit * lamp)[:, None]
+  color = jnp.where(metal, metal_color, base * diffuse)
+  color = jnp.where((seen < 0)[:, None], floor, color)
+  return jnp.clip(color, 0.0, 1.0)
+
+
+def _unit(x):
+  squared = jnp.sum(x * x, -1, keepdims=True)
+  return x * jax.lax.rsqrt(jnp.maximum(squared, 1e-12))
