@@ -1,6 +1,7 @@
 """What a run writes for people: metrics, events, and lines in the terminal."""
 
 import contextlib
+import io
 import json
 import math
 import os
@@ -12,6 +13,7 @@ from typing import Any, SupportsFloat
 
 import numpy as np
 import tqdm
+from PIL import Image
 from tensorboardX import event_file_writer, summary
 from tensorboardX.proto import event_pb2
 
@@ -127,6 +129,26 @@ class Logbook:
     """Writes a JSON file, whole or not at all; see `write_json` below."""
     if self._enabled:
       write_json(path, obj)
+
+  def write_picture(self, step: int, name: str, pixels: np.ndarray) -> None:
+    """Keeps uint8 pixels [h, w, 3] as `NAME/STEP.png` and as an event."""
+    if not self._enabled:
+      return
+    encoded = io.BytesIO()
+    Image.fromarray(pixels).save(encoded, "png")
+    path = self.workdir / name / f"{step}.png"
+    with refused(path):
+      path.parent.mkdir(exist_ok=True)
+      replace(path, encoded.getvalue())
+    height, width, _ = pixels.shape
+    image = summary.Summary.Image(
+      height=height,
+      width=width,
+      colorspace=3,
+      encoded_image_string=encoded.getvalue(),
+    )
+    value = summary.Summary.Value(tag=name, image=image)
+    self._add_event(step=step, summary=summary.Summary(value=[value]))
 
   @contextlib.contextmanager
   def bar(self, name: str, first: int, total: int) -> Iterator["Bar"]:

@@ -281,6 +281,9 @@ def evaluate_and_save(this: Run, state: TrainState, step: int) -> None:
     this.saved.wait()
     raise preemption.Interrupted(f"saved step {step}") from None
   this.log.write(step, "validation", jsonfiles.flatten(results))
+  if this.task.pictures:
+    for name, pixels in this.task.pictures(state).items():
+      this.log.write_picture(step, name, pixels)
   figure = this.task.select(results)
   save(this, state, step, evaluated=True, selection=figure)
 

@@ -141,12 +141,14 @@ class Conv2D(nn.Module):
     features: output channels.
     kernel: odd side k of the kernel.
     use_bias: False where a normalisation follows.
+    init: initialiser of the kernel.
     dtype: of the computation; parameters stay float32.
   """
 
   features: int
   kernel: int = 3
   use_bias: bool = True
+  init: Callable = nn.initializers.he_normal()
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -154,8 +156,7 @@ class Conv2D(nn.Module):
     self, x: Float[Array, "b h w c"]
   ) -> Float[Array, "b h w {self.features}"]:
     k, c = self.kernel, x.shape[-1]
-    init = nn.initializers.he_normal()
-    kernel = self.param("kernel", init, (k, k, c, self.features))
+    kernel = self.param("kernel", self.init, (k, k, c, self.features))
     kernel, x = kernel.astype(self.dtype), x.astype(self.dtype)
     if k == 1:
       y = x @ kernel.reshape(c, self.features)

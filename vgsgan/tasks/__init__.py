@@ -5,11 +5,13 @@ jits, shards, donates, saves and logs.
 """
 
 import dataclasses
+import importlib
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 from jax.sharding import Mesh
 
 from vgsgan.data import pipeline
@@ -19,7 +21,7 @@ from vgsgan.state import TrainState
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
-TASKS = ("grounding",)
+TASKS = ("grounding", "gan", "recognition")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +38,8 @@ class Task:
     select: results of `validation` -> the figure that chooses the best
       checkpoint; larger is better.
     selection: that figure in words.
+    pictures: state -> uint8 pictures [h, w, 3] by name, kept in the workdir
+      whenever validation is evaluated; None where there is nothing to look at.
   """
 
   transform: pipeline.Transform
@@ -44,6 +48,7 @@ class Task:
   evaluate: Callable[[TrainState, str, Callable[[], None]], dict[str, Any]]
   select: Callable[[dict[str, Any]], float]
   selection: str
+  pictures: Callable[[TrainState], dict[str, np.ndarray]] | None = None
 
 
 def build(
@@ -53,6 +58,5 @@ def build(
 ) -> Task:
   """The task that `config.task` names."""
   check_one_of("task", config.task, TASKS)
-  from vgsgan.tasks import grounding
-
-  return grounding.build(config, mesh, splits)
+  module = importlib.import_module(f"vgsgan.tasks.{config.task}")
+  return module.build(config, mesh, splits)

@@ -1,0 +1,46 @@
+"""Self-attention over the places of a map (SAGAN; BigGAN, appendix B)."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vgsgan.models.layers import max_pool
+from vgsgan.models.spectral import conv2d
+
+
+class SelfAttention(nn.Module):
+  """Adds to each place what it attends to, scaled by a gain that starts at 0.
+
+  Zhang et al., "Self-Attention Generative Adversarial Networks" (ICML 2019,
+  section 3), with keys and values pooled over 2 x 2 places.
+
+  Attributes:
+    spectral: whether weights are divided by their spectral norm.
+  """
+
+  spectral: bool
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "b h w c"], train: bool
+  ) -> Float[Array, "b h w c"]:
+    b, h, w, c = x.shape
+    narrow, half = max(1, c // 8), max(1, c // 2)
+
+    def project(units: int, name: str):
+      return conv2d(units, 1, name, self.spectral, train)(x)
+
+    def places(maps):
+      return maps.reshape(b, -1, maps.shape[-1])
+
+    def pool(maps):
+      return max_pool(maps, (2, 2), (2, 2))
+
+    query = places(project(narrow, "query"))
+    key = places(pool(project(narrow, "key")))
+    value = places(pool(project(half, "value")))
+    weights = jax.nn.softmax(jnp.einsum("bqd,bkd->bqk", query, key), axis=-1)
+    found = jnp.einsum("bqk,bkd->bqd", weights, value).reshape(b, h, w, half)
+    gain = self.param("gain", nn.initializers.zeros, ())
+    return x + gain * conv2d(c, 1, "out", self.spectral, train)(found)

@@ -1,0 +1,167 @@
+"""The generator of BigGAN: a hierarchical latent, drawn as a picture.
+
+Brock, Donahue and Simonyan, "Large Scale GAN Training for High Fidelity
+Natural Image Synthesis" (ICLR 2019, section 3 and appendix B). The latent is
+split into chunks: the first is drawn out to the lowest layer, and one more
+steers the normalisation of each block.
+"""
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vgsgan.models.attention import SelfAttention
+from vgsgan.models.spectral import conv2d, dense
+
+Keep = Mapping[str, Array]
+_BOTTOM = 4
+
+
+class Generator(nn.Module):
+  """Latents to pictures.
+
+  The layers that can be edited are named 'bottom' (4 x 4) and 'up1', 'up2',
+  ...: the outputs of the blocks, each twice as wide as the one before.
+
+  Attributes:
+    channels: of the bottom, and of each block's output; k blocks make pictures
+      of 4 * 2**k pixels.
+    chunk: length of each of the k + 1 chunks of the latent.
+    attention: the block whose output goes through self-attention; 0 for none.
+    num_labels: length of the label vectors; 0 draws without labels.
+    spectral: whether weights are divided by their spectral norm.
+  """
+
+  channels: tuple[int, ...] = (128, 96, 64, 32)
+  chunk: int = 16
+  attention: int = 0
+  num_labels: int = 0
+  spectral: bool = True
+
+  @property
+  def latent_size(self) -> int:
+    return self.chunk * len(self.channels)
+
+  @property
+  def image_size(self) -> int:
+    return _BOTTOM * 2 ** (len(self.channels) - 1)
+
+  @property
+  def layers(self) -> dict[str, tuple[int, int, int]]:
+    """(height, width, units) of each layer that can be edited."""
+    names = ["bottom", *(f"up{i}" for i in range(1, len(self.channels)))]
+    return {
+      name: (_BOTTOM * 2**i, _BOTTOM * 2**i, units)
+      for i, (name, units) in enumerate(zip(names, self.channels, strict=True))
+    }
+
+  @nn.compact
+  def __call__(
+    self,
+    latent: Float[Array, "b {self.latent_size}"],
+    labels: Float[Array, "b {self.num_labels}"] | None = None,
+    *,
+    train: bool,
+    keep: Keep | None = None,
+  ) -> Float[Array, "b s s 3"]:
+    """Draws a batch.
+
+    Args:
+      latent: standard normal.
+      labels: what is to be drawn, if `num_labels` is not 0.
+      train: normalise with the batch's own statistics, and note them.
+      keep: multipliers [b, h, w, c] of the outputs of some layers: 1 leaves a
+        unit as it is, 0 switches it off at that place.
+
+    Returns:
+      Pictures in [-1, 1].
+    """
+    keep = keep or {}
+    chunks = jnp.split(latent, len(self.channels), axis=-1)
+    shared = []
+    if self.num_labels:
+      # Without spectral norm, which cripples it (BigGAN, appendix B).
+      shared = [nn.Dense(4 * self.chunk, use_bias=False, name="shared")(labels)]
+    conditions = [jnp.concatenate([c, *shared], -1) for c in chunks]
+    first = self.channels[0]
+    linear = dense(_BOTTOM * _BOTTOM * first, "bottom", self.spectral, train)
+    x = linear(chunks[0])
+    x = x.reshape(-1, _BOTTOM, _BOTTOM, first)
+    x = _kept(x, keep.get("bottom"))
+    for i, units in enumerate(self.channels[1:], start=1):
+      block = UpBlock(units, self.spectral, name=f"up{i}")
+      x = block(x, conditions[i], train)
+      if i == self.attention:
+        x = SelfAttention(self.spectral, name="attention")(x, train)
+      x = _kept(x, keep.get(f"up{i}"))
+    x = nn.relu(batch_norm(train, "norm")(x))
+    return jnp.tanh(conv2d(3, 3, "image", self.spectral, train)(x))
+
+
+class UpBlock(nn.Module):
+  """Residual block that doubles the side.
+
+  Attributes:
+    features: channels of the output.
+    spectral: as in `Generator`.
+  """
+
+  features: int
+  spectral: bool
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "b h w c"], condition: Float[Array, "b k"], train
+  ) -> Float[Array, "b {2*h} {2*w} {self.features}"]:
+    def conv(size: int, name: str):
+      return conv2d(self.features, size, name, self.spectral, train)
+
+    def norm(x, name):
+      module = ConditionalNorm(self.spectral, name=name)
+      return nn.relu(module(x, condition, train))
+
+    # A 1 x 1 convolution and the doubling change places without a difference.
+    skip = double(conv(1, "skip")(x))
+    y = conv(3, "conv1")(double(norm(x, "norm1")))
+    y = conv(3, "conv2")(norm(y, "norm2"))
+    return skip + y
+
+
+class ConditionalNorm(nn.Module):
+  """Batch normalisation whose gain and bias a condition sets."""
+
+  spectral: bool
+
+  @nn.compact
+  def __call__(self, x, condition: Float[Array, "b k"], train: bool):
+    def linear(name: str):
+      return dense(x.shape[-1], name, self.spectral, train, use_bias=False)
+
+    x = batch_norm(train, "batch", affine=False)(x)
+    gain = 1.0 + linear("gain")(condition)
+    bias = linear("bias")(condition)
+    return x * gain[:, None, None] + bias[:, None, None]
+
+
+def batch_norm(train: bool, name: str, affine: bool = True) -> nn.Module:
+  return nn.BatchNorm(
+    use_running_average=not train,
+    momentum=0.98,
+    epsilon=1e-5,
+    use_scale=affine,
+    use_bias=affine,
+    name=name,
+  )
+
+
+def double(x: Float[Array, "b h w c"]) -> Float[Array, "b {2*h} {2*w} c"]:
+  """Nearest neighbours."""
+  b, h, w, c = x.shape
+  x = jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c))
+  return x.reshape(b, 2 * h, 2 * w, c)
+
+
+def _kept(x, keep):
+  return x if keep is None else x * keep

@@ -1,0 +1,37 @@
+"""Layers of the GAN's networks, with or without spectral normalisation.
+
+Miyato et al., "Spectral Normalization for Generative Adversarial Networks"
+(ICLR 2018): weights are divided by an estimate of their largest singular
+value, one power iteration a step. The estimates are in `batch_stats`.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+
+from vgsgan.models.layers import Conv2D
+
+
+def conv2d(
+  features: int, kernel: int, name: str, spectral: bool, train: bool
+) -> Callable:
+  """A convolution, orthogonal at the start."""
+  init = nn.initializers.orthogonal()
+  return normed(Conv2D(features, kernel, init=init, name=name), spectral, train)
+
+
+def dense(
+  features: int, name: str, spectral: bool, train: bool, use_bias: bool = True
+) -> Callable:
+  """A linear layer, orthogonal at the start."""
+  init = nn.initializers.orthogonal()
+  layer = nn.Dense(features, use_bias=use_bias, kernel_init=init, name=name)
+  return normed(layer, spectral, train)
+
+
+def normed(layer: nn.Module, spectral: bool, train: bool) -> Callable:
+  """The layer, its weights divided by their spectral norm if that is asked."""
+  if not spectral:
+    return layer
+  norm = nn.SpectralNorm(layer, name=f"{layer.name}_spectral")
+  return lambda x: norm(x, update_stats=train)
