@@ -390,13 +390,15 @@ def test_a_diverged_score_is_not_hidden(kind):
 def test_triplet_sums_its_kinds():
   positive, row, allowed, noise = _random_rows(2)
   both = losses.triplet(("sampled", "semi_hard"), 2.0)
-  one, other = (
-    losses.triplet((kind,), 2.0)(positive, row, allowed, noise)
+  forward = losses.Rows(positive, row, allowed, noise)
+  backward = losses.Rows(positive, *_random_rows(3)[1:])
+  expected = [
+    losses.margin_rank(*rows[:3], 2.0, kind, rows.noise)
     for kind in ("sampled", "semi_hard")
-  )
-  got = both(positive, row, allowed, noise)
-  np.testing.assert_allclose(got, one + other, rtol=1e-6)
-  assert np.any(one) and np.any(other)
+    for rows in (forward, backward)
+  ]
+  np.testing.assert_allclose(both(forward, backward), sum(expected), rtol=1e-6)
+  assert all(map(np.any, expected))
 
 
 def test_negatives_are_checked():
@@ -457,20 +459,20 @@ def test_soft_ce_of_an_impossible_column_without_weight():
 
 
 def test_info_nce_at_chance_and_at_its_bound():
-  flat = (jnp.zeros(4), jnp.zeros((4, 9)), jnp.ones((4, 9), bool), None)
-  chance = losses.info_nce(jnp.float32(1.0))(*flat)
-  np.testing.assert_allclose(chance, 0.5 * np.log(10), rtol=1e-6)
+  flat = losses.Rows(jnp.zeros(4), jnp.zeros((4, 9)), jnp.ones((4, 9), bool))
+  chance = losses.info_nce(jnp.float32(1.0))(flat, flat)
+  np.testing.assert_allclose(chance, np.log(10), rtol=1e-6)
 
   positive, row = jnp.array([0.5]), jnp.array([[0.51, 0.3]])
 
   def loss(log_scale):
-    allowed = jnp.ones((1, 2), bool)
-    return losses.info_nce(log_scale)(positive, row, allowed, None)[0]
+    rows = losses.Rows(positive, row, jnp.ones((1, 2), bool))
+    return losses.info_nce(log_scale)(rows, rows)[0]
 
   bound = jnp.log(losses.MAX_LOGIT_SCALE)
   np.testing.assert_allclose(loss(bound), loss(bound + 2), rtol=1e-5)
   np.testing.assert_allclose(
-    loss(bound), 0.5 * np.log1p(np.exp(1.0) + np.exp(-20.0)), rtol=1e-4
+    loss(bound), np.log1p(np.exp(1.0) + np.exp(-20.0)), rtol=1e-4
   )
   # It can come back from beyond.
   assert jax.grad(loss)(bound + 2) > 0

@@ -3,10 +3,12 @@ loss that uses either over the pairs of a whole, possibly sharded, batch.
 
 Conventions: a row is an anchor; `positive [q]` is its score with its partner,
 `scores [q, n]` its scores with n candidates, `impostors [q, n]` says which of
-them it may be ranked against. Losses are float32, one a row.
+them it may be ranked against. Losses are float32, one a row, or one a pair,
+whose image and caption are both anchors.
 """
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +17,44 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from vgsgan.scores import paired
+
 NEGATIVES = ("sampled", "semi_hard", "hardest", "all")
+DRAWN = ("regular", "hard", "edited", "both")
 
 # CLIP's bound on 1 / temperature (Radford et al., 2021, section 2.5).
 MAX_LOGIT_SCALE = 100.0
 
-# (positive [q], scores [q, n], impostors [q, n], noise [q, n] or None) -> [q]
-Objective = Callable[[Array, Array, Array, Array | None], Array]
+# The published bound on each of the two parts of 'both', for each pair.
+CLAMP = 5.0
+
+
+class Rows(NamedTuple):
+  """Anchors of one direction, and what each is ranked over.
+
+  noise: uniform numbers for negatives that are drawn.
+  """
+
+  positive: Float[Array, "q"]
+  scores: Float[Array, "q n"]
+  impostors: Bool[Array, "q n"]
+  noise: Float[Array, "q n"] | None = None
+
+
+class Edited(NamedTuple):
+  """Scores of captions with edited versions of their own images.
+
+  weight: 0 where the edit does not count, else 1. There the score, NaN and
+    infinities too, has no effect.
+  """
+
+  scores: Float[Array, "q"]
+  weight: Float[Array, "q"]
+
+
+# (image anchors over captions, caption anchors over images, edits) -> [q], the
+# loss of each pair, both directions together.
+Objective = Callable[[Rows, Rows, Edited | None], Array]
 
 
 def margin_rank(
@@ -116,7 +149,7 @@ def triplet(negatives: Sequence[str], margin: float = 1.0) -> Objective:
 
   ('sampled',) is DAVEnet's loss; ('sampled', 'hardest') is `negatives_hard` of
   "Learning Words by Drawing Images" (CVPR 2019), both with margin 1;
-  ('sampled', 'semi_hard') is ResDAVEnet-VQ's.
+  ('sampled', 'semi_hard') is ResDAVEnet-VQ's. Edits do not take part.
   """
   unknown = sorted(set(negatives) - set(NEGATIVES))
   if unknown or not negatives:
@@ -124,20 +157,66 @@ def triplet(negatives: Sequence[str], margin: float = 1.0) -> Objective:
       f"negatives {tuple(negatives)}: one or more of {NEGATIVES} are needed"
     )
 
-  def rows(positive, scores, impostors, noise):
+  def pairs(forward, backward, edited=None):
+    del edited
     return sum(
-      margin_rank(positive, scores, impostors, margin, kind, noise)
+      _rank(rows, margin, kind)
+      for rows in (forward, backward)
       for kind in negatives
     )
 
-  return rows
+  return pairs
+
+
+def drawn(kind: str, margin: float = 1.0) -> Objective:
+  """A loss of "Learning Words by Drawing Images" (CVPR 2019), as an objective.
+
+  Where I is the image, A its caption, E the edited image, and S the score:
+    'regular': a sampled impostor in each direction;
+    'hard': regular + the hardest impostor in each direction;
+    'edited': regular + the edit's hinge `max(0, margin + S(E, A) - S(I, A))`;
+    'both': regular, + (the hardest caption's hinge + the larger of the hardest
+      image's and the edit's), each of the two parts at most `CLAMP` a pair.
+
+  Where the edit does not count its hinge is 0. Published with margin 1, as
+  `regular`, `negatives_hard`, `negatives_edited` and `negatives_both`.
+
+  Raises:
+    ValueError: `kind` is unknown; from the objective, if it lacks edits.
+  """
+  if kind == "hard":
+    return triplet(("sampled", "hardest"), margin)
+  regular = triplet(("sampled",), margin)
+  if kind == "regular":
+    return regular
+  if kind not in DRAWN:
+    raise ValueError(f"unknown loss {kind!r}: use one of {DRAWN}")
+
+  def pairs(forward, backward, edited):
+    if edited is None:
+      raise ValueError(f"the loss {kind!r} needs edited images")
+    positive = backward.positive.astype(jnp.float32)
+    scores, counts = _counting(edited)
+    edit = jnp.where(counts, jax.nn.relu(margin + scores - positive), 0.0)
+    if kind == "edited":
+      return regular(forward, backward) + edit
+    caption, image = (
+      _rank(rows, margin, "hardest") for rows in (forward, backward)
+    )
+    image = jnp.where(counts, jnp.maximum(image, edit), image)
+    return jnp.minimum(regular(forward, backward), CLAMP) + jnp.minimum(
+      caption + image, CLAMP
+    )
+
+  return pairs
 
 
 def info_nce(log_scale: Float[Array, ""]) -> Objective:
   """InfoNCE with a learnable temperature, as an objective.
 
   Each direction counts half, so that the sum over both is CLIP's symmetric
-  loss. At chance it is ln(1 + impostors of a row).
+  loss. At chance it is ln(1 + impostors of a row). An edited image is one more
+  impostor of its caption.
 
   Args:
     log_scale: log(1 / temperature), clipped at `MAX_LOGIT_SCALE`. The gradient
@@ -147,25 +226,35 @@ def info_nce(log_scale: Float[Array, ""]) -> Objective:
   excess = jax.nn.relu(log_scale - jnp.log(MAX_LOGIT_SCALE))
   scale = jnp.exp(log_scale - lax.stop_gradient(excess))
 
-  def rows(positive, scores, impostors, noise):
-    del noise
-    logits = scale * jnp.concatenate([positive[:, None], scores], axis=1)
+  def direction(rows):
+    logits = scale * jnp.concatenate(
+      [rows.positive[:, None], rows.scores], axis=1
+    )
     first = jnp.arange(logits.shape[1]) == 0
     targets = jnp.broadcast_to(first.astype(jnp.float32), logits.shape)
-    allowed = jnp.pad(impostors, ((0, 0), (1, 0)), constant_values=True)
+    allowed = jnp.pad(rows.impostors, ((0, 0), (1, 0)), constant_values=True)
     return 0.5 * soft_ce(logits, targets, allowed)
 
-  return rows
+  def pairs(forward, backward, edited=None):
+    if edited is not None:
+      column, counts = (x[:, None] for x in _counting(edited))
+      backward = Rows(
+        backward.positive,
+        jnp.concatenate([backward.scores, column], axis=1),
+        jnp.concatenate([backward.impostors, counts], axis=1),
+      )
+    return direction(forward) + direction(backward)
+
+  return pairs
 
 
-def anchor_losses(
+def anchor_rows(
   scores: Float[Array, "q n"],
   offset: int | Int[Array, ""],
   same: Bool[Array, "q n"],
   noise: Float[Array, "q n"] | None,
-  objective: Objective,
-) -> tuple[Float[Array, "q"], dict[str, Array]]:
-  """Losses of the anchors `offset ... offset + q - 1` of a batch of n.
+) -> Rows:
+  """The anchors `offset ... offset + q - 1` of a batch of n.
 
   Args:
     scores: of these anchors with all n candidates.
@@ -173,25 +262,10 @@ def anchor_losses(
       candidate i.
     same: candidates that are no impostors: the partner, and true matches.
     noise: uniform numbers for sampled negatives.
-    objective: `triplet(...)` or `info_nce(...)`.
-
-  Returns:
-    `[q]` losses, and sums over these anchors for the metrics.
   """
   own = (offset + jnp.arange(scores.shape[0]))[:, None]
   positive = jnp.take_along_axis(scores, own, axis=1)[:, 0]
-  impostors = ~same
-  losses = objective(positive, scores, impostors, noise)
-  positive, scores = lax.stop_gradient((positive, scores))
-  best = jnp.max(jnp.where(impostors, scores, -jnp.inf), axis=1)
-  sums = {
-    "anchors": jnp.sum(jnp.ones_like(positive)),
-    "correct": jnp.sum(positive > best, dtype=jnp.float32),
-    "positive": jnp.sum(positive),
-    "impostor": jnp.sum(jnp.where(impostors, scores, 0.0)),
-    "impostors": jnp.sum(impostors, dtype=jnp.float32),
-  }
-  return losses, sums
+  return Rows(positive, scores, ~same, noise)
 
 
 def contrastive(
@@ -203,6 +277,7 @@ def contrastive(
   *,
   score: Callable[[Array, Array, Array], Array],
   objective: Objective,
+  edited: tuple[Float[Array, "b h w d"], Float[Array, "b"]] | None = None,
   key: PRNGKeyArray | None = None,
   mesh: Mesh | None = None,
   axis: str = "data",
@@ -226,7 +301,10 @@ def contrastive(
     speech_id: which recording it is.
     score: (images `[b, h, w, d]`, audio `[c, t, d]`, valid `[c, t]`) ->
       `[b, c]`, as in `scores.ALL_PAIRS`. It may close over parameters.
-    objective: `triplet(...)` or `info_nce(...)`.
+    objective: `triplet(...)`, `drawn(...)` or `info_nce(...)`.
+    edited: features of an edited version of each image, and its weight: 0
+      where the edit does not count, else 1. What stands where it does not
+      count has no effect on values or gradients.
     key: for sampled negatives; the same key draws the same impostors on any
       number of devices.
     mesh: the devices; None for one.
@@ -235,9 +313,11 @@ def contrastive(
   Returns:
     The loss, and metrics: `image_to_speech` and `speech_to_image` (share of
     anchors whose partner beats every impostor; one without impostors counts),
-    `positive` and `impostor` (mean scores; 0 without impostors). Float32
-    scalars, equal on all devices. Take gradients of the loss as it is: no
-    collective is to be added.
+    `positive` and `impostor` (mean scores; 0 without impostors). With edits
+    also `edits` (share of pairs whose edit counts) and `edited` (share of
+    these where it scores below the positive; 0 without any). Float32 scalars,
+    equal on all devices. Take gradients of the loss as it is: no collective is
+    to be added.
 
   Raises:
     ValueError: the mesh does not divide b, or sampling lacks a key.
@@ -254,7 +334,7 @@ def contrastive(
   def gather(x: Array) -> Array:
     return lax.all_gather(x, axis, tiled=True) if split else x
 
-  def island(images, audio, valid, image_id, speech_id, noise):
+  def island(images, audio, valid, image_id, speech_id, noise, edited):
     same = image_id[:, None] == gather(image_id)
     same |= speech_id[:, None] == gather(speech_id)
     forward = score(images, gather(audio), gather(valid)).astype(jnp.float32)
@@ -263,37 +343,78 @@ def contrastive(
       # [own images, all audio] -> [all images, own audio]
       backward = lax.all_to_all(forward, axis, 1, 0, tiled=True)
     offset = lax.axis_index(axis) * len(images) if split else 0
-    results = [
-      anchor_losses(
-        rows, offset, same, None if noise is None else noise[i], objective
-      )
+    directions = [
+      anchor_rows(rows, offset, same, None if noise is None else noise[i])
       for i, rows in enumerate((forward, backward.T))
     ]
-    loss = sum(jnp.mean(losses) for losses, _ in results)
-    sums = [sums for _, sums in results]
+    if edited is not None:
+      edit_map, weight = edited
+      # Not only the score: a NaN in the map would reach the speech's gradient.
+      edit_map = jnp.where(weight[:, None, None, None] > 0, edit_map, 0)
+      edit_score = paired(score, edit_map, audio, valid)
+      edited = Edited(edit_score.astype(jnp.float32), weight)
+    loss = jnp.mean(objective(*directions, edited))
+    sums = _sums(*directions, edited)
     if split:
       # Inside the island: so its transpose gives whole gradients, once.
       loss, sums = lax.pmean(loss, axis), lax.psum(sums, axis)
-    return loss, _metrics(*sums)
+    return loss, _metrics(sums)
 
   if split:
     rows = P(axis)
     island = jax.shard_map(
       island,
       mesh=mesh,
-      in_specs=(rows, rows, rows, rows, rows, P(None, axis)),
+      in_specs=(rows, rows, rows, rows, rows, P(None, axis), rows),
       out_specs=P(),
     )
-  return island(image_map, audio_map, valid, image_id, speech_id, noise)
+  return island(image_map, audio_map, valid, image_id, speech_id, noise, edited)
 
 
-def _metrics(
-  forward: dict[str, Array], backward: dict[str, Array]
+def _rank(rows: Rows, margin: float, kind: str) -> Array:
+  return margin_rank(
+    rows.positive, rows.scores, rows.impostors, margin, kind, rows.noise
+  )
+
+
+def _counting(edited: Edited) -> tuple[Array, Array]:
+  """Float32 scores of edits, 0 where they do not count, and where they do."""
+  counts = edited.weight > 0
+  return jnp.where(counts, edited.scores, 0.0).astype(jnp.float32), counts
+
+
+def _sums(
+  forward: Rows, backward: Rows, edited: Edited | None
 ) -> dict[str, Array]:
-  count = jnp.maximum(forward["impostors"], 1.0)
-  return {
-    "image_to_speech": forward["correct"] / forward["anchors"],
-    "speech_to_image": backward["correct"] / backward["anchors"],
-    "positive": forward["positive"] / forward["anchors"],
-    "impostor": forward["impostor"] / count,
+  """What the metrics need, summed over these pairs."""
+  forward, backward, edited = lax.stop_gradient((forward, backward, edited))
+
+  def correct(rows: Rows) -> Array:
+    masked = jnp.where(rows.impostors, rows.scores, -jnp.inf)
+    return jnp.sum(rows.positive > jnp.max(masked, axis=1), dtype=jnp.float32)
+
+  impostors = forward.impostors
+  sums = {
+    "pairs": jnp.sum(jnp.ones_like(forward.positive)),
+    "image_to_speech": correct(forward),
+    "speech_to_image": correct(backward),
+    "positive": jnp.sum(forward.positive),
+    "impostor": jnp.sum(jnp.where(impostors, forward.scores, 0.0)),
+    "impostors": jnp.sum(impostors, dtype=jnp.float32),
   }
+  if edited is not None:
+    scores, counts = _counting(edited)
+    below = counts & (scores < backward.positive)
+    sums["edits"] = jnp.sum(counts, dtype=jnp.float32)
+    sums["edited"] = jnp.sum(below, dtype=jnp.float32)
+  return sums
+
+
+def _metrics(sums: dict[str, Array]) -> dict[str, Array]:
+  """Shares and means, from the sums over all pairs."""
+  counts = dict.fromkeys(sums, sums["pairs"])
+  counts["impostor"] = jnp.maximum(sums["impostors"], 1.0)
+  if "edits" in sums:
+    counts["edited"] = jnp.maximum(sums["edits"], 1.0)
+  named = counts.keys() - {"pairs", "impostors"}
+  return {name: sums[name] / counts[name] for name in sorted(named)}

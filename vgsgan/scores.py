@@ -171,6 +171,27 @@ def score(
   return ALL_PAIRS[kind](images, audio, valid)
 
 
+def paired(
+  score: Callable[[Array, Array, Array], Array],
+  images: Float[Array, "b h w d"],
+  audio: Float[Array, "b t d"],
+  valid: Bool[Array, "b t"],
+) -> Float[Array, "b"]:
+  """Scores each image with its own clip: the diagonal, not all pairs.
+
+  Args:
+    score: an all-pairs score that treats every pair by itself.
+    images: maps of b images.
+    audio: maps of their clips.
+    valid: the frames that are no padding.
+  """
+
+  def one(image: Array, clip: Array, frames: Array) -> Array:
+    return score(image[None], clip[None], frames[None])[0, 0]
+
+  return jax.vmap(one)(images, audio, valid)
+
+
 def _mean_valid(x: Array, valid: Array, axis: int) -> Array:
   """Mean over `axis` of what is valid; 0 where nothing is."""
   count = jnp.sum(valid, axis=axis, dtype=jnp.float32)

@@ -3,16 +3,18 @@
 import dataclasses
 import functools
 import os
+from collections.abc import Callable
 from typing import Any
 
 import ml_collections
 import numpy as np
 
 from vgsgan.data.pipeline import Record, Records
+from vgsgan.data.splits import SPLITS
 from vgsgan.errors import UserError
 from vgsgan.options import check_at_least, check_one_of
 
-DATASETS = ("stamps",)
+Splits = dict[str, Records]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,39 +45,11 @@ class Permuted:
     }
 
 
-# What decides which records are in which split, and what they hold.
-IDENTITY = (
-  "dataset",
-  "protocol",
-  "languages",
-  "symbols",
-  "max_stamps",
-  "split_seed",
-  "permuted",
-  "image_size",
-  "sample_rate",
-)
-
-
-def identity(data: ml_collections.ConfigDict) -> dict[str, Any]:
-  """What must not change between the starts of a run."""
-  return {name: data[name] for name in IDENTITY}
-
-
-def load(data: ml_collections.ConfigDict) -> dict[str, Records]:
-  """The splits `train`, `validation` and `test` of `config.data`.
-
-  Prepares the data set first where that has not been done.
-
-  Raises:
-    UserError: if the data set is unknown or its source is missing or broken.
-  """
-  check_one_of("data.dataset", data.dataset, DATASETS)
-  check_at_least("data.split_seed", data.split_seed, 0)
-  check_at_least("data.num_workers", data.num_workers, 0)
-  check_at_least("data.num_threads", data.num_threads, 1)
+def _stamps(data: ml_collections.ConfigDict) -> Splits:
+  """Pictures of the Tux Paint stamps and people describing them."""
   from vgsgan.data.builders import stamps  # Slow to import; needed here only.
 
+  check_at_least("data.split_seed", data.split_seed, 0)
   config = stamps.StampsConfig(
     source=data.source,
     protocol=data.protocol,
@@ -88,10 +62,7 @@ def load(data: ml_collections.ConfigDict) -> dict[str, Records]:
     max_stamps=data.max_stamps or None,
   )
   builder = stamps.prepare(config, os.path.expanduser(data.data_dir))
-  splits = {
-    split: stamps.load(builder, split)
-    for split in ("train", "validation", "test")
-  }
+  splits = {split: stamps.load(builder, split) for split in SPLITS}
   for split, records in splits.items():
     if not len(records):
       raise UserError(
@@ -101,3 +72,87 @@ def load(data: ml_collections.ConfigDict) -> dict[str, Records]:
   if data.permuted:
     splits["train"] = Permuted(splits["train"], data.split_seed)
   return splits
+
+
+def _scenes(data: ml_collections.ConfigDict) -> Splits:
+  """Pictures of scenes: `rendered` here, or those of `clevr`."""
+  from vgsgan.data.builders import clevr, scenes
+
+  check_one_of("data.scenes", data.scenes, ("rendered", "clevr"))
+  if data.scenes == "clevr":
+    return clevr.load(data.data_dir, data.image_size)
+  config = scenes.ScenesConfig(
+    image_size=data.image_size,
+    fewest=data.fewest,
+    most=data.most,
+    train=data.num_train,
+    validation=data.num_validation,
+    test=data.num_test,
+    seed=data.scene_seed,
+  )
+  builder = scenes.prepare(config, data.data_dir)
+  return {split: scenes.load(builder, split) for split in SPLITS}
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+  """A data set, to `config.data`.
+
+  Attributes:
+    load: reads its fields of `config.data`; prepares what is not yet.
+    identity: those of them that decide which records are in which split, and
+      what they hold.
+  """
+
+  load: Callable[[ml_collections.ConfigDict], Splits]
+  identity: tuple[str, ...]
+
+
+DATASETS = {
+  "stamps": Dataset(
+    _stamps,
+    (
+      "protocol",
+      "languages",
+      "symbols",
+      "max_stamps",
+      "split_seed",
+      "permuted",
+      "image_size",
+      "sample_rate",
+    ),
+  ),
+  "scenes": Dataset(
+    _scenes,
+    (
+      "scenes",
+      "image_size",
+      "fewest",
+      "most",
+      "num_train",
+      "num_validation",
+      "num_test",
+      "scene_seed",
+    ),
+  ),
+}
+
+
+def identity(data: ml_collections.ConfigDict) -> dict[str, Any]:
+  """What must not change between the starts of a run."""
+  fields = ("dataset", *DATASETS[data.dataset].identity)
+  return {name: data[name] for name in fields}
+
+
+def load(data: ml_collections.ConfigDict) -> Splits:
+  """The splits `train`, `validation` and `test` of `config.data`.
+
+  Prepares the data set first where that has not been done.
+
+  Raises:
+    UserError: if the data set is unknown or its source is missing or broken.
+  """
+  check_one_of("data.dataset", data.dataset, tuple(DATASETS))
+  check_at_least("data.num_workers", data.num_workers, 0)
+  check_at_least("data.num_threads", data.num_threads, 1)
+  return DATASETS[data.dataset].load(data)

@@ -120,3 +120,34 @@ def stretch(
   stretched = jnp.einsum("bnt,btf,bmf->bnm", in_time, features, in_mel)
   frames = 1 + jnp.floor(last[:, 0] * slower[:, 0]).astype(jnp.int32)
   return stretched, jnp.minimum(frames, t)
+
+
+def degrade(
+  key: Key[Array, ""],
+  images: Float[Array, "b h w 3"],
+  blur: float,
+  noise: float,
+  brightness: float,
+) -> Float[Array, "b h w 3"]:
+  """Makes each picture less than perfect, to a random degree of its own.
+
+  Args:
+    key: of this step.
+    images: RGB in [0, 1], as is what is returned.
+    blur: the largest share of a 3 x 3 binomial blur in the picture.
+    noise: the largest standard deviation of the noise.
+    brightness: the largest relative change of brightness.
+  """
+  keys = jax.random.split(key, 4)
+
+  def degree(k, least, most):
+    return jax.random.uniform(k, (len(images), 1, 1, 1), minval=least) * most
+
+  padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+  wide = padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]
+  soft = (wide[:, :, :-2] + 2 * wide[:, :, 1:-1] + wide[:, :, 2:]) / 16
+  images += degree(keys[0], 0.0, blur) * (soft - images)
+  images *= 1 + degree(keys[1], -1.0, brightness)
+  grain = jax.random.normal(keys[2], images.shape)
+  images += degree(keys[3], 0.0, noise) * grain
+  return jnp.clip(images, 0.0, 1.0)

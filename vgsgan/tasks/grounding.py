@@ -77,7 +77,7 @@ def make_score(config: ml_collections.ConfigDict) -> Callable:
 
 
 def objective(config: ml_collections.ConfigDict, params) -> losses.Objective:
-  """The loss of `config.loss` over a row of scores."""
+  """The loss of `config.loss` over pairs, in both directions."""
   check_one_of("loss.name", config.name, LOSSES)
   if config.name == "infonce":
     return losses.info_nce(params["log_scale"])

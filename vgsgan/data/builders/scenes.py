@@ -1,0 +1,200 @@
+"""Rendered scenes as a TFDS data set: pictures and where their objects are.
+
+A record is one picture of `vgsgan.worlds.scenes`. It depends on the seed, its
+split and its number there alone (to the rounding of the device that renders).
+"""
+
+import dataclasses
+import io
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+from tqdm import tqdm
+
+from vgsgan.data import splits
+from vgsgan.data.builders import preparing
+from vgsgan.errors import UserError
+from vgsgan.options import check_at_least
+from vgsgan.worlds import scenes
+from vgsgan.worlds.attributes import ATTRIBUTES
+
+_BATCH = 250  # Pictures rendered at a time.
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class ScenesConfig(tfds.core.BuilderConfig):
+  """What to prepare. `name` follows from the rest: one folder for each.
+
+  Attributes:
+    name: derived; what is passed is not used.
+    image_size: side of the square pictures, pixels.
+    fewest: objects in a picture, at least.
+    most: objects in a picture, at most; the length of `masks`.
+    train: records of the split; `validation` and `test` likewise.
+    seed: of all scenes.
+  """
+
+  name: str = ""
+  image_size: int = 32
+  fewest: int = 1
+  most: int = 2
+  train: int = 20000
+  validation: int = 1000
+  test: int = 1000
+  seed: int = 0
+
+  def __post_init__(self):
+    check_at_least("data.image_size", self.image_size, 8)
+    check_at_least("data.fewest", self.fewest, 1)
+    check_at_least("data.most", self.most, self.fewest)
+    if self.most > scenes.MOST:
+      raise UserError(
+        f"config.data.most={self.most} must be at most {scenes.MOST}: "
+        "more objects do not always fit on the floor"
+      )
+    for split in splits.SPLITS:
+      check_at_least(f"data.num_{split}", getattr(self, split), 1)
+    counts = (f"{split}{getattr(self, split)}" for split in splits.SPLITS)
+    objects = f"{self.fewest}to{self.most}"
+    parts = (f"{self.image_size}px", objects, *counts, f"seed{self.seed}")
+    self.name = "-".join(parts)
+
+
+class Scenes(tfds.core.GeneratorBasedBuilder):
+  """The TFDS builder; `prepare` is the way in."""
+
+  # See builders/stamps.py.
+  code_path = tfds.core.Path(__file__)
+  # To be raised whenever scenes.sample or scenes.render draws otherwise.
+  VERSION = tfds.core.Version("1.0.0")
+  RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "First release."}
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    size, most = self.builder_config.image_size, self.builder_config.most
+    return tfds.core.DatasetInfo(
+      builder=self,
+      description=(
+        "Cubes, spheres and cylinders on a grey floor, after CLEVR (Johnson "
+        "et al., CVPR 2017), drawn by vgsgan.worlds.scenes."
+      ),
+      features=tfds.features.FeaturesDict(
+        {
+          "id": tfds.features.Text(),
+          "image": tfds.features.Image(
+            shape=(size, size, 3), encoding_format="png"
+          ),
+          "masks": tfds.features.Tensor(
+            shape=(most, size, size), dtype=np.uint8, encoding="zlib"
+          ),
+          "boxes": tfds.features.Tensor(shape=(most, 4), dtype=np.float32),
+          "attributes": tfds.features.Tensor(
+            shape=(most, len(ATTRIBUTES)), dtype=np.int32
+          ),
+        }
+      ),
+      supervised_keys=None,
+    )
+
+  def _split_generators(self, dl_manager):
+    del dl_manager  # Nothing to download.
+    config = self.builder_config
+    total = sum(getattr(config, split) for split in splits.SPLITS)
+    bar = tqdm(total=total, desc="scenes", unit="picture", disable=None)
+    return {
+      split: self._generate_examples(split, bar) for split in splits.SPLITS
+    }
+
+  def _generate_examples(self, split, bar):
+    count = getattr(self.builder_config, split)
+    for number, record in enumerate(rendered(self.builder_config, split)):
+      bar.update()
+      key = f"{split}{number:0{len(str(count))}d}"
+      yield key, {"id": key, **record}
+
+
+def rendered(config: ScenesConfig, split: str) -> Iterator[dict[str, Any]]:
+  """The records of a split in order, without their `id`."""
+  draw = drawing(config)
+  count = getattr(config, split)
+  for start in range(0, count, _BATCH):
+    # The last batch is rendered whole, to compile once.
+    numbers = np.arange(start, start + _BATCH, dtype=np.int32)
+    rows = jax.device_get(draw(splits.SPLITS.index(split), numbers))
+    for i in range(min(_BATCH, count - start)):
+      row = {name: values[i] for name, values in rows.items()}
+      yield row | {"image": encode(row["image"])}
+
+
+def drawing(config: ScenesConfig):
+  """A compiled `(index of the split, numbers [b]) -> records`, stacked."""
+
+  def one(split, number):
+    root = jax.random.fold_in(jax.random.key(config.seed), split)
+    key = jax.random.fold_in(root, number)
+    scene = scenes.sample(key, config.fewest, config.most)
+    picture = scenes.render(scene, config.image_size)
+    names = jnp.stack([getattr(scene, kind) for kind in ATTRIBUTES], -1)
+    return {
+      "image": jnp.rint(picture.image * 255).astype(jnp.uint8),
+      "masks": picture.masks.astype(jnp.uint8),
+      "boxes": picture.boxes,
+      "attributes": jnp.where(scene.present[:, None], names, -1),
+    }
+
+  return jax.jit(jax.vmap(one, (None, 0)))
+
+
+def encode(image: np.ndarray) -> bytes:
+  """Pixels uint8 [h, w, 3] as PNG."""
+  png = io.BytesIO()
+  Image.fromarray(image).save(png, "PNG")
+  return png.getvalue()
+
+
+def prepare(config: ScenesConfig, data_dir: str | pathlib.Path) -> Scenes:
+  """Renders a data set, unless that is done already, and returns it.
+
+  Args:
+    config: what to render.
+    data_dir: where TFDS keeps data sets; 'scenes/NAME/VERSION' below it.
+
+  Raises:
+    UserError: the disk is full or cannot be written.
+  """
+  data_dir = pathlib.Path(data_dir).expanduser()
+  return preparing.prepare_once(
+    lambda: Scenes(
+      config=config, data_dir=data_dir, file_format="array_record"
+    ),
+    _megabytes,
+  )
+
+
+def load(builder: Scenes, split: str) -> Sequence[dict]:
+  """Random access to the records of a split.
+
+  Args:
+    builder: from `prepare`.
+    split: 'train', 'validation' or 'test'.
+
+  Returns:
+    Records: `id` UTF-8 bytes, `image` PNG bytes, `masks` uint8 [n, s, s] of 0
+    and 1, `boxes` float32 [n, 4] as `scenes.boxes` gives them, and
+    `attributes` int32 [n, 4], indices in the order of ATTRIBUTES, -1 where
+    there is no object.
+  """
+  as_stored = {"image": tfds.decode.SkipDecoding()}
+  return builder.as_data_source(split, decoders=as_stored)
+
+
+def _megabytes(builder: Scenes) -> int:
+  """A high guess: uncompressed pictures."""
+  config = builder.builder_config
+  total = sum(getattr(config, split) for split in splits.SPLITS)
+  return 1 + round(total * 4 * config.image_size**2 / 1e6)

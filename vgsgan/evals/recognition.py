@@ -1,0 +1,88 @@
+"""How well the objects of pictures are recognised, each figure with chance."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from vgsgan.worlds import recognise
+from vgsgan.worlds.attributes import ATTRIBUTES
+
+
+def majority(labels: Int[np.ndarray, "n"]) -> float:
+  """Accuracy of always answering with the most frequent label."""
+  return float(np.unique(labels, return_counts=True)[1].max() / len(labels))
+
+
+def given_masks(
+  logits: Float[np.ndarray, "o 16"], attributes: Int[np.ndarray, "o 4"]
+) -> dict[str, Any]:
+  """Accuracy of each kind where it is known which pixels are an object.
+
+  Args:
+    logits: mean over the object's mask.
+    attributes: indices into ATTRIBUTES[kind], in its order.
+
+  Returns:
+    `{kind: {"value", "chance"}, "objects": o}`.
+  """
+  found: dict[str, Any] = {}
+  start = 1
+  for i, (kind, words) in enumerate(ATTRIBUTES.items()):
+    guess = np.argmax(logits[:, start : start + len(words)], -1)
+    right = guess == attributes[:, i]
+    chance = majority(attributes[:, i])
+    found[kind] = {"value": float(right.mean()), "chance": chance}
+    start += len(words)
+  return found | {"objects": len(attributes)}
+
+
+def found_objects(
+  logits: Sequence[Float[np.ndarray, "s t 16"]],
+  masks: Sequence[Bool[np.ndarray, "n s t"]],
+  attributes: Sequence[Int[np.ndarray, "n 4"]],
+) -> dict[str, Any]:
+  """How well objects are found and named where nothing is known.
+
+  Args:
+    logits: a picture each.
+    masks: of its objects; empty where there is none.
+    attributes: of its objects.
+
+  Returns:
+    `count`: share of pictures with the true number of objects found; `found`:
+    share of objects that an object found overlaps by half (intersection over
+    union), by chance none; `named`: share of the words of those that are told
+    at all (`recognise.SURE`), of which `right` are right.
+  """
+  counts, truth, hits, sure, right = [], [], [], [], []
+  for picture, where, what in zip(logits, masks, attributes, strict=True):
+    objects = recognise.objects(picture)
+    there = where.any((1, 2))
+    counts.append(len(objects))
+    truth.append(int(there.sum()))
+    for mask, indices in zip(where[there], what[there], strict=True):
+      match = next((o for o in objects if _overlap(o["mask"], mask) > 0.5), {})
+      hits.append(bool(match))
+      for kind, index in zip(ATTRIBUTES, indices, strict=True):
+        word = match.get(kind)
+        sure.append(word is not None) if match else None
+        right.append(word == ATTRIBUTES[kind][index]) if word else None
+  return {
+    "count": {
+      "value": float(np.mean(np.array(counts) == truth)),
+      "chance": majority(np.array(truth)),
+    },
+    "found": _share(hits),
+    "named": _share(sure),
+    "right": _share(right),
+  }
+
+
+def _share(flags: list[bool]) -> float:
+  return float(np.mean(flags)) if flags else 0.0
+
+
+def _overlap(one, other) -> float:
+  return (one & other).sum() / max((one | other).sum(), 1)

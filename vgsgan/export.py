@@ -1,0 +1,70 @@
+"""Takes one network out of a run's best checkpoint, to be shipped.
+
+    python -m vgsgan.export --workdir=runs/judge --network=recogniser \\
+      --out=recogniser.npz
+
+The file holds the trees `params` and `batch_stats` of the network, and in its
+meta the run's config, step, results and this command.
+"""
+
+import pathlib
+import sys
+
+import jax
+import ml_collections
+from absl import app, flags, logging
+
+from vgsgan import checkpoints, data, jsonfiles, mesh, tasks
+from vgsgan.errors import UserError
+from vgsgan.options import check_one_of
+from vgsgan.worlds import pretrained
+
+WORKDIR = flags.DEFINE_string("workdir", None, "Of the finished run.")
+NETWORK = flags.DEFINE_string(
+  "network", None, "Which entry of the state's params to export."
+)
+OUT = flags.DEFINE_string("out", None, "The .npz file to write.")
+
+
+def export(workdir: pathlib.Path, network: str, out: pathlib.Path) -> None:
+  """Writes the network of the best checkpoint.
+
+  Raises:
+    UserError: the run is not finished, or has no such network.
+  """
+  fields = jsonfiles.read_json(workdir / "config.json")
+  results = jsonfiles.read_json(workdir / "results.json")
+  config = ml_collections.ConfigDict(fields)
+  devices = mesh.make_mesh(1)
+  task = tasks.build(config, devices, data.load(config.data))
+  shapes = jax.eval_shape(task.init, jax.random.key(config.seed))
+  check_one_of("network", network, tuple(shapes.params))
+  abstract = mesh.abstract(shapes, mesh.replicated(devices))
+  with checkpoints.Checkpoints(
+    workdir / "checkpoints", best="selection"
+  ) as saved:
+    state, _ = saved.restore(results["step"], abstract)
+  tree = {
+    "params": state.params[network],
+    "batch_stats": state.batch_stats.get(network, {}),
+  }
+  meta = {"network": network, "config": fields, "results": results}
+  command = ["python", "-m", "vgsgan.export", *sys.argv[1:]]
+  pretrained.save_params(out, tree, meta | {"command": " ".join(command)})
+
+
+def main(argv: list[str]) -> None:
+  for flag in (WORKDIR, NETWORK, OUT):
+    if len(argv) > 1 or flag.value is None:
+      raise UserError("--workdir, --network and --out are needed, nothing else")
+  # Libraries log what only their authors want to read at each restore.
+  logging.set_verbosity(logging.WARNING)
+  export(pathlib.Path(WORKDIR.value), NETWORK.value, pathlib.Path(OUT.value))
+
+
+if __name__ == "__main__":
+  try:
+    app.run(main)
+  except UserError as error:
+    print(f"vgsgan: {error}", file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,201 @@
+"""Recognising the objects of rendered scenes, to judge generated ones.
+
+A small U-Net learns from the renderer's own masks and attributes. Pictures are
+degraded in training, since what it is for are imperfect pictures.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, UInt8
+
+from vgsgan import mesh as mesh_lib
+from vgsgan.data import augment, pipeline
+from vgsgan.data.scenes import SceneExample
+from vgsgan.errors import UserError
+from vgsgan.evals import recognition
+from vgsgan.models.recogniser import Recogniser
+from vgsgan.state import TrainState, optimizer, schedule
+from vgsgan.tasks import Batch, Metrics, Task
+from vgsgan.worlds.attributes import ATTRIBUTES
+
+
+def network(model: ml_collections.ConfigDict) -> Recogniser:
+  """The network of `config.recogniser`."""
+  return Recogniser(tuple(model.widths), model.norm)
+
+
+def object_loss(
+  logits: Float[Array, "b s t 16"],
+  masks: Float[Array, "b s t n"],
+  attributes: Int[Array, "b n 4"],
+) -> dict[str, Float[Array, ""]]:
+  """Cross-entropies: of `object` over all pixels, of each kind over objects'.
+
+  An object's pixels weigh one together: small objects count as large ones do.
+  """
+  there = jnp.max(masks, -1)
+  binary = optax.sigmoid_binary_cross_entropy(logits[..., 0], there)
+  area = jnp.sum(masks, (1, 2))
+  weight = masks / jnp.maximum(area, 1.0)[:, None, None]
+  objects = jnp.maximum(jnp.sum(area > 0), 1)
+  found = {"object": jnp.mean(binary)}
+  start = 1
+  for i, (kind, words) in enumerate(ATTRIBUTES.items()):
+    log_p = jax.nn.log_softmax(logits[..., start : start + len(words)])
+    # Objects that are not there have index -1, which one_hot makes zeros.
+    target = jax.nn.one_hot(attributes[..., i], len(words))
+    entropy = -jnp.einsum("bstk,bnk,bstn->", log_p, target, weight)
+    found[kind] = entropy / objects
+    start += len(words)
+  return found
+
+
+class Recognition:
+  """The network of a config and how it is trained."""
+
+  def __init__(self, config: ml_collections.ConfigDict):
+    self.config = config
+    self.model = network(config.recogniser)
+    self.tx = optimizer(config.optim, config.train.steps)
+    self.rate = schedule(config.optim, config.train.steps)
+    try:
+      jax.eval_shape(lambda: self.init(jax.random.key(0)))
+    except ValueError as error:
+      raise UserError(
+        f"config.recogniser or config.data.image_size: {error}"
+      ) from error
+
+  def init(self, key: jax.Array) -> TrainState:
+    """A fresh state."""
+    size = self.config.data.image_size
+    made = self.model.init(key, jnp.zeros((1, size, size, 3)), train=False)
+    return TrainState.create(
+      {"recogniser": made["params"]},
+      {"recogniser": made.get("batch_stats", {})},
+      self.tx,
+    )
+
+  def inputs(
+    self,
+    key: jax.Array,
+    images: UInt8[Array, "b s s 3"],
+    masks: UInt8[Array, "b n s s"],
+  ) -> tuple[Float[Array, "b s s 3"], Float[Array, "b s s n"]]:
+    """Augmented pictures, and where their objects are in them."""
+    use = self.config.data.augment
+    key_move, key_degrade = jax.random.split(key)
+    masks = jnp.moveaxis(masks, 1, -1).astype(jnp.float32)
+    both = jnp.concatenate([images / 255.0, masks], -1)
+    both = augment.shift_and_flip(key_move, both, use.shift, use.flip)
+    pictures = augment.degrade(
+      key_degrade, both[..., :3], use.blur, use.noise, use.brightness
+    )
+    return pictures, both[..., 3:]
+
+  def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    """One update. Random draws depend on the seed and the step alone."""
+    key = jax.random.fold_in(jax.random.key(self.config.seed), state.step)
+    pictures, masks = self.inputs(key, batch["image"], batch["masks"])
+
+    def loss(params):
+      (logits, _), changed = self.model.apply(
+        {
+          "params": params["recogniser"],
+          "batch_stats": state.batch_stats["recogniser"],
+        },
+        pictures,
+        train=True,
+        mutable=["batch_stats"],
+      )
+      parts = object_loss(logits, masks, batch["attributes"])
+      return sum(parts.values()), (parts, changed.get("batch_stats", {}))
+
+    (value, (parts, changed)), grads = jax.value_and_grad(loss, has_aux=True)(
+      state.params
+    )
+    metrics = parts | {
+      "loss": value,
+      "grad_norm": optax.global_norm(grads),
+      "param_norm": optax.global_norm(state.params),
+      "learning_rate": self.rate(state.step),
+    }
+    return state.update(grads, {"recogniser": changed}, self.tx), metrics
+
+  def logits(self, state: TrainState, images) -> Float[Array, "b s t 16"]:
+    """Logits for evaluation, of pixels 0..255."""
+    variables = {
+      "params": state.params["recogniser"],
+      "batch_stats": state.batch_stats["recogniser"],
+    }
+    return self.model.apply(variables, images / 255.0, train=False)[0]
+
+
+def figures(rows: list[dict[str, np.ndarray]]) -> dict[str, Any]:
+  """What `evals.recognition` makes of `logits`, `masks` and `attributes`."""
+  means, labels = [], []
+  for row in rows:
+    for mask, label in zip(row["masks"], row["attributes"], strict=True):
+      if mask.any():
+        means.append(row["logits"][mask].mean(0))
+        labels.append(label)
+  fields = ([r[name] for r in rows] for name in ("logits", "masks"))
+  return {
+    "given_masks": recognition.given_masks(np.stack(means), np.stack(labels)),
+    "alone": recognition.found_objects(
+      *fields, [row["attributes"] for row in rows]
+    ),
+  }
+
+
+def mean_accuracy(results: dict[str, Any]) -> float:
+  known = results["given_masks"]
+  return sum(known[kind]["value"] for kind in ATTRIBUTES) / len(ATTRIBUTES)
+
+
+def build(
+  config: ml_collections.ConfigDict,
+  mesh: Mesh,
+  splits: dict[str, pipeline.Records],
+) -> Task:
+  """The task on these splits."""
+  model = Recognition(config)
+  kept = ("real", "masks", "attributes")
+
+  def predict(state, batch):
+    found = {name: batch[name] for name in kept}
+    return found | {"logits": model.logits(state, batch["image"])}
+
+  # Compiled once for all evaluations of a run.
+  predict = jax.jit(predict, out_shardings=mesh_lib.replicated(mesh))
+
+  def evaluate(
+    state: TrainState, split: str, poll: Callable[[], None]
+  ) -> dict[str, Any]:
+    size = config.eval.batch
+    stream = pipeline.EvalStream(
+      splits[split], SceneExample(), size, mesh_lib.local_rows(size)
+    )
+    rows = []
+    for local in pipeline.batches(stream, 0, config.data.num_threads):
+      poll()
+      found = jax.device_get(predict(state, mesh_lib.shard(local, mesh)))
+      found["masks"] = found["masks"].astype(bool)
+      for i in np.flatnonzero(found["real"]):
+        rows.append({name: values[i] for name, values in found.items()})
+    return figures(rows)
+
+  return Task(
+    transform=SceneExample(),
+    init=model.init,
+    step=model.step,
+    evaluate=evaluate,
+    select=mean_accuracy,
+    selection="mean accuracy of the four attributes, masks given",
+  )

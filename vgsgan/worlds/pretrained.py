@@ -1,0 +1,103 @@
+"""Weights that are shipped: a tree and what made it, in one .npz file."""
+
+import io
+import json
+import pathlib
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from vgsgan import jsonfiles
+from vgsgan.errors import UserError
+
+_META = "meta.json"
+
+
+def save_params(
+  path: str | pathlib.Path, tree: Mapping[str, Any], meta: Mapping[str, Any]
+) -> None:
+  """Writes a tree of weights; the file is whole or not there.
+
+  Floating point becomes float16 where that loses less than 0.1 % of the
+  largest weight of an array, and float32 otherwise.
+
+  Args:
+    path: of the file, `NAME.npz`.
+    tree: nested dicts of arrays, whose names hold no slash.
+    meta: JSON: what made the weights (config, seed, figures, command).
+
+  Raises:
+    UserError: the file cannot be written.
+  """
+  flat = flatten(jax.device_get(tree))
+  dtypes = {name: str(value.dtype) for name, value in flat.items()}
+  about = {"meta": dict(meta), "dtypes": dtypes}
+  text = np.frombuffer(jsonfiles.dumps(about).encode(), np.uint8)
+  file = io.BytesIO()
+  small = {name: _smaller(value) for name, value in flat.items()}
+  np.savez_compressed(file, **{_META: text}, **small)
+  jsonfiles.replace(pathlib.Path(path), file.getvalue())
+
+
+def load_params(
+  path: str | pathlib.Path,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Reads what `save_params` wrote.
+
+  Returns:
+    The tree, nested dicts of numpy arrays of the dtypes that were saved, and
+    `meta`.
+
+  Raises:
+    UserError: the file is missing or damaged, or something else.
+  """
+  try:
+    with np.load(path, allow_pickle=False) as file:
+      arrays = {name: file[name] for name in file.files}
+    about = json.loads(arrays.pop(_META).tobytes())
+    dtypes = about["dtypes"]
+    if arrays.keys() != dtypes.keys():
+      raise ValueError("its arrays are not those it lists")
+    tree = unflatten({k: v.astype(dtypes[k]) for k, v in arrays.items()})
+    return tree, about["meta"]
+  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    raise UserError(
+      f"no weights in {path}: {reason}; put back a copy of the file"
+    ) from error
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
+  """The leaves of nested dicts by path: {"a": {"b": x}} -> {"a/b": x}."""
+  flat: dict[str, np.ndarray] = {}
+  for name, value in tree.items():
+    if isinstance(value, Mapping):
+      flat |= flatten(value, f"{prefix}{name}/")
+    else:
+      flat[f"{prefix}{name}"] = np.asarray(value)
+  return flat
+
+
+def unflatten(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
+  """The inverse of `flatten`; empty dicts are lost."""
+  tree: dict[str, Any] = {}
+  for path, value in flat.items():
+    *folders, name = path.split("/")
+    node = tree
+    for folder in folders:
+      node = node.setdefault(folder, {})
+    node[name] = value
+  return tree
+
+
+def _smaller(value: np.ndarray) -> np.ndarray:
+  if value.dtype != np.float32 or not value.size:
+    return value
+  with np.errstate(over="ignore"):
+    half = value.astype(np.float16)
+  largest = np.abs(value).max()
+  loss = np.abs(half.astype(np.float32) - value).max()
+  return half if loss <= 1e-3 * largest else value

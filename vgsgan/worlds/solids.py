@@ -1,0 +1,98 @@
+"""Rays and solids that stand on a floor: where they meet, in closed form."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+CUBE, SPHERE, CYLINDER = range(3)
+FAR = 1e6  # The distance of what a ray does not meet.
+
+
+def unit(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+  """x at length 1 along its last axis; zeros stay zeros."""
+  squared = jnp.sum(x * x, -1, keepdims=True)
+  return x * jax.lax.rsqrt(jnp.maximum(squared, 1e-12))
+
+
+def meet(
+  shape: Int[Array, ""],
+  center: Float[Array, "3"],
+  radius: Float[Array, ""],
+  angle: Float[Array, ""],
+  origins: Float[Array, "r 3"],
+  rays: Float[Array, "r 3"],
+) -> tuple[Float[Array, "r"], Float[Array, "r 3"]]:
+  """Where rays from outside first meet one solid.
+
+  Args:
+    shape: CUBE, SPHERE or CYLINDER.
+    center: at the height `radius` above the floor, on which the solid stands.
+    radius: of the sphere; a cube's side is radius * sqrt(2), a cylinder's
+      radius 0.8 radius and its height twice that.
+    angle: about the vertical axis, radians.
+    origins: of the rays.
+    rays: unit directions.
+
+  Returns:
+    Distances, FAR for a ray that misses, and outward unit normals, which mean
+    nothing for a ray that misses.
+  """
+  c, s = jnp.cos(angle), jnp.sin(angle)
+  turn = jnp.array([[c, s, 0.0], [-s, c, 0.0], [0.0, 0.0, 1.0]])
+  o, d = _turned(origins - center, turn), _turned(rays, turn)
+  found = [
+    _meet_cube(o, d, radius * 2**-0.5, radius),
+    _meet_sphere(o, d, radius),
+    _meet_cylinder(o, d, radius * 0.8, radius),
+  ]
+  distance = jnp.stack([t for t, _ in found])[shape]
+  normal = jnp.stack([n for _, n in found])[shape]
+  return distance, _turned(normal, turn.T)
+
+
+def _turned(x: Float[Array, "r 3"], turn: Float[Array, "3 3"]):
+  # Accelerators multiply matrices coarsely unless told not to.
+  return jnp.matmul(x, turn.T, precision=jax.lax.Precision.HIGHEST)
+
+
+def _slab(o, d, half):
+  """Where lines enter and leave -half < x < half, for each coordinate."""
+  safe = jnp.where(jnp.abs(d) < 1e-6, 1e-6, d)
+  a, b = (-half - o) / safe, (half - o) / safe
+  return jnp.minimum(a, b), jnp.maximum(a, b)
+
+
+def _hit(enter, leave):
+  return jnp.where((enter < leave) & (enter > 1e-4), enter, FAR)
+
+
+def _meet_cube(o, d, half, lift):
+  # It is centred at the height `lift` and has to stand on the floor.
+  o = o + jnp.array((0.0, 0.0, 1.0)) * (lift - half)
+  enter, leave = _slab(o, d, half)
+  axis = jnp.argmax(enter, -1)
+  normal = -jnp.sign(d) * jax.nn.one_hot(axis, 3)
+  return _hit(jnp.max(enter, -1), jnp.min(leave, -1)), normal
+
+
+def _meet_sphere(o, d, radius):
+  b, c = jnp.sum(o * d, -1), jnp.sum(o * o, -1) - radius**2
+  root = jnp.sqrt(jnp.maximum(b * b - c, 0.0))
+  distance = jnp.where(b * b > c, _hit(-b - root, -b + root), FAR)
+  return distance, unit(o + distance[:, None] * d)
+
+
+def _meet_cylinder(o, d, radius, lift):
+  o = o + jnp.array((0.0, 0.0, 1.0)) * (lift - radius)
+  a = jnp.maximum(jnp.sum(d[:, :2] ** 2, -1), 1e-9)
+  b = jnp.sum(o[:, :2] * d[:, :2], -1)
+  inside = b * b - a * (jnp.sum(o[:, :2] ** 2, -1) - radius**2)
+  root = jnp.sqrt(jnp.maximum(inside, 0.0))
+  low, high = _slab(o[:, 2], d[:, 2], radius)
+  enter = jnp.maximum((-b - root) / a, low)
+  leave = jnp.minimum((-b + root) / a, high)
+  distance = jnp.where(inside > 0, _hit(enter, leave), FAR)
+  on_side = (-b - root) / a > low
+  side = (o + distance[:, None] * d) * jnp.array((1.0, 1.0, 0.0))
+  cap = -jnp.sign(d[:, 2:]) * jnp.array((0.0, 0.0, 1.0))
+  return distance, jnp.where(on_side[:, None], unit(side), cap)
