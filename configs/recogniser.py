@@ -2,6 +2,12 @@
 
     python -m vgsgan.main --config=configs/recogniser.py --workdir=runs/judge
 
+Nine minutes on one core of an AMD EPYC that other work shared, after one
+minute of rendering. On 1494 objects of the test split (seed 0, 21 November
+2026): size 99.9 % (chance 50.9), colour 99.9 % (13.3), material 100 % (50.2),
+shape 98.6 % (35.1). Finding the objects itself it counts them right in 99.4 %
+of pictures (50.6) and is sure of 98.5 % of their words, 99.97 % of them right.
+
 Arguments:
   smoke           a few hundred pictures of 16 pixels, seconds
 """

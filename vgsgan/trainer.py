@@ -182,10 +182,14 @@ def train(this: Run) -> None:
   update = compile_step(this, state, batch)
   # Not earlier: until here there is nothing that leaving at once would lose.
   this.stop.install()
-  clock = Clock(batches)
+  clock, began = Clock(batches), step
   pending: tuple[int, tasks.Metrics] | None = None
   with log.bar("train", step, config.train.steps) as bar:
     while True:
+      if step in this.task.later and step != began:
+        update = compile_step(this, state, batch)
+        clock.reset(step)
+      state = between(this, state, step)
       state, metrics = update(state, batch)
       step += 1
       if pending:
@@ -217,11 +221,24 @@ def train(this: Run) -> None:
       batch = batches.next(metrics["loss"])
 
 
-def jit_step(task: tasks.Task, devices: Mesh) -> Any:
-  """The update, its state donated and its places explicit."""
+def between(this: Run, state: TrainState, step: int) -> TrainState:
+  """What the task does between two updates, if it does anything."""
+  if not this.task.between:
+    return state
+  try:
+    return this.task.between(state, step, this.stop.check)
+  except preemption.Interrupted:
+    if this.saved.latest_step() != step:
+      save(this, state, step, evaluated=True)
+    this.saved.wait()
+    raise preemption.Interrupted(f"saved step {step}") from None
+
+
+def jit_step(update: tasks.Step, devices: Mesh) -> Any:
+  """An update, its state donated and its places explicit."""
   everywhere = mesh.replicated(devices)
   return jax.jit(
-    task.step,
+    update,
     in_shardings=(everywhere, mesh.over_data(devices)),
     out_shardings=(everywhere, everywhere),
     donate_argnums=0,
@@ -229,10 +246,11 @@ def jit_step(task: tasks.Task, devices: Mesh) -> Any:
 
 
 def compile_step(this: Run, state: TrainState, batch: tasks.Batch) -> Any:
-  """Compiles the update ahead of the first step, and records the time."""
-  with this.log.status("compiling the step") as took:
-    compiled = jit_step(this.task, this.mesh).lower(state, batch).compile()
+  """Compiles the next update ahead of its step, and records the time."""
   step = int(jax.device_get(state.step))
+  update = this.task.step_at(step)
+  with this.log.status("compiling the step") as took:
+    compiled = jit_step(update, this.mesh).lower(state, batch).compile()
   flops = (compiled.cost_analysis() or {}).get("flops", 0.0)
   this.log.write(step, "compile", {"seconds": took.seconds, "flops": flops})
   return compiled

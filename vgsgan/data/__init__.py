@@ -94,6 +94,30 @@ def _scenes(data: ml_collections.ConfigDict) -> Splits:
   return {split: scenes.load(builder, split) for split in SPLITS}
 
 
+def _clevrgan(data: ml_collections.ConfigDict) -> Splits:
+  """Pictures of a GAN, described aloud; more splits for tests."""
+  from vgsgan.data.builders import clevrgan
+  from vgsgan.worlds.clevrgan import SPLITS as ALL_SPLITS
+
+  config = clevrgan.ClevrganConfig(
+    generator=data.generator,
+    recogniser=data.recogniser,
+    image_size=data.image_size,
+    sample_rate=data.sample_rate,
+    most=data.most,
+    truncation=data.truncation,
+    train=data.num_train,
+    validation=data.num_validation,
+    test=data.num_test,
+    probe=data.num_probe,
+    semantic=data.num_semantic,
+    seed=data.scene_seed,
+    workers=data.speech_workers,
+  )
+  builder = clevrgan.prepare(config, data.data_dir)
+  return {split: clevrgan.load(builder, split) for split in ALL_SPLITS}
+
+
 @dataclasses.dataclass(frozen=True)
 class Dataset:
   """A data set, to `config.data`.
@@ -132,6 +156,23 @@ DATASETS = {
       "num_train",
       "num_validation",
       "num_test",
+      "scene_seed",
+    ),
+  ),
+  "clevrgan": Dataset(
+    _clevrgan,
+    (
+      "generator",
+      "recogniser",
+      "image_size",
+      "sample_rate",
+      "most",
+      "truncation",
+      "num_train",
+      "num_validation",
+      "num_test",
+      "num_probe",
+      "num_semantic",
       "scene_seed",
     ),
   ),

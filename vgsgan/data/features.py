@@ -28,7 +28,11 @@ def normalize_image(
   image: UInt8[Host, "b h w 3"],
 ) -> Float[Array, "b h w 3"]:
   """Pixels 0..255 to float32 with ImageNet's mean 0 and deviation 1."""
-  pixels = jnp.asarray(image, jnp.float32) / 255.0
+  return standardize(jnp.asarray(image, jnp.float32) / 255.0)
+
+
+def standardize(pixels: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
+  """Pixels in [0, 1] with ImageNet's mean 0 and deviation 1."""
   mean = jnp.asarray(IMAGENET_MEAN, jnp.float32)
   return (pixels - mean) / jnp.asarray(IMAGENET_STD, jnp.float32)
 

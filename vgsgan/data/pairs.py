@@ -43,6 +43,17 @@ class PairExample:
     }
 
 
+class DrawnPairExample(PairExample):
+  """As `PairExample`, with the latent that the picture was drawn from: `z`."""
+
+  def __call__(
+    self, record: pipeline.Record, rng: np.random.Generator
+  ) -> pipeline.Example:
+    return super().__call__(record, rng) | {
+      "z": np.asarray(record["z"], np.float32)
+    }
+
+
 def decode(picture: bytes) -> UInt8[np.ndarray, "h w 3"]:
   """Pixels of an encoded picture."""
   with Image.open(io.BytesIO(picture)) as opened:

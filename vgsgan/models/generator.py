@@ -57,6 +57,21 @@ class Generator(nn.Module):
       for i, (name, units) in enumerate(zip(names, self.channels, strict=True))
     }
 
+  def latent_matrix(self, params) -> Float[Array, "out {self.latent_size}"]:
+    """All rows of weights that meet the latent itself, as one matrix."""
+    kernels = [[params["bottom"]["kernel"]]]
+    for i in range(1, len(self.channels)):
+      norms = (params[f"up{i}"][name] for name in ("norm1", "norm2"))
+      kernels.append(
+        [n[name]["kernel"] for n in norms for name in ("gain", "bias")]
+      )
+    rows = []
+    for i, of_chunk in enumerate(kernels):
+      weight = jnp.concatenate([k[: self.chunk].T for k in of_chunk])
+      around = (i * self.chunk, self.latent_size - (i + 1) * self.chunk)
+      rows.append(jnp.pad(weight, ((0, 0), around)))
+    return jnp.concatenate(rows)
+
   @nn.compact
   def __call__(
     self,
@@ -89,15 +104,20 @@ class Generator(nn.Module):
     linear = dense(_BOTTOM * _BOTTOM * first, "bottom", self.spectral, train)
     x = linear(chunks[0])
     x = x.reshape(-1, _BOTTOM, _BOTTOM, first)
-    x = _kept(x, keep.get("bottom"))
+    x = self._kept("bottom", x, keep)
     for i, units in enumerate(self.channels[1:], start=1):
       block = UpBlock(units, self.spectral, name=f"up{i}")
       x = block(x, conditions[i], train)
       if i == self.attention:
         x = SelfAttention(self.spectral, name="attention")(x, train)
-      x = _kept(x, keep.get(f"up{i}"))
+      x = self._kept(f"up{i}", x, keep)
     x = nn.relu(batch_norm(train, "norm")(x))
     return jnp.tanh(conv2d(3, 3, "image", self.spectral, train)(x))
+
+  def _kept(self, name: str, x: Array, keep: Keep) -> Array:
+    x = x * keep[name] if name in keep else x
+    self.sow("layers", f"{name}_output", x)  # For who asks for that collection.
+    return x
 
 
 class UpBlock(nn.Module):
@@ -114,7 +134,7 @@ class UpBlock(nn.Module):
   @nn.compact
   def __call__(
     self, x: Float[Array, "b h w c"], condition: Float[Array, "b k"], train
-  ) -> Float[Array, "b {2*h} {2*w} {self.features}"]:
+  ) -> Float[Array, "b 2*h 2*w {self.features}"]:
     def conv(size: int, name: str):
       return conv2d(self.features, size, name, self.spectral, train)
 
@@ -156,7 +176,7 @@ def batch_norm(train: bool, name: str, affine: bool = True) -> nn.Module:
   )
 
 
-def double(x: Float[Array, "b h w c"]) -> Float[Array, "b {2*h} {2*w} c"]:
+def double(x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:
   """Nearest neighbours."""
   b, h, w, c = x.shape
   x = jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c))

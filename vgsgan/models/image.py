@@ -53,7 +53,7 @@ class Vgg(nn.Module):
       [b, h / 16, w / 16, embed].
 
     Raises:
-      ValueError: a side is no multiple of 32, or less than 64.
+      ValueError: a side is no multiple of 32.
     """
     _check_size(image)
     x = image.astype(self.dtype)
@@ -115,7 +115,7 @@ class ResNet(nn.Module):
       [b, h / stride, w / stride, embed].
 
     Raises:
-      ValueError: a side is no multiple of 32 or less than 64, or the fields
+      ValueError: a side is no multiple of 32, or the fields
         do not describe a tower.
     """
     _check_size(image)
@@ -178,8 +178,7 @@ def space_to_depth(x: Float[Array, "b h w c"]) -> Float[Array, "b i j d"]:
 
 def _check_size(image):
   height, width = image.shape[1:3]
-  if height % 32 or width % 32 or min(height, width) < 64:
+  if height % 32 or width % 32 or not height or not width:
     raise ValueError(
-      "image sides must be multiples of 32 and at least 64 pixels, not "
-      f"{height} x {width}"
+      f"image sides must be multiples of 32 pixels, not {height} x {width}"
     )

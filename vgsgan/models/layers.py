@@ -141,15 +141,15 @@ class Conv2D(nn.Module):
     features: output channels.
     kernel: odd side k of the kernel.
     use_bias: False where a normalisation follows.
-    init: initialiser of the kernel.
     dtype: of the computation; parameters stay float32.
+    init: initialiser of the kernel.
   """
 
   features: int
   kernel: int = 3
   use_bias: bool = True
-  init: Callable = nn.initializers.he_normal()
   dtype: Any = jnp.float32
+  init: Callable = nn.initializers.he_normal()
 
   @nn.compact
   def __call__(

@@ -6,7 +6,7 @@ jits, shards, donates, saves and logs.
 
 import dataclasses
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -20,8 +20,10 @@ from vgsgan.state import TrainState
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
+Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+Poll = Callable[[], None]
 
-TASKS = ("grounding", "gan", "recognition")
+TASKS = ("grounding", "drawing", "gan", "recognition")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,17 +40,28 @@ class Task:
     select: results of `validation` -> the figure that chooses the best
       checkpoint; larger is better.
     selection: that figure in words.
+    later: updates that take over from `step` once so many have been made.
+    between: `(state, updates made, poll) -> state`, called before each update,
+      for what is computed from more than a batch now and then; it must depend
+      on its arguments alone.
     pictures: state -> uint8 pictures [h, w, 3] by name, kept in the workdir
       whenever validation is evaluated; None where there is nothing to look at.
   """
 
   transform: pipeline.Transform
   init: Callable[[jax.Array], TrainState]
-  step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
-  evaluate: Callable[[TrainState, str, Callable[[], None]], dict[str, Any]]
+  step: Step
+  evaluate: Callable[[TrainState, str, Poll], dict[str, Any]]
   select: Callable[[dict[str, Any]], float]
   selection: str
+  later: Mapping[int, Step] = dataclasses.field(default_factory=dict)
+  between: Callable[[TrainState, int, Poll], TrainState] | None = None
   pictures: Callable[[TrainState], dict[str, np.ndarray]] | None = None
+
+  def step_at(self, step: int) -> Step:
+    """The update that comes after so many."""
+    started = [first for first in self.later if first <= step]
+    return self.later[max(started)] if started else self.step
 
 
 def build(

@@ -28,7 +28,7 @@ from vgsgan.models import audio, image
 from vgsgan.models.layers import frame_mask
 from vgsgan.options import check_at_least, check_one_of
 from vgsgan.state import TrainState, optimizer, schedule
-from vgsgan.tasks import Batch, Metrics, Task
+from vgsgan.tasks import Batch, Metrics, Poll, Task
 
 SPEECH_TOWERS = {
   "davenet": audio.davenet,
@@ -36,8 +36,11 @@ SPEECH_TOWERS = {
   "large": audio.large,
 }
 IMAGE_TOWERS = ("resnet", "vgg")
-LOSSES = ("triplet", "infonce")
+LOSSES = ("triplet", "infonce", *losses.DRAWN)
 Maps = tuple[jax.Array, jax.Array, jax.Array]
+# (key, params, batch_stats, batch, pictures, maps) -> pictures, weights [b],
+# metrics
+Edit = Callable[..., tuple[jax.Array, jax.Array, Metrics]]
 
 
 def speech_tower(model: ml_collections.ConfigDict) -> audio.SpeechTower:
@@ -76,11 +79,19 @@ def make_score(config: ml_collections.ConfigDict) -> Callable:
   return score
 
 
-def objective(config: ml_collections.ConfigDict, params) -> losses.Objective:
-  """The loss of `config.loss` over pairs, in both directions."""
+def objective(
+  config: ml_collections.ConfigDict, params, edited: bool = False
+) -> losses.Objective:
+  """The loss of `config.loss` over pairs, in both directions.
+
+  A loss of edits is `regular` as long as there are none.
+  """
   check_one_of("loss.name", config.name, LOSSES)
   if config.name == "infonce":
     return losses.info_nce(params["log_scale"])
+  if config.name in losses.DRAWN:
+    waits = config.name in ("edited", "both") and not edited
+    return losses.drawn("regular" if waits else config.name, config.margin)
   names = tuple(name.strip() for name in config.negatives.split(","))
   for name in names:
     check_one_of("loss.negatives", name, losses.NEGATIVES)
@@ -194,8 +205,26 @@ class Grounding:
     }
     return (image_map, speech_map, valid), new
 
-  def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-    """One update. Random draws depend on the seed and the step alone."""
+  def look(self, params, batch_stats, pictures) -> jax.Array:
+    """Feature maps of more pictures; running statistics are not noted."""
+    image_map, _ = self.image.apply(
+      {"params": params["image"], "batch_stats": batch_stats["image"]},
+      pictures,
+      train=True,
+      mutable=["batch_stats"],
+    )
+    return image_map
+
+  def step(
+    self, state: TrainState, batch: Batch, edit: Edit | None = None
+  ) -> tuple[TrainState, Metrics]:
+    """One update. Random draws depend on the seed and the step alone.
+
+    Args:
+      state: before the update.
+      batch: of pairs.
+      edit: draws one more impostor for each pair; None for none.
+    """
     key = jax.random.fold_in(jax.random.key(self.config.seed), state.step)
     key_augment, key_negatives = jax.random.split(key)
     pictures, mel, num_frames = self.inputs(batch, key_augment)
@@ -204,16 +233,25 @@ class Grounding:
       maps, batch_stats = self.maps(
         params, state.batch_stats, pictures, mel, num_frames, train=True
       )
+      edited, drawn = None, {}
+      if edit:
+        key_edit = jax.random.fold_in(key_negatives, 1)
+        impostors, weight, drawn = edit(
+          key_edit, params, state.batch_stats, batch, pictures, maps
+        )
+        edit_map = self.look(params, state.batch_stats, impostors)
+        edited = edit_map, weight
       value, metrics = losses.contrastive(
         *maps,
         batch["image_concept"],
         batch["speech_concept"],
         score=self.score,
-        objective=objective(self.config.loss, params),
+        objective=objective(self.config.loss, params, edit is not None),
+        edited=edited,
         key=key_negatives,
         mesh=self.mesh,
       )
-      return value, (metrics, batch_stats)
+      return value, (metrics | drawn, state.batch_stats | batch_stats)
 
     (value, (metrics, batch_stats)), grads = jax.value_and_grad(
       loss, has_aux=True
@@ -242,7 +280,7 @@ def collect(
   state: TrainState,
   host: Iterator[pipeline.Example],
   mesh: Mesh,
-  poll: Callable[[], None],
+  poll: Poll,
 ) -> dict[str, np.ndarray]:
   """Maps and ids of a whole split, on every process.
 
@@ -285,6 +323,53 @@ def mean_recall_at_10(results: dict[str, Any]) -> float:
   return sum(results[name]["R@10"]["value"] for name in directions) / 2
 
 
+class Reader:
+  """Encodes splits and ranks them; compiled once for all of a run."""
+
+  def __init__(
+    self, model: Grounding, transform: pipeline.Transform, mesh: Mesh
+  ):
+    ids = ("real", "image_id", "speech_id")
+
+    def encode(state, batch):
+      return model.encode(state, batch), {name: batch[name] for name in ids}
+
+    self.config = model.config
+    self.transform = transform
+    self.mesh = mesh
+    self.encode = jax.jit(encode, out_shardings=mesh_lib.replicated(mesh))
+    self.score = jax.jit(model.score)
+
+  def read(
+    self, state: TrainState, records: pipeline.Records, poll: Poll
+  ) -> dict[str, np.ndarray]:
+    """What `collect` finds in some records."""
+    rows = self.config.eval.batch
+    stream = pipeline.EvalStream(
+      records, self.transform, rows, mesh_lib.local_rows(rows)
+    )
+    host: Iterable = pipeline.batches(stream, 0, self.config.data.num_threads)
+    return collect(self.encode, state, iter(host), self.mesh, poll)
+
+  def retrieval(
+    self,
+    found: dict[str, np.ndarray],
+    groups: dict[str, np.ndarray],
+    poll: Poll,
+  ) -> dict[str, Any]:
+    """Both directions over what was read; see `evals.retrieval`."""
+    return retrieval(
+      self.score,
+      found["images"],
+      found["speech"],
+      found["valid"],
+      relevance(found["speech_id"], found["image_id"], found["gallery"]),
+      groups,
+      self.config.eval.block,
+      poll,
+    )
+
+
 def build(
   config: ml_collections.ConfigDict,
   mesh: Mesh,
@@ -294,41 +379,15 @@ def build(
   model = Grounding(config, mesh)
   data = config.data
   in_eval = PairExample(int(config.eval.seconds * data.sample_rate), False)
-  ids = ("real", "image_id", "speech_id")
-
-  def encode(state, batch):
-    return model.encode(state, batch), {name: batch[name] for name in ids}
+  reader = Reader(model, in_eval, mesh)
 
   @functools.cache
   def languages(split: str) -> dict[str, np.ndarray]:
     return by_language(splits[split])
 
-  # Compiled once for all evaluations of a run.
-  encode = jax.jit(encode, out_shardings=mesh_lib.replicated(mesh))
-  score = jax.jit(model.score)
-
-  def evaluate(
-    state: TrainState, split: str, poll: Callable[[], None]
-  ) -> dict[str, Any]:
-    records = splits[split]
-    stream = pipeline.EvalStream(
-      records,
-      in_eval,
-      config.eval.batch,
-      mesh_lib.local_rows(config.eval.batch),
-    )
-    host: Iterable = pipeline.batches(stream, 0, data.num_threads)
-    found = collect(encode, state, iter(host), mesh, poll)
-    return retrieval(
-      score,
-      found["images"],
-      found["speech"],
-      found["valid"],
-      relevance(found["speech_id"], found["image_id"], found["gallery"]),
-      languages(split),
-      config.eval.block,
-      poll,
-    )
+  def evaluate(state: TrainState, split: str, poll: Poll) -> dict[str, Any]:
+    found = reader.read(state, splits[split], poll)
+    return reader.retrieval(found, languages(split), poll)
 
   return Task(
     transform=PairExample(int(data.seconds * data.sample_rate), True),

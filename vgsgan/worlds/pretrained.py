@@ -1,19 +1,43 @@
 """Weights that are shipped: a tree and what made it, in one .npz file."""
 
+import functools
 import io
 import json
 import pathlib
 import zipfile
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vgsgan import jsonfiles
 from vgsgan.errors import UserError
+from vgsgan.models.generator import Generator
+from vgsgan.models.recogniser import Recogniser
+from vgsgan.worlds.attributes import WORDS
 
 _META = "meta.json"
+PACKAGED = {
+  name: pathlib.Path(__file__).with_name(f"{name}.npz")
+  for name in ("generator", "recogniser")
+}
+
+
+class Network(NamedTuple):
+  """A trained network.
+
+  Attributes:
+    module: `module.apply(variables, ...)` runs it.
+    variables: `params` and, where there are any, `batch_stats`.
+    meta: what made it: `config`, `results`, `command`.
+  """
+
+  module: nn.Module
+  variables: dict[str, Any]
+  meta: dict[str, Any]
 
 
 def save_params(
@@ -55,19 +79,88 @@ def load_params(
     UserError: the file is missing or damaged, or something else.
   """
   try:
-    with np.load(path, allow_pickle=False) as file:
-      arrays = {name: file[name] for name in file.files}
-    about = json.loads(arrays.pop(_META).tobytes())
-    dtypes = about["dtypes"]
-    if arrays.keys() != dtypes.keys():
-      raise ValueError("its arrays are not those it lists")
-    tree = unflatten({k: v.astype(dtypes[k]) for k, v in arrays.items()})
-    return tree, about["meta"]
-  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    about, arrays = _read(pathlib.Path(path).read_bytes())
+  except Exception as error:  # Decoders raise anything, of damaged bytes.
     reason = " ".join(str(error).split()) or type(error).__name__
     raise UserError(
       f"no weights in {path}: {reason}; put back a copy of the file"
     ) from error
+  return unflatten(arrays), about["meta"]
+
+
+def _read(data: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+  if not zipfile.is_zipfile(io.BytesIO(data)):
+    raise ValueError("it is no .npz file")
+  with np.load(io.BytesIO(data), allow_pickle=False) as file:
+    arrays = {name: file[name] for name in file.files}
+  about = json.loads(arrays.pop(_META).tobytes())
+  dtypes = about["dtypes"]
+  if arrays.keys() != dtypes.keys():
+    raise ValueError("its arrays are not those it lists")
+  return about, {k: v.astype(dtypes[k]) for k, v in arrays.items()}
+
+
+def load_generator(path: str | pathlib.Path) -> Network:
+  """A GAN's generator, of the config `gan` in its meta.
+
+  Args:
+    path: as `vgsgan.export` writes it; '' is the one that is packaged.
+
+  Raises:
+    UserError: the file is missing, damaged, or of another network.
+  """
+
+  def build(config):
+    gan = config["gan"]
+    module = Generator(
+      tuple(gan["channels"]),
+      gan["chunk"],
+      gan["attention"],
+      len(WORDS) if gan["labels"] else 0,
+      gan["spectral"],
+    )
+    labels = jnp.zeros((1, len(WORDS))) if gan["labels"] else None
+    return module, (jnp.zeros((1, module.latent_size)), labels)
+
+  return _load_network(path or PACKAGED["generator"], "generator", build)
+
+
+def load_recogniser(path: str | pathlib.Path) -> Network:
+  """A recogniser, of the config `recogniser` in its meta; see above."""
+
+  def build(config):
+    model = config["recogniser"]
+    module = Recogniser(tuple(model["widths"]), model["norm"])
+    return module, (jnp.zeros((1, 8, 8, 3)),)
+
+  return _load_network(path or PACKAGED["recogniser"], "recogniser", build)
+
+
+def _load_network(path, name: str, build) -> Network:
+  """Loads a network and compares its weights with what its config needs."""
+  tree, meta = load_params(path)
+  try:
+    module, inputs = build(meta["config"])
+    init = functools.partial(module.init, train=False)
+    made = jax.eval_shape(init, jax.random.key(0), *inputs)
+    made = {k: made[k] for k in ("params", "batch_stats") if k in made}
+    different = _shapes(made) ^ _shapes(tree)
+    if different:
+      wrong = min(name for name, _ in different)
+      raise ValueError(f"{wrong} is missing, too many or of another shape")
+  except (KeyError, TypeError, ValueError) as error:
+    reason = " ".join(str(error).split())
+    raise UserError(f"{path} holds no {name}: {reason}") from error
+  return Network(module, tree, meta)
+
+
+def _shapes(tree: Any) -> set[tuple[str, tuple[int, ...]]]:
+  """The arrays of a tree: path and shape."""
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return {
+    (jax.tree_util.keystr(path, simple=True, separator="/"), np.shape(leaf))
+    for path, leaf in leaves
+  }
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, np.ndarray]:

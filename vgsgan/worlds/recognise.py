@@ -10,7 +10,7 @@ from vgsgan.worlds.attributes import ATTRIBUTES, WORDS
 
 SURE = 0.9  # Least mean probability of a word that is told.
 _LEAST_AREA = 0.006  # Of the picture: 6 of 32 x 32 pixels.
-_LEAST_PART = 0.2  # Of a component, for it to be more than an edge.
+_LEAST_PART = 0.08  # Of a component, for it to be more than an edge.
 
 Object = dict[str, Any]
 

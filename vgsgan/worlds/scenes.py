@@ -139,6 +139,16 @@ def _arrange(key: PRNGKeyArray, radius, present):
   return jnp.stack(places), least
 
 
+def gap(scene: Scene) -> float:
+  """Least distance between two objects of one scene; below 0 they touch."""
+  there = np.flatnonzero(scene.present)
+  place = np.asarray(scene.position)[there] * _DEPTH
+  radius = _RADII[np.asarray(scene.size)[there]]
+  apart = np.linalg.norm(place[:, None] - place, axis=-1)
+  apart -= radius[:, None] + radius
+  return float(np.min(apart[~np.eye(len(there), dtype=bool)], initial=FAR))
+
+
 def render(scene: Scene, size: int, samples: int = 2) -> Picture:
   """Draws one scene as a square picture.
 

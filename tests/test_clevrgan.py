@@ -1,0 +1,598 @@
+"""Audio CLEVRGAN: its pictures, captions, voices, labels and contrasts."""
+
+import io
+import json
+import math
+from collections import Counter
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+from PIL import Image
+
+from vgsgan import data
+from vgsgan.data.builders import clevrgan, clevrgan_records
+from vgsgan.data.pairs import DrawnPairExample, PairExample
+from vgsgan.errors import UserError
+from vgsgan.models.generator import Generator
+from vgsgan.models.recogniser import Recogniser
+from vgsgan.worlds import captions, contrasts, pretrained, scenes, speech
+from vgsgan.worlds import clevrgan as world
+from vgsgan.worlds.attributes import ATTRIBUTES, KIND, WORDS
+
+GAN = {
+  "channels": (8, 8, 4),
+  "chunk": 4,
+  "attention": 0,
+  "labels": False,
+  "spectral": False,
+}
+JUDGE = {"widths": (4, 4, 8), "norm": "batch"}
+SPLITS = {
+  "train": 6,
+  "validation": 3,
+  "test": 6,
+  "probe": 4,
+  "words": 90,
+  "semantic": 2,
+}
+
+
+def one_line(error, *words):
+  assert "\n" not in str(error.value)
+  for word in words:
+    assert word in str(error.value)
+
+
+def write_generator(path, seed=0, **changes):
+  gan = GAN | changes
+  count = len(WORDS) if gan["labels"] else 0
+  module = Generator(
+    gan["channels"], gan["chunk"], gan["attention"], count, gan["spectral"]
+  )
+  labels = jnp.zeros((1, count)) if count else None
+  z = jnp.zeros((1, module.latent_size))
+  made = module.init(jax.random.key(seed), z, labels, train=False)
+  write(path, made, {"gan": gan})
+
+
+def write_recogniser(path, seed=0):
+  module = Recogniser(*JUDGE.values())
+  image = jnp.zeros((1, 16, 16, 3))
+  made = module.init(jax.random.key(seed), image, train=False)
+  write(path, made, {"recogniser": JUDGE})
+
+
+def write(path, made, config):
+  tree = {k: made[k] for k in ("params", "batch_stats") if k in made}
+  pretrained.save_params(path, tree, {"config": config})
+
+
+def seen(logits, sure=0.9):
+  """Objects that follow from the logits; about one picture in three has none.
+
+  What a network without training sees would be noise.
+  """
+  size = len(logits)
+  rng = np.random.default_rng(int(1e4 * abs(float(logits.mean()))))
+  found = []
+  for i in range(int(rng.integers(0, 3))):
+    mask = np.zeros((size, size), bool)
+    mask[4:8, 2 + 6 * i : 6 + 6 * i] = True
+    words = {k: w[int(rng.integers(len(w)))] for k, w in ATTRIBUTES.items()}
+    if rng.random() < 0.3:
+      words["size"] = None
+    found.append(words | {"mask": mask})
+  return found
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+  monkeypatch.setattr(world, "_BATCH", 8)
+  monkeypatch.setattr(world.recognise, "objects", seen)
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("networks")
+  paths = {n: str(folder / f"{n}.npz") for n in ("generator", "recogniser")}
+  write_generator(paths["generator"])
+  write_recogniser(paths["recogniser"])
+  return paths
+
+
+def config(networks, **changes):
+  fields = {"image_size": 16, "train": 6, "validation": 3, "test": 3}
+  fields |= {"probe": 4, "semantic": 2, "workers": 0}
+  return clevrgan.ClevrganConfig(**networks, **fields | changes)
+
+
+def data_config(networks, folder, **changes):
+  return ml_collections.ConfigDict(
+    networks
+    | {
+      "dataset": "clevrgan",
+      "data_dir": str(folder),
+      "image_size": 16,
+      "sample_rate": 16000,
+      "most": 3,
+      "truncation": 0.0,
+      "num_train": 6,
+      "num_validation": 3,
+      "num_test": 3,
+      "num_probe": 4,
+      "num_semantic": 2,
+      "scene_seed": 0,
+      "speech_workers": 0,
+      "num_workers": 0,
+      "num_threads": 1,
+    }
+    | changes
+  )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture
+def splits(networks, folder):
+  found = data.load(data_config(networks, folder))
+  return {k: [v[i] for i in range(len(v))] for k, v in found.items()}
+
+
+def pixels(record):
+  with Image.open(io.BytesIO(record["image"])) as opened:
+    assert (opened.format, opened.mode) == ("PNG", "RGB")
+    return np.asarray(opened)
+
+
+# The records.
+
+
+def test_splits_have_the_records_that_are_asked_for(splits):
+  assert {k: len(v) for k, v in splits.items()} == SPLITS
+  ids = [r["id"] for records in splits.values() for r in records]
+  assert len(set(ids)) == len(ids)
+
+
+def test_pictures_are_what_the_generator_draws_from_z(splits, networks):
+  module, variables, meta = pretrained.load_generator(networks["generator"])
+  assert meta["config"]["gan"]["chunk"] == 4
+  latents = set()
+  for split in ("train", "validation", "test", "probe"):
+    for record in splits[split]:
+      z = record["z"]
+      assert z.dtype == np.float32 and z.shape == (12,)
+      drawn = module.apply(variables, z[None], train=False)[0]
+      assert np.abs(pixels(record) - 127.5 * (drawn + 1)).max() < 1
+      latents.add(z.tobytes())
+  assert len(latents) == 6 + 3 + 3 + 4
+
+
+def test_captions_say_what_is_recognised(splits):
+  for split in ("train", "validation", "test", "semantic"):
+    for record in splits[split]:
+      there = record["masks"].any((1, 2))
+      assert (record["attributes"][~there] == -1).all() and there.any()
+      said = record["caption"].decode().split()
+      words = Counter(filter(None, map(captions.canonical, said)))
+      true = Counter(
+        ATTRIBUTES[kind][row[i]]
+        for row in record["attributes"][there]
+        for i, kind in enumerate(ATTRIBUTES)
+        if row[i] >= 0
+      )
+      assert words and not words - true
+
+
+def test_recordings_are_the_captions_as_spoken(splits):
+  for split in ("train", "test", "words", "semantic"):
+    for record in splits[split][:8]:
+      text, voice = record["caption"].decode(), record["voice"].decode()
+      spoken = speech.speak(text, voice)
+      np.testing.assert_array_equal(record["waveform"], spoken.waveform)
+      words = json.loads(record["words"])
+      assert [w["spoken"] for w in words] == [w for w, _, _ in spoken.words]
+      for entry, (_, *times) in zip(words, spoken.words, strict=True):
+        found = [entry["start"], entry["end"]]
+        assert found == pytest.approx(times, abs=1e-3)
+        assert entry["word"] in (*WORDS, None)
+
+
+def test_words_have_the_published_word():
+  entry = clevrgan_records._timed("tiny", 0.0, 0.5)
+  assert entry == {"spoken": "tiny", "word": "small", "start": 0, "end": 0.5}
+  assert clevrgan_records._timed("of a", 0.0, 0.5)["word"] is None
+  assert clevrgan_records._timed("a shiny", 0.0, 0.5)["word"] == "metal"
+
+
+def test_the_held_out_voice_is_in_tests_alone(splits):
+  for split, records in splits.items():
+    for record in records:
+      voice = record["voice"].decode()
+      assert record["held_out"] == (voice == speech.HELD_OUT)
+      if split == "probe":
+        assert (voice, record["caption"]) == ("", b"")
+        assert not len(record["waveform"]) and record["words"] == b"[]"
+      elif not record["held_out"]:
+        assert voice in speech.VOICES
+    heard = sum(bool(r["held_out"]) for r in records)
+    assert heard == {"test": 3, "words": 15}.get(split, 0)
+
+
+def test_each_test_picture_is_described_by_two_voices(splits):
+  pairs = {}
+  for record in splits["test"]:
+    pairs.setdefault(int(record["image_id"]), []).append(record)
+  assert len(pairs) == 3
+  for one, other in pairs.values():
+    assert one["held_out"] != other["held_out"]
+    for name in ("caption", "image", "speech_id", "concept"):
+      assert one[name] == other[name]
+
+
+def test_every_word_is_spoken_by_every_voice(splits):
+  said = {(r["caption"].decode(), r["voice"].decode()) for r in splits["words"]}
+  voices = (*speech.VOICES, speech.HELD_OUT)
+  assert said == {(word, voice) for word in WORDS for voice in voices}
+  for record in splits["words"]:
+    assert not pixels(record).any() and not record["masks"].any()
+
+
+def test_ids_are_of_what_they_say(splits):
+  images, texts = {}, {}
+  for records in splits.values():
+    for r in records:
+      images.setdefault(int(r["image_id"]), set()).add(r["image"])
+      if r["caption"]:
+        texts.setdefault(int(r["speech_id"]), set()).add(r["caption"])
+  assert all(len(same) == 1 for same in images.values())
+  assert len(set.union(*images.values())) == len(images)
+  assert all(len(same) == 1 for same in texts.values())
+  assert len(set.union(*texts.values())) == len(texts)
+
+
+def test_concepts_join_equal_captions_of_equal_objects():
+  silence = speech.Spoken(np.zeros(0, np.int16), ())
+  numbers = clevrgan_records.Numbers()
+
+  def labelled(name, caption, *rows):
+    attributes = np.full((3, 4), -1, np.int32)
+    attributes[: len(rows)] = rows
+    picture = world.Picture(
+      np.zeros(2, np.float32),
+      np.zeros((8, 8, 3), np.uint8),
+      attributes,
+      np.zeros((3, 8, 8), bool),
+    )
+    item = clevrgan_records.Item(name, picture, name, caption, "x")
+    found = clevrgan_records.record(item, silence, numbers)
+    return found["image_id"], found["speech_id"], found["concept"]
+
+  red, blue = (0, 1, 0, 0), (0, 2, 0, 0)
+  made = [
+    labelled("a", "a red cube and a blue cube", red, blue),
+    labelled("b", "a red cube and a blue cube", blue, red),
+    labelled("c", "a red cube and a blue cube", red, (1, 2, 0, 0)),
+    labelled("d", "a red cube", red, blue),
+    labelled("e", "", red),
+    labelled("f", "", red),
+  ]
+  images, said, concepts = zip(*made, strict=True)
+  assert images == (0, 1, 2, 3, 4, 5)
+  assert said == (0, 0, 0, 1, 2, 3)
+  assert concepts == (0, 0, 1, 2, 3, 4)
+
+
+def test_examples_have_the_latent(splits):
+  rng = np.random.default_rng(0)
+  for split, size in (("train", 12), ("probe", 12), ("words", 0)):
+    record = splits[split][0]
+    example = DrawnPairExample(8000, False)(record, rng)
+    np.testing.assert_array_equal(example.pop("z"), record["z"])
+    assert len(record["z"]) == size
+    plain = PairExample(8000, False)(record, rng)
+    assert plain.keys() == example.keys()
+    for name, value in plain.items():
+      np.testing.assert_array_equal(value, example[name])
+
+
+# Preparing.
+
+
+def test_the_same_is_made_again(splits, networks, tmp_path):
+  again = clevrgan.prepare(config(networks), tmp_path)
+  for split, records in splits.items():
+    other = clevrgan.load(again, split)
+    for i, record in enumerate(records):
+      for name, value in other[i].items():
+        np.testing.assert_array_equal(value, record[name], name)
+
+
+def test_another_seed_makes_others(splits, networks, tmp_path):
+  other = clevrgan.prepare(config(networks, seed=1), tmp_path)
+  train = clevrgan.load(other, "train")
+  latents = {r["z"].tobytes() for r in splits["train"]}
+  assert not latents & {train[i]["z"].tobytes() for i in range(6)}
+
+
+def test_an_interrupted_preparation_starts_again(
+  splits, networks, tmp_path, monkeypatch
+):
+  calls, record = [], clevrgan.record
+
+  def interrupt(*args):
+    calls.append(args)
+    if len(calls) > 10:  # Train is written, test is not.
+      raise KeyboardInterrupt
+    return record(*args)
+
+  monkeypatch.setattr(clevrgan, "record", interrupt)
+  with pytest.raises(KeyboardInterrupt):
+    clevrgan.prepare(config(networks), tmp_path)
+  monkeypatch.setattr(clevrgan, "record", record)
+  assert not list(tmp_path.rglob("*.array_record*"))
+  builder = clevrgan.prepare(config(networks), tmp_path)
+  found = clevrgan.load(builder, "test")
+  for i, expected in enumerate(splits["test"]):
+    assert found[i]["id"] == expected["id"]
+    np.testing.assert_array_equal(found[i]["waveform"], expected["waveform"])
+
+
+def test_a_second_start_finds_what_the_first_prepared(
+  splits, networks, folder, monkeypatch
+):
+  monkeypatch.setattr(clevrgan, "items", None)
+  again = data.load(data_config(networks, folder, speech_workers=2))
+  assert {k: len(v) for k, v in again.items()} == SPLITS
+
+
+def test_the_name_tells_what_changes_the_data(networks):
+  changes = ["image_size", "most", "seed"]
+  changes += ["train", "validation", "test", "probe", "semantic"]
+  configs = [config(networks, **{name: 77}) for name in changes]
+  configs += [config(networks, sample_rate=8000), config(networks)]
+  configs += [config(networks, truncation=1.5), config(networks, seed=2)]
+  configs += [config(networks, fingerprint="a")]
+  assert len({c.name for c in configs}) == len(configs)
+  assert config(networks, workers=3).name == config(networks).name
+
+
+def test_other_networks_have_a_folder_of_their_own(networks, tmp_path):
+  found = set()
+  for seed in (0, 1):
+    write_recogniser(tmp_path / "judge.npz", seed)
+    judge = pretrained.load_recogniser(tmp_path / "judge.npz")
+    drawer = pretrained.load_generator(networks["generator"])
+    found.add(clevrgan._fingerprint((drawer, judge)))
+  assert len(found) == 2
+
+
+@pytest.mark.parametrize(
+  ("change", "words"),
+  [
+    ({"image_size": 4}, ("data.image_size", "8")),
+    ({"image_size": 32}, ("data.image_size=32", "16 pixels", "agree")),
+    ({"most": 1}, ("data.most", "2")),
+    ({"truncation": -1.0}, ("data.truncation", "0")),
+    ({"num_semantic": 0}, ("data.num_semantic", "1")),
+    ({"scene_seed": -1}, ("data.scene_seed", "0")),
+    ({"speech_workers": -1}, ("data.speech_workers", "0")),
+    ({"generator": "gone.npz"}, ("no weights in gone.npz",)),
+  ],
+)
+def test_wrong_fields_are_named(networks, folder, change, words):
+  with pytest.raises(UserError) as error:
+    data.load(data_config(networks, folder, **change))
+  one_line(error, *words)
+
+
+def test_networks_that_do_not_fit(networks, tmp_path):
+  with pytest.raises(UserError) as error:
+    pretrained.load_generator(networks["recogniser"])
+  one_line(error, networks["recogniser"], "no generator", "gan")
+  with pytest.raises(UserError) as error:
+    pretrained.load_recogniser(networks["generator"])
+  one_line(error, "no recogniser")
+  tree, meta = pretrained.load_params(networks["generator"])
+  meta["config"]["gan"]["channels"] = (8, 8, 8)
+  pretrained.save_params(tmp_path / "other.npz", tree, meta)
+  with pytest.raises(UserError) as error:
+    pretrained.load_generator(tmp_path / "other.npz")
+  one_line(error, "other.npz", "no generator", "another shape")
+  write_generator(tmp_path / "labels.npz", labels=True)
+  labelled = {"generator": str(tmp_path / "labels.npz")}
+  with pytest.raises(UserError) as error:
+    clevrgan.prepare(config(networks | labelled), tmp_path)
+  one_line(error, "config.data.generator", "without labels")
+
+
+def test_the_packaged_networks_are_taken_where_none_is_named(
+  networks, monkeypatch
+):
+  monkeypatch.setattr(pretrained, "PACKAGED", networks)
+  for load in (pretrained.load_generator, pretrained.load_recogniser):
+    module, variables, _ = load("")
+    assert module and set(variables) == {"params", "batch_stats"}
+
+
+# Pictures and drops.
+
+
+def fake_draw(split, numbers, tries):
+  """Latents that tell where they come from, and logits that do."""
+  z = np.stack([np.full_like(numbers, split), numbers, tries], 1)
+  logits = np.zeros((len(numbers), 8, 8, 16), np.float32)
+  logits[:, 0, 0, :2] = z[:, 1:]
+  images = np.zeros((len(numbers), 8, 8, 3), np.uint8)
+  return z.astype(np.float32), images, logits
+
+
+def thing(**words):
+  mask = np.ones((8, 8), bool)
+  return dict.fromkeys(ATTRIBUTES) | words | {"mask": mask}
+
+
+def drops(number):
+  """How many latents of a number show nothing."""
+  return (7 * number) % 5
+
+
+@pytest.mark.parametrize("batch", [1, 4, 50])
+def test_dropped_pictures_are_drawn_from_the_next_latent(monkeypatch, batch):
+  def objects(logits):
+    number, attempt = logits[0, 0, :2].astype(int)
+    return [] if attempt < drops(number) else [thing(color="red")]
+
+  monkeypatch.setattr(world.recognise, "objects", objects)
+  monkeypatch.setattr(world, "_BATCH", batch)
+  found = [p.z.tolist() for p in world.pictures(fake_draw, 2, 23, 3)]
+  assert found == [[2, number, drops(number)] for number in range(23)]
+
+
+def test_what_is_usable():
+  cases = (
+    ([], False),
+    ([thing(color="red")], True),
+    ([thing(shape="cube")], True),
+    ([thing(size="small", material="metal")], False),
+    ([thing(shape="cube"), thing(size="small")], False),
+    ([thing(shape="cube")] * 3, True),
+    ([thing(shape="cube")] * 4, False),
+  )
+  for objects, expected in cases:
+    assert world.usable(objects, 3) == expected
+
+
+def test_pictures_that_never_show_anything_end_in_one_line(monkeypatch):
+  monkeypatch.setattr(world.recognise, "objects", lambda _: [])
+  with pytest.raises(UserError) as error:
+    list(world.pictures(fake_draw, 0, 3, 3))
+  one_line(error, "100 pictures", "config.data.generator", "recogniser")
+
+
+def test_labels_and_objects_are_inverse():
+  rng = np.random.default_rng(0)
+  objects = seen(rng.normal(size=(16, 16, 16)))
+  while len(objects) < 2:
+    objects = seen(rng.normal(size=(16, 16, 16)))
+  attributes, masks = world.labels(objects, 3, 16)
+  image = np.zeros((16, 16, 3), np.uint8)
+  picture = world.Picture(np.zeros(1), image, attributes, masks)
+  assert picture.objects == [
+    {kind: o[kind] for kind in ATTRIBUTES} for o in objects
+  ]
+  for mask, expected in zip(masks, objects, strict=False):
+    np.testing.assert_array_equal(mask, expected["mask"])
+
+
+def test_truncation_bounds_the_latents(networks):
+  loaded = (
+    pretrained.load_generator(networks["generator"]),
+    pretrained.load_recogniser(networks["recogniser"]),
+  )
+  numbers = np.arange(8, dtype=np.int32)
+  for limit, largest in ((0.0, 5.0), (0.5, 0.5)):
+    draw = world.drawing(*loaded, 0, limit)
+    z, images, logits = jax.device_get(draw(1, numbers, 0 * numbers))
+    assert limit / 2 < np.abs(z).max() <= largest
+    assert images.shape == (8, 16, 16, 3) and logits.shape == (8, 16, 16, 16)
+    again, _, _ = draw(1, numbers[::-1], 0 * numbers)
+    np.testing.assert_array_equal(z[::-1], again)
+    for change in ((2, numbers, 0 * numbers), (1, numbers, 0 * numbers + 1)):
+      assert not np.intersect1d(z, draw(*change)[0]).size
+
+
+# Contrasts.
+
+
+def sampled(seed):
+  return jax.device_get(scenes.sample(jax.random.key(seed), 1, 2))
+
+
+def test_gap_is_what_sampling_keeps():
+  scene = sampled(0)._replace(
+    present=np.array([True, True]),
+    size=np.array([0, 1]),
+    position=np.array([[0.0, 0.0], [3.0, 4.0]], np.float32),
+  )
+  expected = math.hypot(3.0, 0.6 * 4.0) - 0.45 - 0.85
+  assert scenes.gap(scene) == pytest.approx(expected)
+  alone = scene._replace(present=np.array([True, False]))
+  assert scenes.gap(alone) > 1e5
+  gaps = [scenes.gap(sampled(seed)) for seed in range(40)]
+  assert min(gaps) >= 0.1 - 1e-5
+
+
+def having(scene):
+  return Counter(
+    words[getattr(scene, kind)[i]]
+    for kind, words in ATTRIBUTES.items()
+    for i in np.flatnonzero(scene.present)
+  )
+
+
+def test_changes_make_the_caption_false():
+  """It says a word more often than there are objects of which it is true."""
+  chosen = 0
+  for seed in range(60):
+    rng, scene = np.random.default_rng(seed), sampled(seed)
+    things = [
+      {
+        kind: words[getattr(scene, kind)[i]]
+        for kind, words in ATTRIBUTES.items()
+      }
+      for i in np.flatnonzero(scene.present)
+    ]
+    caption = captions.caption(rng, things)
+    said = Counter(filter(None, map(captions.canonical, caption.split())))
+    assert not said - having(scene)
+    changes = contrasts.choose(rng, scene, caption)
+    assert len(set(changes)) == len(changes) and len(changes) in (0, 4)
+    assert all(n <= 2 for n in Counter(k for _, k, _ in changes).values())
+    for change in changes:
+      other = contrasts.edited(scene, *change)
+      differ = [k for k in ATTRIBUTES if not same(scene, other, k)]
+      assert differ == [tuple(ATTRIBUTES)[change[1]]]
+      (lost,) = having(scene) - having(other)
+      assert KIND[lost] == differ[0]
+      assert said - having(other) == Counter([lost])
+      assert scenes.gap(other) > 0
+    chosen += bool(changes)
+  assert chosen > 40
+
+
+def same(one, other, name):
+  return np.array_equal(getattr(one, name), getattr(other, name))
+
+
+def test_contrasts_are_exact_pictures():
+  kinds = Counter()
+  for number in range(12):
+    item = contrasts.contrast(0, 5, number, 16, 3)
+    again = contrasts.contrast(0, 5, number, 16, 3)
+    np.testing.assert_array_equal(item.negatives, again.negatives)
+    assert (item.caption, item.voice) == (again.caption, again.voice)
+    assert item.voice in speech.VOICES and len(item.picture.z) == 0
+    assert item.negatives.shape == (4, 16, 16, 3)
+    true = item.picture.image.astype(int)
+    floor = ~item.picture.masks.any(0)
+    # Far from the objects' edges, whose pixels the floor shares.
+    for axis, step in ((0, 1), (0, -1), (1, 1), (1, -1)):
+      floor = floor & np.roll(floor, step, axis)
+    for kind, negative in zip(item.changed, item.negatives, strict=True):
+      name = tuple(ATTRIBUTES)[kind]
+      kinds[name] += 1
+      assert np.abs(negative - true).max() > 10
+      if name in ("color", "material"):
+        np.testing.assert_array_equal(
+          negative[floor], item.picture.image[floor]
+        )
+  assert set(kinds) == set(ATTRIBUTES)
+  other = contrasts.contrast(1, 5, 0, 16, 3)
+  first = contrasts.contrast(0, 5, 0, 16, 3)
+  assert not np.array_equal(other.picture.image, first.picture.image)
