@@ -19,6 +19,7 @@ setuptools.setup(
   license="Apache-2.0",
   python_requires=">=3.11",
   packages=setuptools.find_packages(include=["vgsgan", "vgsgan.*"]),
+  package_data={"vgsgan.worlds": ["*.npz"]},
   install_requires=[
     "absl-py>=2.1",
     "flax>=0.12.7",
@@ -40,7 +41,13 @@ setuptools.setup(
   extras_require={
     "cuda": ["jax[cuda13]"],  # NVIDIA GPUs.
     "tpu": ["jax[tpu]"],  # Cloud TPU.
+    "speech": [  # Speaks the captions of the worlds made here.
+      "espeakng-loader>=0.2.4",  # espeak-ng, library and voices; GPL-3.
+      "ttspico==0.3.2",  # SVOX Pico; Apache-2.0; built with a C compiler.
+    ],
     "tests": [
+      "espeakng-loader>=0.2.4",
+      "ttspico==0.3.2",
       "beartype>=0.20",  # Checks the jaxtyping annotations.
       "librosa>=0.11",  # The reference for the log-mel front end.
       "pre-commit>=4",

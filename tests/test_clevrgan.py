@@ -167,7 +167,7 @@ def test_pictures_are_what_the_generator_draws_from_z(splits, networks):
     for record in splits[split]:
       z = record["z"]
       assert z.dtype == np.float32 and z.shape == (12,)
-      drawn = module.apply(variables, z[None], train=False)[0]
+      drawn = module.apply(variables, jnp.array(z)[None], train=False)[0]
       assert np.abs(pixels(record) - 127.5 * (drawn + 1)).max() < 1
       latents.add(z.tobytes())
   assert len(latents) == 6 + 3 + 3 + 4
@@ -281,11 +281,13 @@ def test_concepts_join_equal_captions_of_equal_objects():
     labelled("d", "a red cube", red, blue),
     labelled("e", "", red),
     labelled("f", "", red),
+    labelled("g", "a red cube"),
+    labelled("h", "a red cube"),
   ]
   images, said, concepts = zip(*made, strict=True)
-  assert images == (0, 1, 2, 3, 4, 5)
-  assert said == (0, 0, 0, 1, 2, 3)
-  assert concepts == (0, 0, 1, 2, 3, 4)
+  assert images == (0, 1, 2, 3, 4, 5, 6, 7)
+  assert said == (0, 0, 0, 1, 2, 3, 1, 1)
+  assert concepts == (0, 0, 1, 2, 3, 4, 5, 6)
 
 
 def test_examples_have_the_latent(splits):

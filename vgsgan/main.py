@@ -9,7 +9,7 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from vgsgan import jsonfiles, mesh, options, trainer
+from vgsgan import comparing, jsonfiles, mesh, options, trainer
 from vgsgan.errors import UserError
 
 MODES = ("train", "eval")
@@ -73,7 +73,8 @@ def main(argv: list[str]) -> None:
     )
   # Libraries log what only their authors want to read at each save.
   logging.set_verbosity(logging.WARNING)
-  sys.exit(trainer.run(config, pathlib.Path(WORKDIR.value), MODE.value))
+  start = comparing.run if "compare" in config else trainer.run
+  sys.exit(start(config, pathlib.Path(WORKDIR.value), MODE.value))
 
 
 def run() -> None:

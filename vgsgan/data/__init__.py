@@ -118,6 +118,20 @@ def _clevrgan(data: ml_collections.ConfigDict) -> Splits:
   return {split: clevrgan.load(builder, split) for split in ALL_SPLITS}
 
 
+def _clevrgan_folder(data: ml_collections.ConfigDict) -> Splits:
+  """The published Audio CLEVRGAN."""
+  from vgsgan.data.builders import clevrgan_folder
+
+  config = clevrgan_folder.ClevrganFolderConfig(
+    source=data.source,
+    image_size=data.image_size,
+    sample_rate=data.sample_rate,
+    max_bad_share=data.max_bad_share,
+  )
+  builder = clevrgan_folder.prepare(config, data.data_dir)
+  return {split: clevrgan_folder.load(builder, split) for split in SPLITS}
+
+
 @dataclasses.dataclass(frozen=True)
 class Dataset:
   """A data set, to `config.data`.
@@ -175,6 +189,9 @@ DATASETS = {
       "num_semantic",
       "scene_seed",
     ),
+  ),
+  "clevrgan_folder": Dataset(
+    _clevrgan_folder, ("image_size", "sample_rate", "max_bad_share")
   ),
 }
 

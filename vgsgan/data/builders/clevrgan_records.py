@@ -71,6 +71,8 @@ def record(
   """A record of the features."""
   picture = item.picture
   seen = tuple(sorted(map(tuple, picture.attributes.tolist())))
+  # Of which nothing is known: equal captions do not make it equal.
+  seen = seen if (picture.attributes >= 0).any() else item.picture_id
   none = np.zeros((0, *picture.image.shape), np.uint8)
   # Nothing is equal to what is not said at all.
   said = item.caption or item.id

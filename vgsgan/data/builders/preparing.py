@@ -45,6 +45,23 @@ def prepare_once(
   return builder
 
 
+def check_bad(metadata: dict, limit: float) -> None:
+  """UserError if of a builder's `pairs` more than a share are in `bad`.
+
+  Args:
+    metadata: `pairs`, a count, and `bad`, a list of [name, reason].
+    limit: of the share.
+  """
+  bad, total = metadata["bad"], metadata["pairs"]
+  if len(bad) > limit * total:
+    raise UserError(
+      f"at least {len(bad)} of {total} pairs ({len(bad) / total:.2%}) cannot "
+      f"be decoded, more than the limit of {limit:.2%}; the first is "
+      f"{bad[0][0]} ({bad[0][1]}): mend the source or raise "
+      "--config.data.max_bad_share"
+    )
+
+
 def _quietly(
   make: Callable[[], tfds.core.DatasetBuilder],
 ) -> tfds.core.DatasetBuilder:

@@ -170,7 +170,7 @@ class Stamps(tfds.core.GeneratorBasedBuilder):
         )
       except ValueError as error:
         self.info.metadata["bad"].append([key, str(error)])
-        _check_bad(self.info.metadata, config.max_bad_share)
+        preparing.check_bad(self.info.metadata, config.max_bad_share)
         continue
       yield (
         key,
@@ -210,7 +210,7 @@ def prepare(config: StampsConfig, data_dir: str | pathlib.Path) -> Stamps:
     ),
     _megabytes,
   )
-  _check_bad(builder.info.metadata, config.max_bad_share)
+  preparing.check_bad(builder.info.metadata, config.max_bad_share)
   logging.info(
     "%s: %d of %d pairs undecodable, %d stray recordings; see metadata.json",
     builder.data_dir,
@@ -262,14 +262,3 @@ def _megabytes(builder: Stamps) -> int:
   config = builder.builder_config
   record = 2 * 2 * config.sample_rate + 3 * config.image_size**2
   return 1 + round(builder.info.metadata.get("pairs", 0) * record / 1e6)
-
-
-def _check_bad(metadata: dict, limit: float) -> None:
-  bad, total = metadata["bad"], metadata["pairs"]
-  if len(bad) > limit * total:
-    raise UserError(
-      f"at least {len(bad)} of {total} pairs ({len(bad) / total:.2%}) cannot "
-      f"be decoded, more than the limit of {limit:.2%}; the first is "
-      f"{bad[0][0]} ({bad[0][1]}): mend the source or raise "
-      "--config.data.max_bad_share"
-    )
