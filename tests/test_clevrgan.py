@@ -262,7 +262,7 @@ def test_concepts_join_equal_captions_of_equal_objects():
 
   def labelled(name, caption, *rows):
     attributes = np.full((3, 4), -1, np.int32)
-    attributes[: len(rows)] = rows
+    attributes[: len(rows)] = np.reshape(rows, (-1, 4))
     picture = world.Picture(
       np.zeros(2, np.float32),
       np.zeros((8, 8, 3), np.uint8),

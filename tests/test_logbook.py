@@ -10,6 +10,7 @@ import time
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import masked_crc32c
 
@@ -122,6 +123,35 @@ def test_events_can_be_read(tmp_path):
   assert start.step == 3  # readers drop steps from here on
 
 
+def test_a_picture_is_a_file_and_an_event(tmp_path):
+  rng = np.random.default_rng(0)
+  pixels = rng.integers(0, 256, (5, 7, 3)).astype(np.uint8)
+  with open_logbook(tmp_path) as log:
+    log.write_picture(30, "samples", pixels)
+    log.write_picture(40, "samples", 255 - pixels)
+    # As a run does that goes on from before.
+    log.write_picture(40, "samples", pixels)
+  assert sorted(os.listdir(tmp_path / "samples")) == ["30.png", "40.png"]
+  for name in ("30.png", "40.png"):
+    with Image.open(tmp_path / "samples" / name) as opened:
+      assert opened.format == "PNG"
+      np.testing.assert_array_equal(np.asarray(opened), pixels)
+  event = events(tmp_path)[1]
+  (value,) = event.summary.value
+  assert (event.step, value.tag) == (30, "samples")
+  assert (value.image.height, value.image.width) == (5, 7)
+  with Image.open(io.BytesIO(value.image.encoded_image_string)) as opened:
+    np.testing.assert_array_equal(np.asarray(opened), pixels)
+
+
+def test_a_picture_that_cannot_be_written_is_one_line(tmp_path):
+  (tmp_path / "samples").write_text("in the way")
+  with open_logbook(tmp_path) as log:
+    with pytest.raises(UserError, match=r"^cannot write .*3.png") as refused:
+      log.write_picture(3, "samples", np.zeros((2, 2, 3), np.uint8))
+  assert "\n" not in str(refused.value)
+
+
 def test_plain_lines(tmp_path):
   stream = io.StringIO()
   with open_logbook(tmp_path, stream) as log:
@@ -178,6 +208,7 @@ def test_other_processes_are_silent(tmp_path):
       bar.update(1)
     log.write(1, "train", {"loss": 1.0})
     log.write_json(tmp_path / "x.json", {})
+    log.write_picture(1, "samples", np.zeros((2, 2, 3), np.uint8))
     log.warn("careful")
   assert not stream.getvalue() and not list(tmp_path.iterdir())
 

@@ -10,7 +10,7 @@ import optax
 import pytest
 import scipy.special
 
-from vgsgan import losses, scores
+from vgsgan import contrastive, losses, scores
 
 B = 8
 OBJECTIVES = {
@@ -73,7 +73,7 @@ def _losses(parameters, batch, kind, mesh):
   valid = jnp.asarray(jnp.arange(4) < batch["frames"][:, None])
 
   def one(objective):
-    return losses.contrastive(
+    return contrastive.contrastive(
       image,
       audio,
       valid,
@@ -264,7 +264,7 @@ def test_a_score_may_have_parameters():
 
   def loss(slope, mesh):
     score = lambda *x: slope * scores.sisa(*x)  # noqa: E731
-    return losses.contrastive(
+    return contrastive.contrastive(
       maps,
       audio,
       jnp.ones((B, 4), bool),

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from vgsgan import losses, scores
+from vgsgan import contrastive, losses, scores
 
 B = 8
 MARGIN = 0.7
@@ -235,7 +235,7 @@ def _all_losses(learnt, batch, kind, mesh):
   masked = batch["weight"][:, None, None, None] == 0
   edit_map = jnp.where(masked, jnp.nan, mix(batch["edit"]))
   return {
-    name: losses.contrastive(
+    name: contrastive.contrastive(
       mix(batch["image"]),
       mix(batch["audio"]),
       batch["valid"],

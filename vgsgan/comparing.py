@@ -9,23 +9,48 @@ import numpy as np
 
 from vgsgan import jsonfiles, trainer
 from vgsgan.errors import UserError
+from vgsgan.options import nearest
 
 
 def arms(
   config: ml_collections.ConfigDict,
 ) -> Iterator[tuple[str, int, ml_collections.ConfigDict]]:
-  """(name, seed, config) of each run that `config.compare` describes."""
+  """(name, seed, config) of each run that `config.compare` describes.
+
+  Raises:
+    UserError: an arm sets what is no field, or no value of its type.
+  """
   compare = config.compare
   for seed in compare.seeds:
     for name, fields in compare.arms.items():
       one = ml_collections.ConfigDict(config.to_dict())
       del one.compare
       one.seed = seed
+      _check_fields(name, one, fields)
       try:
         one.update(fields.to_dict())
-      except (KeyError, TypeError) as error:
-        raise UserError(f"config.compare.arms.{name}: {error}") from error
+      except (AttributeError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"config.compare.arms.{name}: {reason}") from error
       yield name, seed, one
+
+
+def _check_fields(
+  arm: str,
+  config: ml_collections.ConfigDict,
+  fields: ml_collections.ConfigDict,
+  path: str = "config",
+) -> None:
+  """Refuses fields that the config has not: updating would add them."""
+  for name, value in fields.items():
+    if name not in config:
+      raise UserError(
+        f"config.compare.arms.{arm}: there is no field {path}.{name}; "
+        f"{nearest(name, list(config))}"
+      )
+    both = config[name], value
+    if all(isinstance(x, ml_collections.ConfigDict) for x in both):
+      _check_fields(arm, *both, f"{path}.{name}")
 
 
 def run(
@@ -39,7 +64,8 @@ def run(
     The exit status: that of the first run that was interrupted, or 0.
   """
   results: dict[str, list[dict[str, Any]]] = {}
-  for name, seed, one in arms(config):
+  # All at once: a mistake in the last arm shows before the first has run.
+  for name, seed, one in list(arms(config)):
     folder = workdir / f"{name}-{seed}"
     done = folder / "results.json"
     if not (mode == "train" and done.exists()):
@@ -48,7 +74,7 @@ def run(
       if status:
         return status
     results.setdefault(name, []).append(jsonfiles.read_json(done))
-  lines = table(results, config.compare.columns)
+  lines = table(results, config.compare.columns.to_dict())
   jsonfiles.replace(workdir / "table.md", "\n".join([*lines, ""]).encode())
   print("\n".join(lines))
   return 0

@@ -1,5 +1,5 @@
-"""Losses over scores: margin ranking, soft cross-entropy, and the contrastive
-loss that uses either over the pairs of a whole, possibly sharded, batch.
+"""Losses over scores: margin ranking, soft cross-entropy, and objectives of
+either over the pairs of a batch, for `vgsgan.contrastive`.
 
 Conventions: a row is an anchor; `positive [q]` is its score with its partner,
 `scores [q, n]` its scores with n candidates, `impostors [q, n]` says which of
@@ -13,11 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import Mesh
-from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
-
-from vgsgan.scores import paired
+from jaxtyping import Array, Bool, Float
 
 NEGATIVES = ("sampled", "semi_hard", "hardest", "all")
 DRAWN = ("regular", "hard", "edited", "both")
@@ -196,7 +192,7 @@ def drawn(kind: str, margin: float = 1.0) -> Objective:
     if edited is None:
       raise ValueError(f"the loss {kind!r} needs edited images")
     positive = backward.positive.astype(jnp.float32)
-    scores, counts = _counting(edited)
+    scores, counts = counting(edited)
     edit = jnp.where(counts, jax.nn.relu(margin + scores - positive), 0.0)
     if kind == "edited":
       return regular(forward, backward) + edit
@@ -237,7 +233,7 @@ def info_nce(log_scale: Float[Array, ""]) -> Objective:
 
   def pairs(forward, backward, edited=None):
     if edited is not None:
-      column, counts = (x[:, None] for x in _counting(edited))
+      column, counts = (x[:, None] for x in counting(edited))
       backward = Rows(
         backward.positive,
         jnp.concatenate([backward.scores, column], axis=1),
@@ -248,173 +244,13 @@ def info_nce(log_scale: Float[Array, ""]) -> Objective:
   return pairs
 
 
-def anchor_rows(
-  scores: Float[Array, "q n"],
-  offset: int | Int[Array, ""],
-  same: Bool[Array, "q n"],
-  noise: Float[Array, "q n"] | None,
-) -> Rows:
-  """The anchors `offset ... offset + q - 1` of a batch of n.
-
-  Args:
-    scores: of these anchors with all n candidates.
-    offset: place of the first anchor in the batch; anchor i's partner is
-      candidate i.
-    same: candidates that are no impostors: the partner, and true matches.
-    noise: uniform numbers for sampled negatives.
-  """
-  own = (offset + jnp.arange(scores.shape[0]))[:, None]
-  positive = jnp.take_along_axis(scores, own, axis=1)[:, 0]
-  return Rows(positive, scores, ~same, noise)
-
-
-def contrastive(
-  image_map: Float[Array, "b h w d"],
-  audio_map: Float[Array, "b t d"],
-  valid: Bool[Array, "b t"],
-  image_id: Int[Array, "b"],
-  speech_id: Int[Array, "b"],
-  *,
-  score: Callable[[Array, Array, Array], Array],
-  objective: Objective,
-  edited: tuple[Float[Array, "b h w d"], Float[Array, "b"]] | None = None,
-  key: PRNGKeyArray | None = None,
-  mesh: Mesh | None = None,
-  axis: str = "data",
-) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-  """Contrastive loss of b pairs, each against the whole global batch.
-
-  Row i of the maps is a pair. Images are ranked against captions and captions
-  against images; the loss is the sum of the two directions' means. Pairs that
-  share the image or the speech are never each other's impostors.
-
-  With a mesh, the arguments are global arrays split over `axis`. Each device
-  gathers all audio and scores its own images with it; blocks of scores are
-  then exchanged, for its own captions with all images. So every pair is scored
-  once and image maps stay put. Values and gradients are those without a mesh.
-
-  Args:
-    image_map: image features.
-    audio_map: speech features.
-    valid: frames that are no padding.
-    image_id: which image it is; equal for captions of one image.
-    speech_id: which recording it is.
-    score: (images `[b, h, w, d]`, audio `[c, t, d]`, valid `[c, t]`) ->
-      `[b, c]`, as in `scores.ALL_PAIRS`. It may close over parameters.
-    objective: `triplet(...)`, `drawn(...)` or `info_nce(...)`.
-    edited: features of an edited version of each image, and its weight: 0
-      where the edit does not count, else 1. What stands where it does not
-      count has no effect on values or gradients.
-    key: for sampled negatives; the same key draws the same impostors on any
-      number of devices.
-    mesh: the devices; None for one.
-    axis: the mesh axis that the batch is split over.
-
-  Returns:
-    The loss, and metrics: `image_to_speech` and `speech_to_image` (share of
-    anchors whose partner beats every impostor; one without impostors counts),
-    `positive` and `impostor` (mean scores; 0 without impostors). With edits
-    also `edits` (share of pairs whose edit counts) and `edited` (share of
-    these where it scores below the positive; 0 without any). Float32 scalars,
-    equal on all devices. Take gradients of the loss as it is: no collective is
-    to be added.
-
-  Raises:
-    ValueError: the mesh does not divide b, or sampling lacks a key.
-  """
-  b = image_map.shape[0]
-  devices = 1 if mesh is None else mesh.shape[axis]
-  if b % devices:
-    raise ValueError(
-      f"{devices} devices cannot share a batch of {b}: not a multiple"
-    )
-  split = devices > 1
-  noise = None if key is None else jax.random.uniform(key, (2, b, b))
-
-  def gather(x: Array) -> Array:
-    return lax.all_gather(x, axis, tiled=True) if split else x
-
-  def island(images, audio, valid, image_id, speech_id, noise, edited):
-    same = image_id[:, None] == gather(image_id)
-    same |= speech_id[:, None] == gather(speech_id)
-    forward = score(images, gather(audio), gather(valid)).astype(jnp.float32)
-    backward = forward
-    if split:
-      # [own images, all audio] -> [all images, own audio]
-      backward = lax.all_to_all(forward, axis, 1, 0, tiled=True)
-    offset = lax.axis_index(axis) * len(images) if split else 0
-    directions = [
-      anchor_rows(rows, offset, same, None if noise is None else noise[i])
-      for i, rows in enumerate((forward, backward.T))
-    ]
-    if edited is not None:
-      edit_map, weight = edited
-      # Not only the score: a NaN in the map would reach the speech's gradient.
-      edit_map = jnp.where(weight[:, None, None, None] > 0, edit_map, 0)
-      edit_score = paired(score, edit_map, audio, valid)
-      edited = Edited(edit_score.astype(jnp.float32), weight)
-    loss = jnp.mean(objective(*directions, edited))
-    sums = _sums(*directions, edited)
-    if split:
-      # Inside the island: so its transpose gives whole gradients, once.
-      loss, sums = lax.pmean(loss, axis), lax.psum(sums, axis)
-    return loss, _metrics(sums)
-
-  if split:
-    rows = P(axis)
-    island = jax.shard_map(
-      island,
-      mesh=mesh,
-      in_specs=(rows, rows, rows, rows, rows, P(None, axis), rows),
-      out_specs=P(),
-    )
-  return island(image_map, audio_map, valid, image_id, speech_id, noise, edited)
-
-
 def _rank(rows: Rows, margin: float, kind: str) -> Array:
   return margin_rank(
     rows.positive, rows.scores, rows.impostors, margin, kind, rows.noise
   )
 
 
-def _counting(edited: Edited) -> tuple[Array, Array]:
+def counting(edited: Edited) -> tuple[Array, Array]:
   """Float32 scores of edits, 0 where they do not count, and where they do."""
   counts = edited.weight > 0
   return jnp.where(counts, edited.scores, 0.0).astype(jnp.float32), counts
-
-
-def _sums(
-  forward: Rows, backward: Rows, edited: Edited | None
-) -> dict[str, Array]:
-  """What the metrics need, summed over these pairs."""
-  forward, backward, edited = lax.stop_gradient((forward, backward, edited))
-
-  def correct(rows: Rows) -> Array:
-    masked = jnp.where(rows.impostors, rows.scores, -jnp.inf)
-    return jnp.sum(rows.positive > jnp.max(masked, axis=1), dtype=jnp.float32)
-
-  impostors = forward.impostors
-  sums = {
-    "pairs": jnp.sum(jnp.ones_like(forward.positive)),
-    "image_to_speech": correct(forward),
-    "speech_to_image": correct(backward),
-    "positive": jnp.sum(forward.positive),
-    "impostor": jnp.sum(jnp.where(impostors, forward.scores, 0.0)),
-    "impostors": jnp.sum(impostors, dtype=jnp.float32),
-  }
-  if edited is not None:
-    scores, counts = _counting(edited)
-    below = counts & (scores < backward.positive)
-    sums["edits"] = jnp.sum(counts, dtype=jnp.float32)
-    sums["edited"] = jnp.sum(below, dtype=jnp.float32)
-  return sums
-
-
-def _metrics(sums: dict[str, Array]) -> dict[str, Array]:
-  """Shares and means, from the sums over all pairs."""
-  counts = dict.fromkeys(sums, sums["pairs"])
-  counts["impostor"] = jnp.maximum(sums["impostors"], 1.0)
-  if "edits" in sums:
-    counts["edited"] = jnp.maximum(sums["edits"], 1.0)
-  named = counts.keys() - {"pairs", "impostors"}
-  return {name: sums[name] / counts[name] for name in sorted(named)}

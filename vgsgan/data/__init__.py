@@ -205,7 +205,8 @@ def identity(data: ml_collections.ConfigDict) -> dict[str, Any]:
 def load(data: ml_collections.ConfigDict) -> Splits:
   """The splits `train`, `validation` and `test` of `config.data`.
 
-  Prepares the data set first where that has not been done.
+  And more, for tests alone, of `clevrgan`. Prepares the data set first where
+  that has not been done.
 
   Raises:
     UserError: if the data set is unknown or its source is missing or broken.

@@ -38,9 +38,13 @@ def curriculum(text: str) -> dict[int, str]:
   for part in text.split(","):
     kind, _, first = part.strip().partition("@")
     check_one_of("edits.curriculum", kind, PHASES)
-    if not first.isdigit():
+    if not first.isdecimal():
       raise UserError(
         f"config.edits.curriculum={text!r}: {part.strip()!r} is not KIND@STEP"
+      )
+    if int(first) in phases:
+      raise UserError(
+        f"config.edits.curriculum={text!r} names step {int(first)} twice"
       )
     phases[int(first)] = kind
   if 0 not in phases:

@@ -29,6 +29,7 @@ from vgsgan.models.generator import Generator
 from vgsgan.options import check_at_least
 from vgsgan.state import TrainState, optimizer, schedule
 from vgsgan.tasks import Batch, Metrics, Task
+from vgsgan.worlds import judging, pretrained
 from vgsgan.worlds.attributes import ATTRIBUTES, WORDS
 
 NETWORKS = ("generator", "discriminator")
@@ -287,6 +288,7 @@ def build(
       f"config.data.image_size={size}, but {len(config.gan.channels)} entries "
       f"in config.gan.channels draw {made} pixels a side: make them agree"
     )
+  look = judging.looker(pretrained.load_recogniser(config.eval.recogniser))
   draw = jax.jit(model.sample, out_shardings=mesh_lib.replicated(mesh))
 
   def samples(state: TrainState, records, count: int) -> Iterator[np.ndarray]:
@@ -307,18 +309,16 @@ def build(
   def evaluate(
     state: TrainState, split: str, poll: Callable[[], None]
   ) -> dict[str, Any]:
-    records = splits[split]
     drawn = []
-    for images in samples(state, records, config.eval.samples):
+    for images in samples(state, splits[split], config.eval.samples):
       poll()
-      drawn.append(coarse(images))
-    real = [coarse(decode(r["image"])[None] / 255.0) for r in records]
-    half = len(real) // 2
-    real = np.concatenate(real)
-    return {
+      drawn.append(images)
+    drawn = np.concatenate(drawn)
+    real = np.stack([decode(r["image"]) for r in splits[split]]) / 255.0
+    return judging.score(look, real.astype(np.float32), drawn) | {
       "frechet_pixels": {
-        "value": frechet_distance(np.concatenate(drawn), real),
-        "real": frechet_distance(real[:half], real[half:]),
+        "value": frechet_distance(coarse(drawn), coarse(real)),
+        "real": frechet_distance(coarse(real[::2]), coarse(real[1::2])),
       }
     }
 
@@ -331,8 +331,8 @@ def build(
     init=model.init,
     step=model.step,
     evaluate=evaluate,
-    select=lambda results: -results["frechet_pixels"]["value"],
-    selection="Frechet distance of the pixels",
+    select=lambda results: -results["frechet_distance"]["value"],
+    selection="Frechet distance",
     pictures=pictures,
   )
 

@@ -18,7 +18,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from vgsgan import losses, scores
+from vgsgan import contrastive, losses, scores
 from vgsgan import mesh as mesh_lib
 from vgsgan.data import augment, features, pipeline
 from vgsgan.data.pairs import PairExample
@@ -241,7 +241,7 @@ class Grounding:
         )
         edit_map = self.look(params, state.batch_stats, impostors)
         edited = edit_map, weight
-      value, metrics = losses.contrastive(
+      value, metrics = contrastive.contrastive(
         *maps,
         batch["image_concept"],
         batch["speech_concept"],

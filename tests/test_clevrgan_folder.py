@@ -1,0 +1,237 @@
+"""The published Audio CLEVRGAN, in a small folder of its layout."""
+
+import io
+
+import ml_collections
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests import stamps_fixture
+from vgsgan import data
+from vgsgan.data.builders import clevrgan_files
+from vgsgan.data.pairs import DrawnPairExample
+from vgsgan.errors import UserError
+
+IDS = {
+  "train": ("7", "active/7", "4100", "12", "13"),
+  "val": ("21", "22"),
+  "test": ("31", "32"),
+}
+SUFFIX = {"31": "_amt", "32": "_synthetic"}
+TEXT = {"7": "a red cube", "12": "a red cube", "31": "a\n shiny  ball\n"}
+
+
+def color(name):
+  """Of the picture of an ID."""
+  return np.array([40, 8 * (hash_of(name) % 30), 200])
+
+
+def hash_of(name):
+  return sum(map(ord, name))
+
+
+def make(root):
+  """Writes the folder; 4 kinds of lines and of recordings."""
+  for split, names in IDS.items():
+    lines = [f"{name}\n" for name in names]
+    # A blank line, a repeated one, one with the suffix of its recording.
+    extra = ["\n", lines[0]] if split == "train" else []
+    if split == "test":
+      lines[0] = "31_amt\n"
+    (root / f"name_list_{split}.txt").write_text("".join(lines + extra))
+    for name in names:
+      write_pair(root, name)
+  for name, text in TEXT.items():
+    path = root / "text" / f"{name}.txt"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+  return root
+
+
+def write_pair(root, name):
+  audio = root / "audio" / f"{name}{SUFFIX.get(name, '')}.wav"
+  image = root / "images" / f"{name}.jpg"
+  for path in (audio, image):
+    path.parent.mkdir(parents=True, exist_ok=True)
+  sound = stamps_fixture.tone(100 + hash_of(name), 0.2, 16000)
+  stamps_fixture.write(audio, sound, 16000)
+  pixels = np.broadcast_to(color(name), (128, 128, 3)).astype(np.uint8)
+  Image.fromarray(pixels).save(image, quality=95)
+
+
+@pytest.fixture
+def source(tmp_path):
+  folder = tmp_path / "source"
+  folder.mkdir()
+  return make(folder)
+
+
+def config(source, folder, **changes):
+  return ml_collections.ConfigDict(
+    {
+      "dataset": "clevrgan_folder",
+      "source": str(source),
+      "data_dir": str(folder),
+      "image_size": 32,
+      "sample_rate": 16000,
+      "max_bad_share": 0.0,
+      "num_workers": 0,
+      "num_threads": 1,
+    }
+    | changes
+  )
+
+
+def load(source, folder, **changes):
+  splits = data.load(config(source, folder, **changes))
+  return {
+    split: {
+      r["id"].decode(): r for r in (records[i] for i in range(len(records)))
+    }
+    for split, records in splits.items()
+  }
+
+
+def one_line(error, *words):
+  assert "\n" not in str(error.value)
+  for word in words:
+    assert word in str(error.value)
+
+
+def test_records_are_what_the_lists_name(source, tmp_path):
+  found = load(source, tmp_path)
+  names = {"train": "train", "validation": "val", "test": "test"}
+  published = np.random.RandomState(1).standard_normal(4200 * 512)
+  published = published.reshape(4200, 512).astype(np.float32)
+  for split, records in found.items():
+    wanted = {f"{split}:{name}" for name in IDS[names[split]]}
+    assert set(records) == wanted
+    for key, record in records.items():
+      name = key.partition(":")[2]
+      row = int(name.rpartition("/")[2])
+      np.testing.assert_array_equal(record["z"], published[row])
+      pixels = np.asarray(Image.open(io.BytesIO(record["image"])))
+      assert pixels.shape == (32, 32, 3)
+      assert np.abs(pixels - color(name)).max() <= 4
+      pitch = np.abs(np.fft.rfft(record["waveform"])).argmax() / 0.2
+      assert pitch == pytest.approx(100 + hash_of(name), abs=6)
+      text = " ".join(TEXT.get(name, "").split())
+      assert record["caption"].decode() == text
+      assert (record["attributes"] == -1).all() and not record["masks"].any()
+      assert not record["held_out"] and record["voice"] == b""
+      assert record["words"] == b"[]" and not len(record["negatives"])
+      example = DrawnPairExample(1600, False)(record, np.random.default_rng(0))
+      assert example["z"].shape == (512,)
+
+
+def test_ids_are_of_pictures_and_texts(source, tmp_path):
+  found = load(source, tmp_path)
+  records = {
+    k.partition(":")[2]: r for v in found.values() for k, r in v.items()
+  }
+  assert len({int(r["image_id"]) for r in records.values()}) == 9
+  # Nothing is known of the pictures: none is another's.
+  assert len({int(r["concept"]) for r in records.values()}) == 9
+  assert len({int(r["speech_id"]) for r in records.values()}) == 8
+  assert records["7"]["speech_id"] == records["12"]["speech_id"]
+
+
+def test_latents_are_the_published_rows():
+  rows = np.array([8999, 0, 4000, 3999, 5])
+  whole = np.random.RandomState(1).standard_normal(9000 * 512)
+  expected = whole.reshape(9000, 512)[rows].astype(np.float32)
+  np.testing.assert_array_equal(clevrgan_files.latents_of(rows), expected)
+  assert clevrgan_files.latents_of(rows[:0]).shape == (0, 512)
+
+
+def test_the_first_suffix_that_is_there_is_taken(source):
+  names = [p.audio.name for p in clevrgan_files.scan(source)["test"]]
+  assert names == ["31_amt.wav", "32_synthetic.wav"]
+  sound = stamps_fixture.tone(200, 0.1, 16000)
+  stamps_fixture.write(source / "audio/32.wav", sound, 16000)
+  names = [p.audio.name for p in clevrgan_files.scan(source)["test"]]
+  assert names == ["31_amt.wav", "32.wav"]
+
+
+@pytest.mark.parametrize("harm", ["missing", "empty", "silent", "broken"])
+@pytest.mark.parametrize("kind", ["audio", "images"])
+def test_unusable_files_are_counted_up_to_a_limit(source, tmp_path, harm, kind):
+  path = source / kind / ("13.wav" if kind == "audio" else "13.jpg")
+  if harm == "missing":
+    path.unlink()
+  elif harm == "empty":
+    path.write_bytes(b"")
+  elif harm == "silent" and kind == "audio":
+    stamps_fixture.write(path, np.zeros(1000), 16000)
+  else:
+    path.write_bytes(b"broken")
+  with pytest.raises(UserError) as error:
+    load(source, tmp_path, max_bad_share=0.1)
+  one_line(error, "1 of 9 pairs", path.name, "config.data.max_bad_share")
+  found = load(source, tmp_path, max_bad_share=0.2)
+  assert "train:13" not in found["train"] and len(found["train"]) == 4
+  # What is prepared still has to be within a limit that is lowered.
+  with pytest.raises(UserError, match="1 of 9"):
+    load(source, tmp_path, max_bad_share=0.1)
+
+
+def test_pictures_must_be_square(source, tmp_path):
+  Image.new("RGB", (128, 96)).save(source / "images/13.jpg")
+  with pytest.raises(UserError) as error:
+    load(source, tmp_path)
+  one_line(error, "13.jpg is not square")
+
+
+@pytest.mark.parametrize(
+  ("gone", "words"),
+  [
+    ("name_list_val.txt", ("no name_list_val.txt",)),
+    ("audio", ("no audio",)),
+    ("images", ("no images",)),
+  ],
+)
+def test_what_is_missing_is_named_with_what_is_expected(
+  source, tmp_path, gone, words
+):
+  (source / gone).rename(tmp_path / gone)
+  with pytest.raises(UserError) as error:
+    load(source, tmp_path)
+  one_line(error, *words, str(source), "audio/ID.wav", "name_list_train.txt")
+
+
+def test_a_missing_folder_is_named(tmp_path):
+  for source in (tmp_path / "gone", ""):
+    with pytest.raises(UserError) as error:
+      load(source, tmp_path)
+    one_line(error, f"no folder '{source}'", "config.data.source", "images/ID")
+
+
+@pytest.mark.parametrize("line", ["cube", "200000", "-1", "../7", "/7", "7 8"])
+def test_lines_that_are_no_ids_are_named(source, tmp_path, line):
+  (source / "name_list_test.txt").write_text(f"31\n{line}\n")
+  with pytest.raises(UserError) as error:
+    load(source, tmp_path)
+  one_line(error, "name_list_test.txt, line 2", f"'{line}'", "active/123")
+
+
+def test_an_empty_list_is_named(source, tmp_path):
+  (source / "name_list_val.txt").write_text("\n")
+  with pytest.raises(UserError) as error:
+    load(source, tmp_path)
+  one_line(error, "name_list_val.txt is empty")
+
+
+def test_text_is_optional(source, tmp_path):
+  (source / "text").rename(tmp_path / "text")
+  found = load(source, tmp_path)
+  assert all(r["caption"] == b"" for v in found.values() for r in v.values())
+
+
+def test_other_sources_have_folders_of_their_own(source):
+  before = clevrgan_files.fingerprint(source)
+  assert before == clevrgan_files.fingerprint(source)
+  (source / "text/7.txt").write_text("another")
+  texts = clevrgan_files.fingerprint(source)
+  (source / "audio/7.wav").unlink()
+  assert len({before, texts, clevrgan_files.fingerprint(source)}) == 3

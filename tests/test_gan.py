@@ -1,0 +1,706 @@
+"""The GAN: its two networks, its losses by hand, its step, whole runs."""
+
+import collections
+import copy
+import functools
+import json
+import os
+import signal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import scipy.stats
+from PIL import Image
+
+from tests.test_options import load
+from vgsgan import checkpoints, data, mesh, tasks, trainer
+from vgsgan.data import pipeline
+from vgsgan.data.builders import scenes
+from vgsgan.errors import UserError
+from vgsgan.models import attention, spectral
+from vgsgan.models.discriminator import Discriminator
+from vgsgan.models.generator import Generator
+from vgsgan.tasks import gan
+from vgsgan.worlds.attributes import ATTRIBUTES, WORDS
+
+KEY = jax.random.key(5)
+MAKE_MESH = mesh.make_mesh
+# Compiling is most of the time here.
+quick_jit = functools.partial(
+  jax.jit, compiler_options={"xla_backend_optimization_level": 0}
+)
+
+
+def filled(shapes, seed=0, scale=0.4):
+  """Random numbers in every place, also where training starts from 0 or 1."""
+  rng = np.random.default_rng(seed)
+
+  def fill(path, x):
+    name = jax.tree_util.keystr(path[-1:], simple=True)
+    # The statistics of normalisations stay at their start.
+    if name in ("mean", "var") or name.endswith("sigma"):
+      return jnp.full(x.shape, float(name != "mean"))
+    return jnp.asarray(scale * rng.normal(size=x.shape), x.dtype)
+
+  return jax.tree_util.tree_map_with_path(fill, shapes)
+
+
+def variables_of(module, *args, scale=0.4):
+  """Random ones, without compiling the initialisers."""
+  init = functools.partial(module.init, train=False)
+  made = filled(jax.eval_shape(init, KEY, *args), scale=scale)
+  return {k: v for k, v in made.items() if k in ("params", "batch_stats")}
+
+
+def normal(*shape, seed=1):
+  return jnp.asarray(np.random.default_rng(seed).normal(size=shape), "float32")
+
+
+# --------------------------------------------------------------- generator
+
+
+class Drawn:
+  """A random generator of 4, 8, 16 and 32 pixels, compiled once."""
+
+  def __init__(self, **fields):
+    self.module = Generator((6, 5, 4, 3), 3, spectral=False, **fields)
+    self.z = normal(2, self.module.latent_size)
+    self.variables = variables_of(self.module, self.z)
+    self.apply = quick_jit(self._apply)
+
+  def _apply(self, z, keep):
+    images, seen = self.module.apply(
+      self.variables, z, train=False, keep=keep, mutable=["layers"]
+    )
+    names = [f"{name}_output" for name in self.module.layers]
+    layers = {
+      name.removesuffix("_output"): seen["layers"][name][0] for name in names
+    }
+    return images, layers
+
+  def draw(self, z=None, **keep):
+    """Pictures and layers; layers that are not named are kept whole."""
+    ones = {
+      name: jnp.ones((2, *shape)) for name, shape in self.module.layers.items()
+    }
+    return jax.device_get(self.apply(self.z if z is None else z, ones | keep))
+
+
+@pytest.fixture(scope="module")
+def drawn():
+  return Drawn()
+
+
+def test_a_generator_is_what_it_says(drawn):
+  module = drawn.module
+  assert (module.latent_size, module.image_size) == (12, 32)
+  images, layers = drawn.draw()
+  assert images.shape == (2, 32, 32, 3)
+  assert np.abs(images).max() <= 1 and images.std() > 0.1
+  assert np.abs(images[0] - images[1]).max() > 0.1
+  assert list(module.layers) == ["bottom", "up1", "up2", "up3"]
+  for name, shape in module.layers.items():
+    assert layers[name].shape == (2, *shape)
+
+
+def test_a_chunk_of_the_latent_steers_its_block_and_those_above(drawn):
+  before, low = drawn.draw()
+  for i in range(4):
+    z = np.array(drawn.z)
+    z[:, 3 * i : 3 * i + 3] += 1
+    after, high = drawn.draw(z=jnp.asarray(z))
+    for k, name in enumerate(drawn.module.layers):
+      same = np.array_equal(low[name], high[name])
+      assert same == (k < i), (i, name)
+    assert not np.array_equal(before, after)
+
+
+@pytest.mark.parametrize("normed", [False, True])
+def test_the_latent_matrix_is_the_slope_of_what_reads_the_latent(normed):
+  labels = 4
+  module = Generator((3, 4, 2), 3, num_labels=labels, spectral=normed)
+  z, said = normal(1, 9), normal(1, labels, seed=2)
+  made = variables_of(module, z, said)
+
+  def readings(z):
+    _, seen = module.apply(
+      made,
+      z,
+      said,
+      train=False,
+      mutable=["intermediates"],
+      capture_intermediates=lambda m, _: isinstance(m, nn.Dense),
+    )
+    seen = seen["intermediates"]
+    blocks = [seen["bottom"]]
+    for i in (1, 2):
+      for norm in ("norm1", "norm2"):
+        blocks += [seen[f"up{i}"][norm][name] for name in ("gain", "bias")]
+    return [block["__call__"][0][0] for block in blocks]
+
+  slopes = quick_jit(jax.jacobian(readings))(z)
+  matrix = np.asarray(module.latent_matrix(made["params"]))
+  assert len(matrix) == sum(len(slope) for slope in slopes)
+  start = 0
+  for slope in slopes:
+    rows = matrix[start : start + len(slope)]
+    start += len(slope)
+    slope = np.asarray(slope[:, 0])
+    # With spectral norm, up to the one number that a layer is divided by.
+    factor = np.linalg.norm(rows) / np.linalg.norm(slope) if normed else 1.0
+    np.testing.assert_allclose(factor * slope, rows, rtol=1e-4, atol=1e-5)
+
+
+def reach(first, last, blocks):
+  """Pixels that cells `first` to `last` of a layer can change, by blocks above.
+
+  A block doubles the side and convolves twice by 3 x 3; the picture comes of
+  one more such convolution.
+  """
+  for _ in range(blocks):
+    first, last = 2 * first - 2, 2 * last + 1 + 2
+  return first - 1, last + 1
+
+
+@pytest.mark.parametrize(
+  ("name", "above", "cell"), [("bottom", 3, 0), ("up1", 2, 1), ("up3", 0, 12)]
+)
+def test_units_are_switched_off_where_asked_and_nowhere_else(
+  drawn, name, above, cell
+):
+  before, low = drawn.draw()
+  keep = np.ones((2, *drawn.module.layers[name]), np.float32)
+  keep[0, cell, cell, 1:] = 0
+  after, high = drawn.draw(**{name: jnp.asarray(keep)})
+  for layer in low:
+    if layer == name:
+      np.testing.assert_array_equal(high[layer], low[layer] * keep)
+      assert not np.any(high[layer][0, cell, cell, 1:])
+      break
+    np.testing.assert_array_equal(high[layer], low[layer])
+  first, last = reach(cell, cell, above)
+  far = np.ones((32, 32), bool)
+  far[max(first, 0) : last + 1, max(first, 0) : last + 1] = False
+  assert far.any()
+  np.testing.assert_array_equal(after[0][far], before[0][far])
+  np.testing.assert_array_equal(after[1], before[1])
+  # And the reach is no larger than it has to be.
+  changed = np.argwhere(np.any(after[0] != before[0], axis=-1))
+  assert changed.max(0).tolist() == [last, last]
+  assert changed.min(0).tolist() == [max(first, 0)] * 2
+
+
+def test_attention_carries_edits_of_the_layers_below_it_alone():
+  drawn = Drawn(attention=2)
+  before, _ = drawn.draw()
+  far = {}
+  for name, above, cell in (("up1", 2, 0), ("up2", 1, 0), ("up3", 0, 0)):
+    keep = np.ones((2, *drawn.module.layers[name]), np.float32)
+    keep[:, cell, cell] = 0
+    after, _ = drawn.draw(**{name: jnp.asarray(keep)})
+    last = reach(cell, cell, above)[1]
+    far[name] = np.abs(after - before)[:, last + 1 :, last + 1 :].max()
+  assert far["up1"] > 0
+  # The attention is of the second block and comes before its units are kept.
+  assert far["up2"] == far["up3"] == 0
+
+
+def test_layers_are_noted_only_for_who_asks(drawn):
+  _, seen = jax.eval_shape(
+    lambda z: drawn.module.apply(
+      drawn.variables, z, train=True, mutable=["batch_stats"]
+    ),
+    drawn.z,
+  )
+  assert set(seen) == {"batch_stats"}
+
+
+# ------------------------------------------------- spectral norm, attention
+
+
+class Pair(nn.Module):
+  """A convolution and a linear layer with spectral norm."""
+
+  @nn.compact
+  def __call__(self, x, row, train):
+    conv = spectral.conv2d(7, 3, "conv", True, train)(x)
+    return conv, spectral.dense(4, "dense", True, train)(row)
+
+
+def test_the_largest_singular_value_of_what_is_used_is_1():
+  module = Pair()
+  # A single 1 in the middle of a picture shows the kernel, mirrored; rows of
+  # the identity show the linear layer's.
+  x = jnp.zeros((6, 3, 3, 6)).at[jnp.arange(6), 1, 1, jnp.arange(6)].set(1)
+  args = x, jnp.eye(9)
+  made = variables_of(module, *args, scale=3.0)
+  params = jax.tree.map(lambda x: x * (x.ndim > 1), made["params"])
+
+  @functools.partial(quick_jit, static_argnums=1)
+  def run(stats, train):
+    variables = {"params": params, "batch_stats": stats}
+    return module.apply(variables, *args, train, mutable=["batch_stats"])
+
+  stats = made["batch_stats"]
+  for _ in range(300):
+    _, noted = run(stats, True)
+    stats = noted["batch_stats"]
+  (conv, dense), after = run(stats, False)
+  # Evaluation notes nothing.
+  assert same(stats, after["batch_stats"])
+  conv = np.asarray(conv)[:, ::-1, ::-1].transpose(1, 2, 0, 3)
+  for used, name in ((conv, "conv"), (np.asarray(dense), "dense")):
+    used = used.reshape(-1, used.shape[-1])
+    kernel = np.asarray(params[name]["kernel"]).reshape(used.shape)
+    largest = np.linalg.svd(kernel, compute_uv=False)[0]
+    assert largest > 5
+    np.testing.assert_allclose(np.linalg.norm(used, 2), 1, rtol=1e-3)
+    np.testing.assert_allclose(used * largest, kernel, rtol=1e-2, atol=1e-3)
+
+
+def plain_attention(x, params, gain):
+  def project(x, name):
+    layer = params[name]
+    return x @ layer["kernel"][0, 0] + layer["bias"]
+
+  h, w, _ = x.shape
+
+  def pooled(maps):
+    return maps.reshape(h // 2, 2, w // 2, 2, -1).max((1, 3))
+
+  out = np.empty_like(x)
+  key, value = (pooled(project(x, name)) for name in ("key", "value"))
+  for i in range(h):
+    for j in range(w):
+      match = np.exp(key @ project(x[i, j], "query"))
+      share = match / match.sum()
+      found = np.einsum("hw,hwd->d", share, value)
+      out[i, j] = x[i, j] + gain * project(found, "out")
+  return out
+
+
+def test_self_attention_is_the_plain_one():
+  module = attention.SelfAttention(False)
+  x = normal(2, 4, 6, 16)
+  params = variables_of(module, x)["params"]
+  assert params["query"]["kernel"].shape == (1, 1, 16, 2)
+  assert params["value"]["kernel"].shape == (1, 1, 16, 8)
+  plain = jax.tree.map(np.float64, params)
+  run = quick_jit(lambda params: module.apply({"params": params}, x, False))
+  for gain in (0.0, 0.7):
+    got = run(params | {"gain": jnp.float32(gain)})
+    assert np.array_equal(got, x) == (gain == 0)
+    for row, image in zip(got, np.float64(x), strict=True):
+      np.testing.assert_allclose(
+        row, plain_attention(image, plain, gain), rtol=1e-4, atol=1e-5
+      )
+
+
+# ------------------------------------------------------------ discriminator
+
+
+def test_labels_are_projected_on_the_pooled_map():
+  module = Discriminator((4, 6), num_labels=5, spectral=False)
+  image, labels = normal(3, 8, 8, 3), normal(3, 5, seed=2)
+  params = variables_of(module, image, labels)["params"]
+
+  @quick_jit
+  def judge(labels):
+    return module.apply(
+      {"params": params},
+      image,
+      labels,
+      train=False,
+      capture_intermediates=True,
+      mutable=["intermediates"],
+    )
+
+  none = jnp.zeros((3, 5))
+  plain, seen = judge(none)
+  scores, _ = judge(labels)
+  last = np.asarray(seen["intermediates"]["down2"]["__call__"][0])
+  assert plain.shape == (3,) and last.shape == (3, 4, 4, 6)
+  pooled = np.maximum(last, 0).sum((1, 2))
+  matrix = np.asarray(params["labels"]["kernel"])
+  expected = np.einsum("bl,lc,bc->b", labels, matrix, pooled)
+  np.testing.assert_allclose(scores - plain, expected, rtol=1e-3, atol=1e-4)
+  linear = pooled @ params["score"]["kernel"] + params["score"]["bias"]
+  np.testing.assert_allclose(plain, linear[:, 0], rtol=1e-4, atol=1e-5)
+
+
+# ---------------------------------------------------------- what is trained
+
+
+def test_hinge_by_hand():
+  real, drawn_ = jnp.array([2.0, 0.5, -1.0]), jnp.array([-2.0, 0.0, 3.0])
+  assert gan.hinge(real, drawn_) == (0 + 0.5 + 2) / 3 + (0 + 1 + 4) / 3
+
+
+def test_orthogonality_is_the_loop():
+  rng = np.random.default_rng(0)
+  tree = {
+    "conv": {"kernel": rng.normal(size=(3, 3, 2, 4)), "bias": np.ones(4)},
+    "dense": rng.normal(size=(3, 5)),
+    "gain": np.float64(3),
+  }
+  expected = 0.0
+  for weight in (tree["conv"]["kernel"].reshape(18, 4), tree["dense"]):
+    for i in range(weight.shape[1]):
+      for j in range(weight.shape[1]):
+        if i != j:
+          expected += (weight[:, i] @ weight[:, j]) ** 2
+  tree = jax.tree.map(lambda x: jnp.asarray(x, "float32"), tree)
+  np.testing.assert_allclose(gan.orthogonality(tree), expected, rtol=1e-5)
+  assert gan.orthogonality({"w": 3.0 * jnp.eye(4)}) == 0
+
+
+def test_penalty_r1_by_hand():
+  images = normal(3, 4, 4, 3)
+  steep = jnp.arange(3.0)[:, None, None, None]
+  # The slope of row i's score at a picture x is i x.
+  got = gan.penalty_r1(
+    lambda x: jnp.sum(steep * x**2 / 2, axis=(1, 2, 3)), images
+  )
+  squares = np.square(np.float64(images)).sum((1, 2, 3))
+  np.testing.assert_allclose(got, (squares * [0, 1, 4]).mean(), rtol=1e-5)
+
+
+def test_words_present():
+  rng = np.random.default_rng(0)
+  sizes = [len(words) for words in ATTRIBUTES.values()]
+  attributes = np.stack([rng.integers(-1, n, (20, 3)) for n in sizes], -1)
+  attributes[0] = -1
+  got = np.asarray(gan.words_present(jnp.asarray(attributes, jnp.int32)))
+  assert got.shape == (20, len(WORDS)) and not got[0].any()
+  for row, scene in zip(got, attributes, strict=True):
+    said = {
+      words[place]
+      for thing in scene
+      for words, place in zip(ATTRIBUTES.values(), thing, strict=True)
+      if place >= 0
+    }
+    assert {w for w, on in zip(WORDS, row, strict=True) if on} == said
+
+
+def test_truncated_numbers():
+  free = gan.truncated(KEY, (4000,), 0.0)
+  assert scipy.stats.kstest(np.asarray(free), "norm").pvalue > 1e-3
+  tight = np.asarray(gan.truncated(KEY, (4000,), 0.5))
+  assert np.abs(tight).max() <= 0.5
+  # Drawn again, not cut off.
+  expected = scipy.stats.truncnorm(-0.5, 0.5)
+  assert scipy.stats.kstest(tight, expected.cdf).pvalue > 1e-3
+
+
+# ----------------------------------------------------------------- one step
+
+
+def small(arg="", **fields):
+  config = load("scenes_gan").get_config(arg)
+  config.data.image_size = 8
+  config.gan.update(
+    {"channels": (6, 4), "chunk": 4, "discriminator_channels": (4, 6)}
+  )
+  config.gan.update({"shift": 2, "r1_rows": 1} | fields)
+  return config
+
+
+def batch_of(b=8, size=8, seed=0):
+  rng = np.random.default_rng(seed)
+  sizes = [len(words) for words in ATTRIBUTES.values()]
+  return {
+    "image": rng.integers(0, 256, (b, size, size, 3)).astype(np.uint8),
+    "masks": np.zeros((b, 2, size, size), np.uint8),
+    "attributes": np.stack([rng.integers(-1, n, (b, 2)) for n in sizes], -1),
+  }
+
+
+def with_sgd(config):
+  """A model whose learning rates are in its state: one program for all."""
+  model = gan.Gan(config)
+  sgd = optax.inject_hyperparams(optax.sgd)
+  model.tx = {name: sgd(learning_rate=0.1) for name in gan.NETWORKS}
+  # Not as at the start, where attention has no say yet.
+  made = filled(jax.eval_shape(model.init, KEY), scale=0.3)
+  opt_state = {
+    name: model.tx[name].init(made.params[name]) for name in made.params
+  }
+  made.batch_stats["average"]["params"] = made.params["generator"]
+  return model, made.replace(step=jnp.int32(0), opt_state=opt_state)
+
+
+def at_rates(state, **rates):
+  opt_state = dict(state.opt_state)
+  for name, rate in rates.items():
+    inside = copy.copy(opt_state[name].hyperparams)
+    inside["learning_rate"] = jnp.float32(rate)
+    opt_state[name] = opt_state[name]._replace(hyperparams=inside)
+  return state.replace(opt_state=opt_state)
+
+
+Plain = collections.namedtuple("Plain", "model state step batch")
+
+
+@pytest.fixture(scope="module")
+def plain():
+  config = small(average=0.15, r1=0.3, orthogonal=0.02)
+  model, state = with_sgd(config)
+  step = quick_jit(model.step)
+
+  # From the host each time: what came out of a step compiles nothing anew.
+  def run(state, batch):
+    return jax.device_get(step(jax.device_get(state), batch))
+
+  return Plain(model, state, run, batch_of())
+
+
+def same(one, other):
+  return all(
+    np.array_equal(a, b)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+  )
+
+
+def test_each_network_moves_by_its_own_optimiser_alone(plain):
+  _, state, step, batch = plain
+  rates = {"both": (0.1, 0.1), "generator": (0.1, 0), "discriminator": (0, 0.1)}
+  after, metrics = {}, {}
+  for name, (g, d) in rates.items():
+    set_to = at_rates(state, generator=g, discriminator=d)
+    after[name], metrics[name] = step(set_to, batch)
+  old, new = state.params, {k: v.params for k, v in after.items()}
+  assert same(new["discriminator"]["generator"], old["generator"])
+  assert same(new["generator"]["discriminator"], old["discriminator"])
+  assert not same(new["both"]["generator"], old["generator"])
+  # The discriminator is updated first, and cannot tell what comes after;
+  # what the generator then learns from is the new one.
+  moved = new["both"]["discriminator"]
+  assert same(new["discriminator"]["discriminator"], moved)
+  assert not same(moved, old["discriminator"])
+  assert not same(new["generator"]["generator"], new["both"]["generator"])
+  loss_d, loss_g = (
+    {k: float(v[f"loss_{name}"]) for k, v in metrics.items()}
+    for name in ("discriminator", "generator")
+  )
+  assert loss_d["both"] == loss_d["generator"] == loss_d["discriminator"]
+  assert loss_g["both"] == loss_g["discriminator"] != loss_g["generator"]
+
+
+@pytest.mark.parametrize("name", gan.NETWORKS)
+def test_an_update_follows_the_slope_of_the_loss_that_is_logged(plain, name):
+  _, state, step, batch = plain
+  other = next(n for n in gan.NETWORKS if n != name)
+  still = at_rates(state, **{name: 1.0, other: 0.0})
+  after, metrics = step(still, batch)
+  slope = jax.tree.map(
+    lambda a, b: np.float64(a) - np.float64(b),
+    state.params[name],
+    after.params[name],
+  )
+  length = np.sqrt(sum(np.sum(x**2) for x in jax.tree.leaves(slope)))
+  np.testing.assert_allclose(metrics[f"grad_norm_{name}"], length, rtol=1e-4)
+  found = []
+  for sign in (1, -1):
+    params = jax.tree.map(
+      lambda a, b, sign=sign: a + jnp.float32(sign * 2e-3 / length * b),
+      state.params[name],
+      slope,
+    )
+    moved = still.replace(params=still.params | {name: params})
+    found.append(float(step(moved, batch)[1][f"loss_{name}"]))
+  np.testing.assert_allclose((found[0] - found[1]) / 4e-3, length, rtol=0.02)
+
+
+def test_the_average_in_closed_form_over_two_steps(plain):
+  _, state, step, batch = plain
+  one, _ = step(state, batch)
+  two, _ = step(one, batch)
+  assert int(two.step) == 2
+  # Decay min(0.15, 1 / 10), then min(0.15, 2 / 11).
+  for p0, p1, p2, average in zip(
+    *(jax.tree.leaves(s.params["generator"]) for s in (state, one, two)),
+    jax.tree.leaves(two.batch_stats["average"]["params"]),
+    strict=True,
+  ):
+    expected = 0.15 * (0.1 * p0 + 0.9 * p1) + 0.85 * p2
+    np.testing.assert_allclose(average, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_batch_statistics_and_random_numbers_move_on(plain):
+  _, state, step, batch = plain
+  still = at_rates(state, generator=0.0, discriminator=0.0)
+  one, first = step(still, batch)
+  two, second = step(one, batch)
+  assert same(one.params, two.params)
+  for name in ("generator", "average"):
+    old, new = one.batch_stats[name], two.batch_stats[name]
+    assert not same(still.batch_stats[name], old) and not same(old, new)
+  assert first["score_drawn"] != second["score_drawn"]
+  again, repeated = step(still, batch)
+  assert same(one, again) and same(first, repeated)
+
+
+def test_eight_devices_do_as_one():
+  config = small("labels", attention=1, discriminator_attention=1, r1=0.3)
+  config.gan.update({"spectral": True, "discriminator_spectral": True})
+  model, state = with_sgd(config)
+  state, batch = jax.device_get(state), batch_of()
+  results = []
+  for number in (1, 8):
+    devices = MAKE_MESH(number)
+    step = quick_jit(model.step)
+    at = jax.device_put(state, mesh.replicated(devices))
+    here = mesh.shard(batch, devices)
+    assert len(here["image"].sharding.device_set) == number
+    results.append(jax.device_get(step(at, here)))
+  (one, metrics), (eight, others) = results
+  assert all(map(np.isfinite, metrics.values()))
+  for name in metrics:
+    np.testing.assert_allclose(
+      metrics[name], others[name], rtol=1e-3, atol=1e-5, err_msg=name
+    )
+  for part in ("params", "batch_stats"):
+    for (path, a), b, before in zip(
+      jax.tree_util.tree_leaves_with_path(getattr(one, part)),
+      jax.tree.leaves(getattr(eight, part)),
+      jax.tree.leaves(getattr(state, part)),
+      strict=True,
+    ):
+      text = jax.tree_util.keystr(path)
+      np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5, err_msg=text)
+      # The gradient of some biases is 0 (what follows normalises it away).
+      assert np.any(a != before) or "bias" in text, text
+
+
+def test_labels_steer_what_is_drawn():
+  module = Generator((4, 3), 2, num_labels=5, spectral=False)
+  z, labels = normal(2, 4), normal(2, 5, seed=2)
+  variables = variables_of(module, z, labels)
+  run = quick_jit(lambda x: module.apply(variables, z, x, train=False))
+  images = run(labels), run(labels.at[1, 3].add(1.0))
+  np.testing.assert_array_equal(images[0][0], images[1][0])
+  assert np.abs(images[0][1] - images[1][1]).max() > 1e-3
+
+
+# --------------------------------------------------------------- whole runs
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  return tmp_path_factory.mktemp("scenes")
+
+
+@pytest.fixture
+def two_devices(monkeypatch):
+  monkeypatch.setattr(mesh, "make_mesh", lambda: MAKE_MESH(2))
+  monkeypatch.setattr(scenes, "_BATCH", 8)
+
+
+def tiny(folder):
+  config = load("scenes_gan").get_config("smoke")
+  config.data.update({"image_size": 16, "data_dir": str(folder)})
+  config.data.update({"num_train": 12, "num_validation": 8, "num_test": 8})
+  config.gan.update({"channels": (6, 4, 4), "chunk": 4})
+  config.gan.discriminator_channels = (4, 4, 6)
+  config.train.update({"batch": 8, "steps": 6, "log_every": 1})
+  config.train.update({"eval_every": 3, "save_every": 2})
+  config.eval.update({"batch": 8, "samples": 12})
+  return config
+
+
+def lines(workdir):
+  timings = ("step_seconds", "examples_per_second", "input_share")
+  text = (workdir / "metrics.jsonl").read_text()
+  found = [json.loads(line) for line in text.splitlines()]
+  return [
+    {k: v for k, v in line.items() if k not in timings}
+    for line in found
+    if line["split"] != "compile"
+  ]
+
+
+def saved_arrays(workdir, config):
+  devices = mesh.make_mesh()
+  task = tasks.build(config, devices, data.load(config.data))
+  shapes = jax.eval_shape(lambda: task.init(jax.random.key(0)))
+  saved = checkpoints.Checkpoints(workdir / "checkpoints", best="selection")
+  abstract = mesh.abstract(shapes, mesh.replicated(devices))
+  state, _ = saved.restore(config.train.steps, abstract)
+  saved.close()
+  return jax.device_get(state)
+
+
+def test_a_whole_run_and_one_in_parts(
+  folder, tmp_path, monkeypatch, two_devices
+):
+  config = tiny(folder)
+  whole, parts = tmp_path / "whole", tmp_path / "parts"
+  assert trainer.run(config, whole, "train") == 0
+  sheets = sorted(whole.glob("samples/*"))
+  assert [path.name for path in sheets] == ["3.png", "6.png"]
+  with Image.open(sheets[-1]) as opened:
+    assert opened.size == (8 * 16, 16) and opened.mode == "RGB"
+  results = json.loads((whole / "results.json").read_text())
+  for split in ("validation", "test"):
+    found = results["splits"][split]
+    for name in ("frechet_distance", "frechet_pixels"):
+      assert found[name]["value"] > 0 and found[name]["real"] > 0
+    assert found["pictures"] == 4  # Half of the real ones.
+  figures = [
+    line["frechet_distance/value"]
+    for line in lines(whole)
+    if line["split"] == "validation"
+  ]
+  # The smaller distance is the better.
+  assert results["step"] == 3 * (1 + int(np.argmin(figures)))
+
+  plain = pipeline.DeviceBatches.next
+  count = 0
+
+  def fetch(self, running):
+    nonlocal count
+    count += 1
+    if count == 5:
+      os.kill(os.getpid(), signal.SIGTERM)
+    return plain(self, running)
+
+  with monkeypatch.context() as patched:
+    patched.setattr(pipeline.DeviceBatches, "next", fetch)
+    status = trainer.run(config, parts, "train")
+  assert status == 128 + signal.SIGTERM
+  assert not (parts / "results.json").exists()
+  assert trainer.run(config, parts, "train") == 0
+  assert lines(whole) == lines(parts)
+  assert same(saved_arrays(whole, config), saved_arrays(parts, config))
+  for name in ("results.json", "samples/3.png", "samples/6.png"):
+    assert (whole / name).read_bytes() == (parts / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+  ("section", "field", "value", "said"),
+  [
+    ("data", "image_size", 32, "config.data.image_size=32, but 2 entries"),
+    ("gan", "r1_rows", 0, "config.gan.r1_rows=0 must be at least 1"),
+  ],
+)
+def test_a_wrong_value_is_named_in_one_line(section, field, value, said):
+  config = small()
+  config[section][field] = value
+  with pytest.raises(UserError) as refused:
+    gan.build(config, MAKE_MESH(1), {})
+  assert said in str(refused.value)
+  assert "\n" not in str(refused.value)
+
+
+def test_a_sheet_lays_pictures_out_in_rows():
+  shades = np.arange(5) / 4
+  images = np.broadcast_to(shades[:, None, None, None], (5, 2, 2, 3))
+  found = gan.sheet(images, 2)
+  assert found.dtype == np.uint8
+  np.testing.assert_array_equal(
+    found[::2, ::2, 0], np.array([[0, 63], [127, 191]])
+  )

@@ -1,0 +1,172 @@
+"""Reads the folder of the published Audio CLEVRGAN, and makes its latents.
+
+Its folder, natural or synthetic, as github.com/surisdi/learning-by-drawing
+describes and reads it:
+
+    name_list_train.txt  name_list_val.txt  name_list_test.txt   an ID a line
+    audio/ID.wav  images/ID.jpg  text/ID.txt                     text: optional
+
+An ID is a number, perhaps in a folder (`active/123`): which latent the picture
+was drawn from. Some recordings have a suffix, `ID_amt.wav` of people and
+`ID_synthetic.wav`.
+"""
+
+import hashlib
+import io
+import pathlib
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int, Int16, UInt8
+from PIL import Image
+
+from vgsgan.data.builders.stamps_folder import read_recording
+from vgsgan.errors import UserError
+
+LISTS = {"train": "train", "validation": "val", "test": "test"}
+SUFFIXES = ("", "_amt", "_synthetic")  # Of recordings, in order of preference.
+LATENTS, LATENT_SIZE = 200000, 512
+_ROWS = 4000  # Latents drawn at a time.
+_LAYOUT = (
+  "config.data.source must be a folder of Audio CLEVRGAN, with "
+  "name_list_train.txt, name_list_val.txt, name_list_test.txt, audio/ID.wav, "
+  "images/ID.jpg and, where there is text, text/ID.txt"
+)
+
+
+@dataclass(frozen=True)
+class Pair:
+  """One line of a list.
+
+  Attributes:
+    id: of the picture, without a suffix.
+    row: of its latent.
+    audio, image: where they should be.
+    caption: '' where there is no text.
+  """
+
+  id: str
+  row: int
+  audio: pathlib.Path
+  image: pathlib.Path
+  caption: str
+
+
+def scan(source: str | pathlib.Path) -> dict[str, list[Pair]]:
+  """The pairs that the lists name, by split; files may be missing.
+
+  Raises:
+    UserError: no folder, a list or a folder is missing, a list is empty or
+      has a line that is no ID.
+  """
+  root = pathlib.Path(source).expanduser()
+  if not source or not root.is_dir():
+    raise UserError(f"no folder {str(source)!r}: {_LAYOUT}")
+  lists = {split: f"name_list_{name}.txt" for split, name in LISTS.items()}
+  wanted = [*lists.values(), "audio", "images"]
+  missing = [name for name in wanted if not (root / name).exists()]
+  if missing:
+    raise UserError(f"{root} has no {', no '.join(missing)}: {_LAYOUT}")
+  return {split: _listed(root, name) for split, name in lists.items()}
+
+
+def _listed(root: pathlib.Path, name: str) -> list[Pair]:
+  """The pairs of one list, each once."""
+  try:
+    lines = (root / name).read_text(encoding="utf-8-sig").splitlines()
+  except (OSError, UnicodeDecodeError) as error:
+    raise UserError(f"cannot read {root / name}: {error}") from error
+  pairs = {}
+  for number, line in enumerate(lines, start=1):
+    if line.strip():
+      pair = _pair(root, line.strip())
+      if pair is None:
+        raise UserError(
+          f"{root / name}, line {number}: {line.strip()!r} is no ID, which is "
+          f"a number below {LATENTS}, perhaps in a folder, as active/123"
+        )
+      pairs.setdefault(pair.id, pair)
+  if not pairs:
+    raise UserError(f"{root / name} is empty: an ID a line was expected")
+  return list(pairs.values())
+
+
+def _pair(root: pathlib.Path, line: str) -> Pair | None:
+  """The files of a line; None if it is no ID."""
+  path = pathlib.PurePosixPath(line)
+  for suffix in SUFFIXES[1:]:
+    path = path.with_name(path.name.removesuffix(suffix))
+  digits = path.name
+  outside = path.is_absolute() or ".." in path.parts
+  if outside or not (digits.isdecimal() and int(digits) < LATENTS):
+    return None
+  sounds = [root / "audio" / f"{path}{suffix}.wav" for suffix in SUFFIXES]
+  text = root / "text" / f"{path}.txt"
+  return Pair(
+    str(path),
+    int(digits),
+    next((sound for sound in sounds if sound.exists()), sounds[0]),
+    root / "images" / f"{path}.jpg",
+    _text(text) if text.exists() else "",
+  )
+
+
+def _text(path: pathlib.Path) -> str:
+  return " ".join(path.read_text("utf-8-sig", errors="replace").split())
+
+
+def read_sound(path: pathlib.Path, sample_rate: int) -> Int16[np.ndarray, "n"]:
+  """As `stamps_folder.read_recording`; ValueError for mere silence too."""
+  waveform = read_recording(path, sample_rate)
+  if not waveform.any():
+    raise ValueError(f"the recording {path} is silent")
+  return waveform
+
+
+def read_picture(path: pathlib.Path, size: int) -> UInt8[np.ndarray, "s s 3"]:
+  """Decodes a square picture.
+
+  Raises:
+    ValueError: the file is missing, cannot be decoded, or is not square.
+  """
+  try:
+    with Image.open(io.BytesIO(path.read_bytes())) as opened:
+      picture = opened.convert("RGB")
+  except Exception as error:  # Decoders raise anything.
+    raise ValueError(f"cannot decode the picture {path}: {error}") from error
+  if picture.width != picture.height:
+    raise ValueError(f"the picture {path} is not square")
+  if picture.width != size:
+    picture = picture.resize((size, size), Image.Resampling.LANCZOS)
+  return np.asarray(picture)
+
+
+def latents_of(rows: Int[np.ndarray, "n"]) -> Float[np.ndarray, "n 512"]:
+  """The published latents, float32.
+
+  Rows of `RandomState(1).standard_normal(200000 * 512).reshape(200000, 512)`,
+  of which only a few thousand are held at a time (the whole is 0.8 GB), and
+  none after the last that is wanted.
+
+  Args:
+    rows: below 200000.
+  """
+  state = np.random.RandomState(1)
+  found = np.empty((len(rows), LATENT_SIZE), np.float32)
+  for start in range(0, int(rows.max(initial=-1)) + 1, _ROWS):
+    block = state.standard_normal(_ROWS * LATENT_SIZE).reshape(_ROWS, -1)
+    here = (rows >= start) & (rows < start + _ROWS)
+    found[here] = block[rows[here] - start]
+  return found
+
+
+def fingerprint(source: str | pathlib.Path) -> str:
+  """Eight hex digits of the IDs, the texts, and the sizes of the files."""
+  digest = hashlib.sha256()
+  for split, pairs in scan(source).items():
+    for pair in pairs:
+      files = (pair.audio, pair.image)
+      sizes = [f.stat().st_size if f.exists() else -1 for f in files]
+      entry = (split, pair.id, pair.audio.name, pair.caption, *sizes)
+      digest.update(repr(entry).encode())
+  return digest.hexdigest()[:8]
