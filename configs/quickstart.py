@@ -1,19 +1,55 @@
-"""Drawn negatives teach attribute words: two runs and a table in minutes.
+"""Drawn negatives against plain ones: two runs and a table in minutes.
 
     python -m vgsgan.main --config=configs/quickstart.py --workdir=runs/quick
 
-Arguments, combined with commas (`configs/quickstart.py:gradient`):
-  infonce    InfoNCE over all pairs of the batch, edits as one more impostor
-  regular, hard                losses without edits
-  random, cluster, gradient    edits that switch units off
-  both                         gradient edits and the hardest in the batch
-  gaussian, chunk, direction   edits that move the latent
-  smoke      a few steps on a handful of pictures, under a minute on 2 cores
+trains `regular` and `edited` on the same data with the same number of steps.
+Arguments, combined with commas (`configs/quickstart.py:table`):
+  table      all arms below with three seeds
+  ARM        one arm alone: see ARMS below
+  smoke      a few steps on a handful of pictures, about a minute on 2 cores
 """
+
+from typing import Any
 
 import ml_collections
 
 from vgsgan import options
+
+
+def arm(loss: str, *phases: str) -> dict[str, Any]:
+  """Fields of an arm: its loss, and its edits from some step on."""
+  curriculum = ",".join(["regular@0", *phases])
+  return {"loss": {"name": loss}, "edits": {"curriculum": curriculum}}
+
+
+ARMS = {
+  # The published losses, with edits that switch units off.
+  "regular": arm("regular"),
+  "hard": arm("hard"),
+  "random": arm("edited", "random@100"),
+  "cluster": arm("edited", "random@100", "cluster@200"),
+  "gradient": arm("edited", "random@100", "gradient@200"),
+  "both": arm("both", "random@100", "gradient@200"),
+  # With edits that move the latent.
+  "gaussian": arm("edited", "gaussian@100"),
+  "chunk": arm("edited", "chunk@100"),
+  "direction": arm("edited", "direction@100"),
+  # InfoNCE over all pairs of the batch, an edit being one more impostor.
+  "infonce": arm("infonce"),
+  "infonce_gradient": arm("infonce", "random@100", "gradient@200"),
+  "infonce_chunk": arm("infonce", "chunk@100"),
+}
+
+_SEEN = "splits.test.attributes.training_voices"
+COLUMNS = {
+  **{
+    kind: f"{_SEEN}.{kind}" for kind in ("color", "material", "size", "shape")
+  },
+  "mean": f"{_SEEN}.mean",
+  "mean, new voice": "splits.test.attributes.held_out_voice.mean",
+  "semantic R@1": "splits.test.semantic.R@1",
+  "retrieval R@10": "splits.test.by_group.training_voices.speech_to_image.R@10",
+}
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -80,7 +116,7 @@ def default() -> ml_collections.ConfigDict:
   config.score.normalize = True
 
   config.loss = ml_collections.ConfigDict()
-  config.loss.name = "regular"
+  config.loss.name = "infonce"
   config.loss.negatives = "sampled"
   config.loss.margin = 0.2
   config.loss.temperature = 0.07
@@ -88,11 +124,14 @@ def default() -> ml_collections.ConfigDict:
   config.edits = ml_collections.ConfigDict()
   config.edits.curriculum = "regular@0"
   config.edits.layers = "up1"
-  config.edits.counts = (10, 20, 40, 80)
-  config.edits.changes = (0.2, 0.2, 0.2, 0.2)
-  config.edits.shares = (0.7, 0.7, 0.5, 0.5)
-  config.edits.strengths = (0.25, 0.5, 0.75, 1.0)
-  config.edits.rungs = 4  # Of the published ladder, used if counts is empty.
+  # From the weakest edit to the strongest: units that are switched off, how far
+  # the latent moves, what has to change at least in the region, and how much of
+  # the peak still belongs to it.
+  config.edits.counts = (20, 60)
+  config.edits.strengths = (0.5, 1.0)
+  config.edits.changes = (0.2, 0.2)
+  config.edits.shares = (0.7, 0.7)
+  config.edits.rungs = 2  # Of the published ladder, used if counts is empty.
   config.edits.first_count = 30
   config.edits.train_generator = False
   config.edits.directions = 16
@@ -115,51 +154,39 @@ def default() -> ml_collections.ConfigDict:
 
   config.train = ml_collections.ConfigDict()
   config.train.batch = 32
-  config.train.steps = 800
+  config.train.steps = 400
   config.train.log_every = 20
   config.train.eval_every = 400
-  config.train.save_every = 400
+  config.train.save_every = 200
   config.train.keep = 2
 
   config.eval = ml_collections.ConfigDict()
   config.eval.batch = 50
   config.eval.block = 100
   config.eval.seconds = 4.48
+
+  config.compare = ml_collections.ConfigDict()
+  config.compare.seeds = (0,)
+  config.compare.arms = ml_collections.ConfigDict(
+    {"regular": ARMS["infonce"], "edited": ARMS["infonce_chunk"]}
+  )
+  config.compare.columns = tuple(COLUMNS.items())
   return config
 
 
-def infonce(config: ml_collections.ConfigDict) -> None:
-  config.loss.name = "infonce"
-
-
-def regular(config: ml_collections.ConfigDict) -> None:
-  config.loss.name = "regular"
-
-
-def hard(config: ml_collections.ConfigDict) -> None:
-  config.loss.name = "hard"
-
-
-def aimed(kind: str) -> options.Variant:
-  """Edits of a kind, after random ones and a start without any."""
-  phases = ["regular@0", "random@300", f"{kind}@400"]
+def alone(name: str) -> options.Variant:
+  """One arm, as a run of its own."""
 
   def variant(config: ml_collections.ConfigDict) -> None:
-    if config.loss.name != "infonce":
-      config.loss.name = "edited"
-    config.edits.curriculum = ",".join(phases)
+    config.update(ARMS[name])
+    del config.compare
 
   return variant
 
 
-def random(config: ml_collections.ConfigDict) -> None:
-  aimed("random")(config)
-  config.edits.curriculum = "regular@0,random@300"
-
-
-def both(config: ml_collections.ConfigDict) -> None:
-  aimed("gradient")(config)
-  config.loss.name = "both"
+def table(config: ml_collections.ConfigDict) -> None:
+  config.compare.seeds = (0, 1, 2)
+  config.compare.arms = ml_collections.ConfigDict(ARMS)
 
 
 def smoke(config: ml_collections.ConfigDict) -> None:
@@ -167,27 +194,20 @@ def smoke(config: ml_collections.ConfigDict) -> None:
   config.data.update({"num_probe": 64, "num_semantic": 16})
   config.speech.update({"embed": 32, "width": 0.0625})
   config.image.update({"embed": 32, "widths": (8, 16)})
-  config.edits.update({"concepts": 8, "concept_pairs": 64, "refresh_every": 4})
-  if config.edits.curriculum != "regular@0":
-    kind = config.edits.curriculum.split(",")[-1].split("@")[0]
-    config.edits.curriculum = f"regular@0,random@6,{kind}@12"
+  config.edits.update({"concepts": 8, "concept_pairs": 64, "refresh_every": 1})
+  arms = config.compare.arms.values() if "compare" in config else [config]
+  for one in arms:
+    one.edits.curriculum = one.edits.curriculum.replace("00", "")
   config.train.update(
-    {"batch": 16, "steps": 20, "log_every": 5, "eval_every": 10}
+    {"batch": 16, "steps": 4, "log_every": 1, "eval_every": 4}
   )
-  config.train.save_every = 10
+  config.train.save_every = 4
   config.eval.update({"batch": 16, "block": 32})
   config.optim.warmup_steps = 5
 
 
 VARIANTS = {
-  "infonce": infonce,
-  "regular": regular,
-  "hard": hard,
-  "random": random,
-  **{
-    k: aimed(k)
-    for k in ("cluster", "gradient", "gaussian", "chunk", "direction")
-  },
-  "both": both,
+  **{name: alone(name) for name in ARMS},
+  "table": table,
   "smoke": smoke,
 }

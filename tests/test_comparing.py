@@ -20,7 +20,7 @@ def config(**changes):
       "seed": 7,
       "optim": {"lr": 0.1, "name": "adam"},
       "loss": {"name": "regular", "margins": (1.0, 2.0)},
-      "compare": {"seeds": (0, 3), "arms": arms, "columns": columns},
+      "compare": {"seeds": (0, 3), "arms": arms, "columns": tuple(columns.items())},
     }
     | changes
   )
@@ -92,7 +92,7 @@ def test_the_table_by_hand():
       "plain": [results(0.2, 0.75), results(0.3, 0.5), results(0.4, 0.25)],
       "quick": [results(0.5, 1.0)],
     },
-    config().compare.columns.to_dict(),
+    dict(config().compare.columns),
   )
   # Deviations over n - 1: of 20, 30, 40 it is 10, of 75, 50, 25 it is 25.
   assert lines == [

@@ -598,6 +598,7 @@ def folder(tmp_path_factory):
 def two_devices(monkeypatch):
   monkeypatch.setattr(mesh, "make_mesh", lambda: MAKE_MESH(2))
   monkeypatch.setattr(scenes, "_BATCH", 8)
+  monkeypatch.setattr(jax, "jit", quick_jit)
 
 
 def tiny(folder):

@@ -74,7 +74,7 @@ def run(
       if status:
         return status
     results.setdefault(name, []).append(jsonfiles.read_json(done))
-  lines = table(results, config.compare.columns.to_dict())
+  lines = table(results, dict(config.compare.columns))
   jsonfiles.replace(workdir / "table.md", "\n".join([*lines, ""]).encode())
   print("\n".join(lines))
   return 0

@@ -107,10 +107,10 @@ class Refresh:
     mean, std = flat.mean(0), flat.std(0)
     active = concepts.coactivation(seen["points"], self.use.quantile)
     found = concepts.clusters(active, self.use.concepts, self.use.least)
-    scores = np.asarray(
-      concepts.assign(flat, mean, std, found.centroids)
-    ).reshape(*features.shape[:3], -1)
-    places = scores > _THRESHOLD
+    scores = jax.device_get(
+      concepts.assign(*jax.device_put((flat, mean, std, found.centroids)))
+    )
+    places = scores.reshape(*features.shape[:3], -1) > _THRESHOLD
     units = {
       name: concepts.unit_iou(maps, on_grid(places, *maps.shape[1:3]))
       for name, maps in seen["units"].items()
