@@ -20,7 +20,11 @@ def config(**changes):
       "seed": 7,
       "optim": {"lr": 0.1, "name": "adam"},
       "loss": {"name": "regular", "margins": (1.0, 2.0)},
-      "compare": {"seeds": (0, 3), "arms": arms, "columns": tuple(columns.items())},
+      "compare": {
+        "seeds": (0, 3),
+        "arms": arms,
+        "columns": tuple(columns.items()),
+      },
     }
     | changes
   )

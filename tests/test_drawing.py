@@ -527,7 +527,7 @@ def test_keys_change_what_is_random_alone(editing, batch):
 def test_aimed_units_lower_the_score_more_than_random_ones(
   editing, batch, learning
 ):
-  model, state, run = editing
+  _, state, run = editing
   for _ in range(10):
     state, _ = learning.step("regular")(state, batch, learning.changes)
   falls = {"random": [], "gradient": []}
@@ -536,7 +536,6 @@ def test_aimed_units_lower_the_score_more_than_random_ones(
     for kind, found in falls.items():
       found.append(np.mean(score["real"] - score[kind]))
   assert np.mean(falls["gradient"]) > max(0, 1.5 * np.mean(falls["random"]))
-  del model
 
 
 # --------------------------------------------------------------- whole steps
@@ -610,11 +609,11 @@ def test_info_nce_without_edits_that_count_is_without_edits(generator, batch):
 
   # Without the update, which is most of what there is to compile.
   @functools.partial(quick_jit, static_argnums=0)
-  def loss(kind, state, changes):
+  def loss(kind, state, batch, changes):
     return learning.plain_step(kind, state, batch, changes)[1]["loss"]
 
   regular, never, counts = (
-    float(loss(kind, learning.state, changes))
+    float(loss(kind, learning.state, batch, changes))
     for kind, changes in (
       ("regular", learning.never),
       ("random", learning.never),

@@ -302,7 +302,8 @@ def build(
       labels = None
       if config.gan.labels:
         chosen = [records[i % len(records)] for i in range(first, first + rows)]
-        labels = words_present(np.stack([r["attributes"] for r in chosen]))
+        told = np.stack([r["attributes"] for r in chosen])
+        labels = words_present(jax.device_put(told.astype(np.int32)))
       drawn = jax.device_get(draw(state, latent, labels))
       yield drawn[: min(rows, count - first)]
 
