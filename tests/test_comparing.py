@@ -128,6 +128,7 @@ def runs(monkeypatch):
     folder.mkdir(parents=True, exist_ok=True)
     figures = results(one.optim.lr, one.seed / 10)
     (folder / "results.json").write_text(json.dumps(figures))
+    (folder / "config.json").write_text(json.dumps(one.to_dict()))
     return 0
 
   run.interrupted = None
@@ -153,3 +154,11 @@ def test_finished_arms_are_not_run_again(runs, tmp_path, capsys):
   made.clear()
   assert comparing.run(config(), tmp_path, "eval") == 0
   assert [mode for _, mode in made] == ["eval"] * 4
+
+
+def test_a_finished_arm_of_another_config_is_refused(runs, tmp_path):
+  comparing.run(config(), tmp_path, "train")
+  other = config()
+  other.optim.name = "sgd"
+  with pytest.raises(UserError, match=r"plain-0 is finished.*optim\.name"):
+    comparing.run(other, tmp_path, "train")

@@ -68,7 +68,9 @@ def run(
   for name, seed, one in list(arms(config)):
     folder = workdir / f"{name}-{seed}"
     done = folder / "results.json"
-    if not (mode == "train" and done.exists()):
+    if mode == "train" and done.exists():
+      _require_same(folder, one)
+    else:
       print(f"{folder}:", flush=True)
       status = trainer.run(one, folder, mode)
       if status:
@@ -78,6 +80,17 @@ def run(
   jsonfiles.replace(workdir / "table.md", "\n".join([*lines, ""]).encode())
   print("\n".join(lines))
   return 0
+
+
+def _require_same(
+  folder: pathlib.Path, config: ml_collections.ConfigDict
+) -> None:
+  """Refuses a finished run of another config."""
+  made = jsonfiles.read_json(folder / "config.json")
+  for line in jsonfiles.differences(made, config.to_dict()):
+    raise UserError(
+      f"{folder} is finished, with another {line}; use another --workdir"
+    )
 
 
 def table(

@@ -44,17 +44,19 @@ def chosen(
 
   Returns:
     Indices of pictures in which the word is true of an object larger than
-    `LEAST_AREA`, and of those in which it is of none of any size, and of none
-    unknown whether it is.
+    `LEAST_AREA`, and of those in which it is of none of any size. Of both kinds
+    only those in which nothing is unknown: or the one would be the clearer
+    pictures, which a model can tell without knowing any word.
   """
   kind = KIND[word]
   values = attributes[..., _KINDS.index(kind)]
   there = area > 0
   has = there & (values == ATTRIBUTES[kind].index(word))
   visible = has & (area > LEAST_AREA)
-  unsure = there & (values < 0)
-  without = ~(has | unsure).any(1) & there.any(1)
-  return np.flatnonzero(visible.any(1))[:most], np.flatnonzero(without)[:most]
+  known = there.any(1) & ~(there & (values < 0)).any(1)
+  with_it = np.flatnonzero(known & visible.any(1))
+  without = np.flatnonzero(known & ~has.any(1))
+  return with_it[:most], without[:most]
 
 
 def pair_accuracy(

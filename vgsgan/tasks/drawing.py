@@ -63,6 +63,14 @@ class Drawing(grounding.Grounding):
     self.phases = curriculum(use.curriculum)
     network = pretrained.load_generator(config.data.generator)
     self.generator, self.drawn_with = network.module, network.variables
+    drawn = self.generator.image_size
+    if self.generator.num_labels or drawn != config.data.image_size:
+      raise UserError(
+        f"config.data.generator draws {drawn} px "
+        f"{'with' if self.generator.num_labels else 'without'} labels: one of "
+        f"config.data.image_size={config.data.image_size} px without labels "
+        "is needed"
+      )
     self.layers = self._layers(use.layers)
     self.ladder = _ladder(use)
     check_at_least("edits.concepts", use.concepts, 1)

@@ -50,8 +50,11 @@ def orthogonality(params: Any) -> Float[Array, ""]:
     if weight.ndim < 2:
       return 0.0
     matrix = weight.reshape(-1, weight.shape[-1])
-    gram = matrix.T @ matrix
-    return jnp.sum(jnp.square(gram * (1 - jnp.eye(len(gram)))))
+    wide = matrix.shape[1] > matrix.shape[0]
+    # |W^T W|^2 = |W W^T|^2: the smaller of the two, less W^T W's diagonal.
+    gram = matrix @ matrix.T if wide else matrix.T @ matrix
+    lengths = jnp.sum(jnp.square(matrix), axis=0)
+    return jnp.sum(jnp.square(gram)) - jnp.sum(jnp.square(lengths))
 
   return sum(map(penalty, jax.tree.leaves(params)))
 
