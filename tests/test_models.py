@@ -306,7 +306,7 @@ def test_image_maps(size, cells):
   assert (four.stride, eight.stride) == (16, 8)
 
 
-@pytest.mark.parametrize("size", [32, 100])
+@pytest.mark.parametrize("size", [48, 100])
 def test_images_of_other_sizes_are_refused(size):
   pixels = jnp.zeros((1, size, size, 3))
   for tower in (image.Vgg(8, 0.125), image.ResNet(8, (8,) * 4)):

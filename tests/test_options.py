@@ -65,8 +65,9 @@ def test_every_variant_of_every_config_builds_and_has_a_smoke(path):
     alone = module.get_config(name).to_dict()
     tiny = module.get_config(f"{name},smoke")
     assert alone == module.get_config(name).to_dict()
-    assert tiny.train.steps <= 50 and tiny.data.image_size == 64
-    assert tiny.image.width * tiny.speech.width < 0.01
+    assert tiny.train.steps <= 50 and tiny.data.image_size <= 64
+    if "speech" in tiny:
+      assert tiny.speech.width < 0.1 and max(tiny.image.widths, default=8) < 17
 
 
 def run(*flags):

@@ -142,21 +142,21 @@ class Conv2D(nn.Module):
     kernel: odd side k of the kernel.
     use_bias: False where a normalisation follows.
     dtype: of the computation; parameters stay float32.
-    init: initialiser of the kernel.
+    kernel_init: initialiser of the kernel.
   """
 
   features: int
   kernel: int = 3
   use_bias: bool = True
   dtype: Any = jnp.float32
-  init: Callable = nn.initializers.he_normal()
+  kernel_init: Callable = nn.initializers.he_normal()
 
   @nn.compact
   def __call__(
     self, x: Float[Array, "b h w c"]
   ) -> Float[Array, "b h w {self.features}"]:
     k, c = self.kernel, x.shape[-1]
-    kernel = self.param("kernel", self.init, (k, k, c, self.features))
+    kernel = self.param("kernel", self.kernel_init, (k, k, c, self.features))
     kernel, x = kernel.astype(self.dtype), x.astype(self.dtype)
     if k == 1:
       y = x @ kernel.reshape(c, self.features)

@@ -17,7 +17,9 @@ def conv2d(
 ) -> Callable:
   """A convolution, orthogonal at the start."""
   init = nn.initializers.orthogonal()
-  return normed(Conv2D(features, kernel, init=init, name=name), spectral, train)
+  return normed(
+    Conv2D(features, kernel, kernel_init=init, name=name), spectral, train
+  )
 
 
 def dense(
