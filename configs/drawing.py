@@ -13,7 +13,14 @@ Arguments, combined with commas (`configs/drawing.py:random`):
   regular, hard    losses without edits
   random           edits of random units only
   edited           without the hardest impostors of the batch
+  folder           the published data, or others of their layout, without edits:
+                   --config.data.source=DIR
   smoke            the packaged 32 px generator and narrow towers, for CPU
+
+The published pictures are of a progressive GAN that is not here, so nothing can
+be drawn of their latents. A folder of another generator's pictures brings its
+latents as `z.npy`; it takes edits with --config.task=drawing,
+--config.loss.name=both and --config.data.generator=GENERATOR.npz.
 """
 
 import ml_collections
@@ -36,6 +43,9 @@ def default() -> ml_collections.ConfigDict:
   config.data = ml_collections.ConfigDict()
   config.data.dataset = "clevrgan"
   config.data.data_dir = "~/.cache/vgsgan"
+  config.data.source = ""  # A folder; of `folder` alone.
+  config.data.max_bad_share = 0.01  # Likewise.
+  config.data.more = ""  # Folders with more training pairs: `vgsgan.select`.
   config.data.generator = ""  # To be set: the packaged one draws 32 px.
   config.data.recogniser = ""
   config.data.image_size = 128
@@ -63,6 +73,7 @@ def default() -> ml_collections.ConfigDict:
       "vocal_tract": 0.0,
       "time_share": 0.0,
       "frequencies": 0,
+      "shortest": 0.0,
     }
   )
 
@@ -106,6 +117,9 @@ def default() -> ml_collections.ConfigDict:
   config.edits.first_count = 140
   config.edits.strengths = tuple(0.1 * rung for rung in range(1, 11))
   config.edits.train_generator = False
+  config.edits.inverter = ""  # Finds latents of pictures; else the records'.
+  config.edits.inversion_steps = 4
+  config.edits.inversion_limit = 0.5
   config.edits.directions = 16
   config.edits.concepts = 250
   config.edits.concept_pairs = 4000
@@ -157,6 +171,13 @@ def random(config: ml_collections.ConfigDict) -> None:
   config.edits.curriculum = f"regular@0,random@{60 * _EPOCH}"
 
 
+def folder(config: ml_collections.ConfigDict) -> None:
+  config.task = "grounding"
+  config.data.dataset = "clevrgan_folder"
+  if config.loss.name != "regular":
+    config.loss.name = "hard"
+
+
 def smoke(config: ml_collections.ConfigDict) -> None:
   config.data.update({"image_size": 32, "seconds": 2.56})
   config.data.update({"num_train": 64, "num_validation": 32, "num_test": 32})
@@ -178,5 +199,6 @@ VARIANTS = {
   "hard": hard,
   "random": random,
   "edited": edited,
+  "folder": folder,
   "smoke": smoke,
 }

@@ -67,6 +67,7 @@ def default() -> ml_collections.ConfigDict:
   config.data.data_dir = "~/.cache/vgsgan"
   config.data.generator = ""  # The packaged one.
   config.data.recogniser = ""
+  config.data.more = ""  # Folders with more training pairs: `vgsgan.select`.
   config.data.image_size = 32
   config.data.most = 3
   config.data.truncation = 0.0
@@ -78,10 +79,11 @@ def default() -> ml_collections.ConfigDict:
   config.data.scene_seed = 0
   config.data.speech_workers = 2
   config.data.sample_rate = 16000
-  config.data.seconds = 3.2
+  config.data.seconds = 1.6
   config.data.num_mels = 40
   config.data.preemphasis = 0.97
-  config.data.mean_normalize = True
+  # The mean of a word said alone is most of what it sounds like.
+  config.data.mean_normalize = False
   config.data.num_workers = 0
   config.data.num_threads = 2
   config.data.augment = ml_collections.ConfigDict()
@@ -92,6 +94,7 @@ def default() -> ml_collections.ConfigDict:
   config.data.augment.vocal_tract = 0.1
   config.data.augment.time_share = 0.0
   config.data.augment.frequencies = 0
+  config.data.augment.shortest = 0.4  # Seconds of a recording, at least.
 
   config.speech = ml_collections.ConfigDict()
   config.speech.tower = "small"
@@ -134,6 +137,9 @@ def default() -> ml_collections.ConfigDict:
   config.edits.rungs = 2  # Of the published ladder, used if counts is empty.
   config.edits.first_count = 30
   config.edits.train_generator = False
+  config.edits.inverter = ""  # Finds latents of pictures; else the records'.
+  config.edits.inversion_steps = 4
+  config.edits.inversion_limit = 0.5
   config.edits.directions = 16
   config.edits.concepts = 40
   config.edits.concept_pairs = 1000
@@ -171,6 +177,7 @@ def default() -> ml_collections.ConfigDict:
     {"regular": ARMS["infonce"], "edited": ARMS["infonce_chunk"]}
   )
   config.compare.columns = tuple(COLUMNS.items())
+  config.compare.bars = ("color", "material", "size", "shape", "mean")
   return config
 
 

@@ -1,14 +1,17 @@
 """The published Audio CLEVRGAN, in a small folder of its layout."""
 
 import io
+import json
 
+import jax
 import ml_collections
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests import stamps_fixture
-from vgsgan import data
+from tests import stamps_fixture, test_options
+from tests.test_gan import quick_jit
+from vgsgan import data, mesh, trainer
 from vgsgan.data.builders import clevrgan_files
 from vgsgan.data.pairs import DrawnPairExample
 from vgsgan.errors import UserError
@@ -235,3 +238,25 @@ def test_other_sources_have_folders_of_their_own(source):
   texts = clevrgan_files.fingerprint(source)
   (source / "audio/7.wav").unlink()
   assert len({before, texts, clevrgan_files.fingerprint(source)}) == 3
+
+
+def test_the_folder_of_the_config_trains_and_is_evaluated(
+  source, tmp_path, monkeypatch
+):
+  whole = mesh.make_mesh
+  monkeypatch.setattr(mesh, "make_mesh", lambda: whole(1))
+  monkeypatch.setattr(jax, "jit", quick_jit)
+  wanted = test_options.load("drawing").get_config("folder,smoke")
+  wanted.data.update(
+    {"source": str(source), "data_dir": str(tmp_path / "data")}
+  )
+  wanted.data.update({"seconds": 0.32})
+  wanted.train.update({"steps": 2, "batch": 4, "eval_every": 2})
+  wanted.eval.update({"batch": 2, "seconds": 0.32})
+  assert trainer.run(wanted, tmp_path / "run", "train") == 0
+  results = json.loads((tmp_path / "run/results.json").read_text())
+  found = results["splits"]["test"]["speech_to_image"]["R@1"]
+  assert found["chance"] == 0.5 and found["value"] in (0, 0.5, 1)
+  lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+  losses = [json.loads(x)["loss"] for x in lines if '"train"' in x]
+  assert len(losses) == 2 and all(0 < loss < 10 for loss in losses)

@@ -1,11 +1,12 @@
-"""Arms of a config, what of them is run, and the table worked by hand."""
+"""Arms of a config, what of them is run, and table and bars worked by hand."""
 
 import json
+from xml.etree import ElementTree
 
 import ml_collections
 import pytest
 
-from vgsgan import comparing, trainer
+from vgsgan import bars, comparing, trainer
 from vgsgan.errors import UserError
 
 
@@ -24,6 +25,7 @@ def config(**changes):
         "seeds": (0, 3),
         "arms": arms,
         "columns": tuple(columns.items()),
+        "bars": ("all",),
       },
     }
     | changes
@@ -90,14 +92,18 @@ def test_what_an_arm_cannot_set_is_named_in_one_line(
   assert not ran
 
 
-def test_the_table_by_hand():
-  lines = comparing.table(
+def worked():
+  return comparing.summary(
     {
       "plain": [results(0.2, 0.75), results(0.3, 0.5), results(0.4, 0.25)],
       "quick": [results(0.5, 1.0)],
     },
     dict(config().compare.columns),
   )
+
+
+def test_the_table_by_hand():
+  lines = comparing.table(worked())
   # Deviations over n - 1: of 20, 30, 40 it is 10, of 75, 50, 25 it is 25.
   assert lines == [
     "| arm | seeds | R@10 | all |",
@@ -111,9 +117,92 @@ def test_the_table_by_hand():
 @pytest.mark.parametrize("path", ["splits.test.recal", "step.more", "splits.x"])
 def test_a_figure_that_is_not_there_is_named(path):
   with pytest.raises(UserError) as refused:
-    comparing.table({"plain": [results(0.2, 0.5)]}, {"A": path})
+    comparing.summary({"plain": [results(0.2, 0.5)]}, {"A": path})
   assert repr(path) in str(refused.value)
   assert "\n" not in str(refused.value)
+
+
+def drawn(found, columns):
+  """The bars of an SVG by arm and column, its chance lines and whiskers."""
+  root = ElementTree.fromstring(bars.svg(found, columns))
+  space = {"svg": "http://www.w3.org/2000/svg"}
+
+  def numbers(element, *names):
+    return [float(element.get(name)) for name in names]
+
+  rects = {
+    rect.find("svg:title", space).text: numbers(rect, "x", "y", "height")
+    for rect in root.iterfind("svg:rect[@class='bar']", space)
+  }
+  lines = {
+    kind: [
+      numbers(line, "x1", "y1", "y2")
+      for line in root.iterfind(f"svg:line[@class='{kind}']", space)
+    ]
+    for kind in ("chance", "whisker")
+  }
+  texts = [text.text for text in root.iterfind("svg:text", space)]
+  return rects, lines, texts, numbers(root, "width", "height")
+
+
+def test_bars_are_as_high_as_what_is_known_above_chance():
+  rects, lines, texts, (width, height) = drawn(worked(), ("all", "R@10"))
+  # The lowest is the chance of R@10, 10 per cent, the highest 100.
+  pixels = 260 / 90
+  assert list(rects) == [
+    "plain, all: 50.0 ± 25.0",
+    "quick, all: 100.0",
+    "plain, R@10: 30.0 ± 10.0",
+    "quick, R@10: 50.0",
+  ]
+  found = {name: height / pixels for name, (_, _, height) in rects.items()}
+  assert list(found.values()) == pytest.approx([0, 50, 20, 40], abs=0.01)
+  # All stand on their column's chance.
+  chances = [y for _, y, _ in lines["chance"]]
+  feet = [y + high for _, y, high in rects.values()]
+  assert feet == pytest.approx([c for c in chances for _ in range(2)], abs=0.02)
+  assert (chances[1] - chances[0]) / pixels == pytest.approx(40, abs=0.01)
+  # Whiskers only of arms with several seeds: deviations to both sides.
+  reach = [(low - high) / pixels for _, high, low in lines["whisker"]]
+  assert reach == pytest.approx([50, 20], abs=0.02)
+  middles = [(low + high) / 2 for _, high, low in lines["whisker"]]
+  tops = [rects[name][1] for name in list(rects)[::2]]
+  assert middles == pytest.approx(tops, abs=0.02)
+  # Left to right, on the page.
+  places = [x for x, _, _ in rects.values()]
+  assert places == sorted(set(places)) and places[-1] < width
+  assert all(0 <= y <= height for y in (*feet, *tops))
+  assert {"all", "R@10", "plain", "quick", "chance"} <= set(texts)
+
+
+def test_a_bar_below_chance_hangs_from_it():
+  found = comparing.summary(
+    {"plain": [results(0.2, 0.4)]}, {"all": "splits.test.words.all"}
+  )
+  rects, lines, _, _ = drawn(found, ("all",))
+  ((_, top, height),) = rects.values()
+  assert top == lines["chance"][0][1]
+  # From 40 to 50 per cent is the whole plot.
+  assert height == 260
+
+
+def test_names_in_the_bars_are_escaped():
+  name, column = '<b> & "c"', "R@1 > 0"
+  found = comparing.summary(
+    {name: [results(0.2, 0.4)]}, {column: "splits.test.recall"}
+  )
+  rects, _, texts, _ = drawn(found, (column,))
+  assert list(rects) == [f"{name}, {column}: 20.0"]
+  assert {name, column} <= set(texts)
+
+
+def test_bars_of_no_column_are_refused_before_anything_runs(runs, tmp_path):
+  made, _ = runs
+  wrong = config()
+  wrong.compare.bars = ("al",)
+  with pytest.raises(UserError, match=r"config\.compare\.bars='al'.*'all'"):
+    comparing.run(wrong, tmp_path, "train")
+  assert not made
 
 
 @pytest.fixture
@@ -151,6 +240,16 @@ def test_finished_arms_are_not_run_again(runs, tmp_path, capsys):
   # The seeds 0 and 3 wrote 0 and 30 %: mean 15, deviation 21.2.
   assert "| quick | 2 | 50.0 ± 0.0 | 15.0 ± 21.2 |" in table.splitlines()
   assert capsys.readouterr().out.endswith(table)
+  kept = json.loads((tmp_path / "table.json").read_text())
+  assert kept["arms"]["quick"]["seeds"] == 2
+  assert kept["arms"]["quick"]["figures"]["all"] == {
+    "mean": 0.15,
+    "std": pytest.approx(0.3 / 2**0.5),
+    "values": [0.0, 0.3],
+  }
+  assert kept["chance"] == {"R@10": 0.1, "all": 0.5}
+  # Numbers of the table, in the picture beside it.
+  assert "quick, all: 15.0 ± 21.2<" in (tmp_path / "bars.svg").read_text()
   made.clear()
   assert comparing.run(config(), tmp_path, "eval") == 0
   assert [mode for _, mode in made] == ["eval"] * 4

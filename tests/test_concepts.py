@@ -113,7 +113,7 @@ def test_units_are_ranked_by_what_they_draw():
     )
   activations[..., order[-1]] = 0
   where = np.concatenate([where, np.zeros_like(where[..., :1])], axis=-1)
-  ranks = concepts.rank_units(activations, where)
+  ranks = np.argsort(-concepts.unit_iou(activations, where), 1, kind="stable")
   for k in range(count):
     assert ranks[k, :2].tolist() == [order[k], order[count + k]]
     assert ranks[k, -1] == order[-1]
@@ -131,3 +131,17 @@ def test_units_are_ranked_by_what_they_draw():
   assert [set(np.flatnonzero(row)) for row in chosen] == [
     {order[k], order[count + k]} for k in range(count)
   ]
+
+
+def test_concepts_are_sampled_by_their_clipped_scores():
+  scores = np.array([-1.0, 3.0, 0.0, 1.0, 90.0, -np.inf], np.float32)
+  rows = np.broadcast_to(scores, (8000, 6))
+  drawn = np.asarray(concepts.sample(jax.random.key(0), jnp.asarray(rows)))
+  shares = np.bincount(drawn, minlength=6) / len(drawn)
+  np.testing.assert_allclose(
+    shares, np.array([0, 3, 0, 1, 4, 0]) / 8, atol=0.02
+  )
+  assert not shares[[0, 2, 5]].any()
+  low = jnp.array([[-3.0, -np.inf, -1.0, -2.0], [0.0, -1.0, -np.inf, -np.inf]])
+  for seed in range(5):
+    assert concepts.sample(jax.random.key(seed), low).tolist() == [2, 0]

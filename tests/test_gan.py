@@ -17,7 +17,7 @@ from PIL import Image
 
 from tests.test_options import load
 from tests.test_trainer import lines, signal_at
-from vgsgan import checkpoints, data, mesh, tasks, trainer
+from vgsgan import adversarial, checkpoints, data, mesh, tasks, trainer
 from vgsgan.data.builders import scenes
 from vgsgan.errors import UserError
 from vgsgan.models import attention, spectral
@@ -336,7 +336,7 @@ def test_labels_are_projected_on_the_pooled_map():
 
 def test_hinge_by_hand():
   real, drawn_ = jnp.array([2.0, 0.5, -1.0]), jnp.array([-2.0, 0.0, 3.0])
-  assert gan.hinge(real, drawn_) == (0 + 0.5 + 2) / 3 + (0 + 1 + 4) / 3
+  assert adversarial.hinge(real, drawn_) == (0 + 0.5 + 2) / 3 + (0 + 1 + 4) / 3
 
 
 def test_orthogonality_is_the_loop():
@@ -353,15 +353,17 @@ def test_orthogonality_is_the_loop():
         if i != j:
           expected += (weight[:, i] @ weight[:, j]) ** 2
   tree = jax.tree.map(lambda x: jnp.asarray(x, "float32"), tree)
-  np.testing.assert_allclose(gan.orthogonality(tree), expected, rtol=1e-5)
-  assert gan.orthogonality({"w": 3.0 * jnp.eye(4)}) == 0
+  np.testing.assert_allclose(
+    adversarial.orthogonality(tree), expected, rtol=1e-5
+  )
+  assert adversarial.orthogonality({"w": 3.0 * jnp.eye(4)}) == 0
 
 
 def test_penalty_r1_by_hand():
   images = normal(3, 4, 4, 3)
   steep = jnp.arange(3.0)[:, None, None, None]
   # The slope of row i's score at a picture x is i x.
-  got = gan.penalty_r1(
+  got = adversarial.penalty_r1(
     lambda x: jnp.sum(steep * x**2 / 2, axis=(1, 2, 3)), images
   )
   squares = np.square(np.float64(images)).sum((1, 2, 3))
@@ -373,7 +375,9 @@ def test_words_present():
   sizes = [len(words) for words in ATTRIBUTES.values()]
   attributes = np.stack([rng.integers(-1, n, (20, 3)) for n in sizes], -1)
   attributes[0] = -1
-  got = np.asarray(gan.words_present(jnp.asarray(attributes, jnp.int32)))
+  got = np.asarray(
+    adversarial.words_present(jnp.asarray(attributes, jnp.int32))
+  )
   assert got.shape == (20, len(WORDS)) and not got[0].any()
   for row, scene in zip(got, attributes, strict=True):
     said = {
@@ -386,9 +390,9 @@ def test_words_present():
 
 
 def test_truncated_numbers():
-  free = gan.truncated(KEY, (4000,), 0.0)
+  free = adversarial.truncated(KEY, (4000,), 0.0)
   assert scipy.stats.kstest(np.asarray(free), "norm").pvalue > 1e-3
-  tight = np.asarray(gan.truncated(KEY, (4000,), 0.5))
+  tight = np.asarray(adversarial.truncated(KEY, (4000,), 0.5))
   assert np.abs(tight).max() <= 0.5
   # Drawn again, not cut off.
   expected = scipy.stats.truncnorm(-0.5, 0.5)

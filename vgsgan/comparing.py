@@ -1,4 +1,4 @@
-"""Several runs of one config that differ in a few fields, and their table."""
+"""Several runs of one config that differ in a few fields; table and bars."""
 
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -7,9 +7,9 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from vgsgan import jsonfiles, trainer
+from vgsgan import bars, jsonfiles, trainer
 from vgsgan.errors import UserError
-from vgsgan.options import nearest
+from vgsgan.options import check_one_of, nearest
 
 
 def arms(
@@ -58,11 +58,20 @@ def run(
 ) -> int:
   """Runs every arm with every seed in a folder of its own; prints the table.
 
-  What is finished is not run again, so the same command goes on.
+  What is finished is not run again, so the same command goes on. The table is
+  kept as `table.md` and `table.json`, and those of its columns that
+  `config.compare.bars` names as `bars.svg`.
 
   Returns:
     The exit status: that of the first run that was interrupted, or 0.
+
+  Raises:
+    UserError: `bars` names what is no column, or as `arms` and `summary` say.
   """
+  columns = dict(config.compare.columns)
+  drawn = tuple(config.compare.get("bars", ()))
+  for name in drawn:
+    check_one_of("compare.bars", name, tuple(columns))
   results: dict[str, list[dict[str, Any]]] = {}
   # All at once: a mistake in the last arm shows before the first has run.
   for name, seed, one in list(arms(config)):
@@ -76,8 +85,12 @@ def run(
       if status:
         return status
     results.setdefault(name, []).append(jsonfiles.read_json(done))
-  lines = table(results, dict(config.compare.columns))
+  found = summary(results, columns)
+  lines = table(found)
+  jsonfiles.write_json(workdir / "table.json", found)
   jsonfiles.replace(workdir / "table.md", "\n".join([*lines, ""]).encode())
+  if drawn:
+    jsonfiles.replace(workdir / "bars.svg", bars.svg(found, drawn).encode())
   print("\n".join(lines))
   return 0
 
@@ -93,40 +106,62 @@ def _require_same(
     )
 
 
-def table(
+def summary(
   results: Mapping[str, list[dict[str, Any]]], columns: Mapping[str, str]
-) -> list[str]:
-  """Lines of Markdown: a row an arm, mean and deviation over its seeds.
+) -> dict[str, Any]:
+  """Figures of each arm over its seeds.
 
   Args:
     results: contents of `results.json`, a list an arm.
-    columns: the path of a figure in them, in percent, by heading.
+    columns: the path of a figure in them, by heading.
+
+  Returns:
+    `{"arms": {name: {"seeds": n, "figures": {heading: {"mean", "std",
+    "values"}}}}, "chance": {heading: chance}}`, all as shares of 1; `std` over
+    n - 1, None of one seed.
 
   Raises:
     UserError: a run lacks a figure.
   """
-  heads = list(columns)
+  arms: dict[str, Any] = {}
+  for name, of in results.items():
+    values = {
+      head: [_figure(one, path)["value"] for one in of]
+      for head, path in columns.items()
+    }
+    figures = {head: _spread(several) for head, several in values.items()}
+    arms[name] = {"seeds": len(of), "figures": figures}
+  first = next(iter(results.values()))[0]
+  chance = {
+    head: _figure(first, path)["chance"] for head, path in columns.items()
+  }
+  return {"arms": arms, "chance": chance}
+
+
+def _spread(values: list[float]) -> dict[str, Any]:
+  std = float(np.std(values, ddof=1)) if len(values) > 1 else None
+  return {"mean": float(np.mean(values)), "std": std, "values": values}
+
+
+def table(found: Mapping[str, Any]) -> list[str]:
+  """Lines of Markdown from `summary`: a row an arm, in per cent."""
+  heads = list(found["chance"])
   lines = [
     "| arm | seeds | " + " | ".join(heads) + " |",
     "|---|---|" + "---|" * len(heads),
   ]
-  for name, of in results.items():
-    cells = [
-      _cell([_figure(one, columns[head])["value"] for one in of])
-      for head in heads
-    ]
-    lines.append(f"| {name} | {len(of)} | " + " | ".join(cells) + " |")
-  first = next(iter(results.values()))[0]
-  chances = [_figure(first, columns[head])["chance"] for head in heads]
-  cells = [f"{100 * chance:.1f}" for chance in chances]
-  return [*lines, "| chance | | " + " | ".join(cells) + " |"]
+  for name, arm in found["arms"].items():
+    cells = " | ".join(_cell(arm["figures"][head]) for head in heads)
+    lines.append(f"| {name} | {arm['seeds']} | {cells} |")
+  cells = " | ".join(f"{100 * found['chance'][head]:.1f}" for head in heads)
+  return [*lines, f"| chance | | {cells} |"]
 
 
-def _cell(values: list[float]) -> str:
-  mean = f"{100 * np.mean(values):.1f}"
-  if len(values) < 2:
+def _cell(figure: Mapping[str, Any]) -> str:
+  mean = f"{100 * figure['mean']:.1f}"
+  if figure["std"] is None:
     return mean
-  return f"{mean} ± {100 * np.std(values, ddof=1):.1f}"
+  return f"{mean} ± {100 * figure['std']:.1f}"
 
 
 def _figure(results: dict[str, Any], path: str) -> dict[str, float]:

@@ -9,11 +9,12 @@ shapes, so that nothing compiles anew.
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.cluster.hierarchy
 import scipy.spatial.distance
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 
 class Clusters(NamedTuple):
@@ -64,8 +65,10 @@ def clusters(
 
   Args:
     active: as from `coactivation`.
-    count: clusters to stop at; also the fixed length of the result.
-    least: dimensions that a cluster must have to be a concept.
+    count: clusters to stop at, published 250; also the fixed length of the
+      result. Those too small to be concepts are among them.
+    least: dimensions that a cluster must have to be a concept; published are
+      more than 3, so 4.
   """
   n_dims = active.shape[1]
   centroids = np.zeros((count, n_dims), np.float32)
@@ -111,6 +114,17 @@ def assign(
   return jnp.where(jnp.any(centroids != 0, axis=1), scores, -jnp.inf)
 
 
+def sample(key: Key[Array, ""], scores: Float[Array, "b k"]) -> Int[Array, "b"]:
+  """A concept for each row, with chances like its score clipped to [0, 4].
+
+  As published for tries after the first. The best where none is above 0.
+  """
+  weights = jnp.clip(scores, 0.0, 4.0)
+  drawn = jax.random.categorical(key, jnp.log(weights), axis=1)
+  some = jnp.any(weights > 0, axis=1)
+  return jnp.where(some, drawn, jnp.argmax(scores, axis=1))
+
+
 def unit_iou(
   unit_maps: Float[np.ndarray, "n h w c"],
   concept_maps: Bool[np.ndarray, "n h w k"],
@@ -137,13 +151,3 @@ def unit_iou(
   both = concepts.T @ units
   either = concepts.sum(0)[:, None] + units.sum(0) - both
   return both / np.maximum(either, 1.0)
-
-
-def rank_units(
-  unit_maps: Float[np.ndarray, "n h w c"],
-  concept_maps: Bool[np.ndarray, "n h w k"],
-  quantile: float = 0.95,
-) -> Int[np.ndarray, "k c"]:
-  """Units by `unit_iou`, of each concept the best first."""
-  iou = unit_iou(unit_maps, concept_maps, quantile)
-  return np.argsort(-iou, axis=1, kind="stable")

@@ -116,13 +116,6 @@ def keep_mask(
   return 1.0 - inside[..., None] * units[:, None, None, :]
 
 
-def random_units(
-  key: Key[Array, ""], b: int, c: int, share: float = 0.5
-) -> Float[Array, "b c"]:
-  """Chooses (1) each unit with probability `share`, 0.5 as published."""
-  return jax.random.bernoulli(key, share, (b, c)).astype(jnp.float32)
-
-
 def top_units(
   rank_score: Float[Array, "b c"], count: int
 ) -> Float[Array, "b c"]:

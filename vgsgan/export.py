@@ -19,12 +19,6 @@ from vgsgan.errors import UserError
 from vgsgan.options import check_one_of
 from vgsgan.worlds import pretrained
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Of the finished run.")
-NETWORK = flags.DEFINE_string(
-  "network", None, "Which entry of the state's params to export."
-)
-OUT = flags.DEFINE_string("out", None, "The .npz file to write.")
-
 
 def export(workdir: pathlib.Path, network: str, out: pathlib.Path) -> None:
   """Writes the network of the best checkpoint.
@@ -55,16 +49,23 @@ def export(workdir: pathlib.Path, network: str, out: pathlib.Path) -> None:
   pretrained.save_params(out, tree, meta | {"command": " ".join(command)})
 
 
+def define_flags() -> None:
+  flags.DEFINE_string("workdir", None, "Of the finished run.")
+  flags.DEFINE_string("network", None, "Which of the state's params to export.")
+  flags.DEFINE_string("out", None, "The .npz file to write.")
+
+
 def main(argv: list[str]) -> None:
-  for flag in (WORKDIR, NETWORK, OUT):
-    if len(argv) > 1 or flag.value is None:
-      raise UserError("--workdir, --network and --out are needed, nothing else")
+  given = flags.FLAGS
+  if len(argv) > 1 or None in (given.workdir, given.network, given.out):
+    raise UserError("--workdir, --network and --out are needed, nothing else")
   # Libraries log what only their authors want to read at each restore.
   logging.set_verbosity(logging.WARNING)
-  export(pathlib.Path(WORKDIR.value), NETWORK.value, pathlib.Path(OUT.value))
+  export(pathlib.Path(given.workdir), given.network, pathlib.Path(given.out))
 
 
 if __name__ == "__main__":
+  define_flags()
   try:
     app.run(main)
   except UserError as error:

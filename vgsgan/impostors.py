@@ -56,7 +56,7 @@ def by_row(pictures: Float[Array, "bk s s 3"], rungs: int) -> Array:
   return jnp.moveaxis(pictures.reshape(shape), 1, 0)
 
 
-def unit_ranks(
+def units_off(
   kind: str,
   key: Key[Array, ""],
   layers: dict[str, tuple[int, int, int]],
@@ -65,44 +65,78 @@ def unit_ranks(
   image_map: Float[Array, "b h w d"],
   score_of_keep: Callable[[edits.Keep], Float[Array, "b"]],
   known: Concepts | None,
-) -> dict[str, Float[Array, "b c"]]:
-  """How fit each unit is for being switched off, the fittest largest."""
-  b = len(image_map)
+  counts: tuple[int, ...],
+  published: bool,
+) -> list[dict[str, Float[Array, "b c"]]]:
+  """Which units each rung switches off (1), by layer.
+
+  The `counts[rung]` units that are fittest for it. Where `published`, chance
+  has its part as in the paper: `random` takes each unit with even chances, anew
+  for each rung, and `cluster` draws the concept of all rungs but the first.
+  """
+  b, rungs = len(image_map), range(len(counts))
+  keys = jax.random.split(key, len(rungs))
+  if kind == "random" and published:
+    return [random_units(keys[rung], layers, b) for rung in rungs]
   if kind == "random":
-    return {
-      name: jax.random.uniform(jax.random.fold_in(key, i), (b, units))
-      for i, (name, (_, _, units)) in enumerate(layers.items())
-    }
-  if kind == "gradient":
+    ranks = [random_ranks(key, layers, b)] * len(rungs)
+  elif kind == "gradient":
     shapes = {name: (b, *shape) for name, shape in layers.items()}
-    return edits.aimed(score_of_keep, shapes, region)
-  rows = jnp.arange(b)
-  features = image_map[rows, found.row, found.column]
-  scores = concepts.assign(features, known.mean, known.std, known.centroids)
-  concept = jnp.argmax(scores, axis=1)
-  return {name: known.units[name][concept] for name in layers}
+    ranks = [edits.aimed(score_of_keep, shapes, region)] * len(rungs)
+  else:
+    features = image_map[jnp.arange(b), found.row, found.column]
+    scores = concepts.assign(features, known.mean, known.std, known.centroids)
+    best = jnp.argmax(scores, axis=1)
+    chosen = [best] * len(rungs)
+    if published:
+      chosen[1:] = [concepts.sample(keys[rung], scores) for rung in rungs[1:]]
+    ranks = [
+      {name: known.units[name][one] for name in layers} for one in chosen
+    ]
+  return [
+    {name: edits.top_units(rank, count) for name, rank in of_rung.items()}
+    for of_rung, count in zip(ranks, counts, strict=True)
+  ]
+
+
+def random_ranks(
+  key: Key[Array, ""], layers: dict[str, tuple[int, int, int]], b: int
+) -> dict[str, Float[Array, "b c"]]:
+  """Uniform numbers for each unit, so that the first few are any."""
+  return {
+    name: jax.random.uniform(jax.random.fold_in(key, i), (b, units))
+    for i, (name, (_, _, units)) in enumerate(layers.items())
+  }
+
+
+def random_units(
+  key: Key[Array, ""], layers: dict[str, tuple[int, int, int]], b: int
+) -> dict[str, Float[Array, "b c"]]:
+  """Each unit of each layer with even chances, as published."""
+  return {
+    name: (rank < 0.5).astype(jnp.float32)
+    for name, rank in random_ranks(key, layers, b).items()
+  }
 
 
 def switch_off(
   draw: edits.Draw,
   z: Float[Array, "b z"],
-  ranks: dict[str, Float[Array, "b c"]],
+  units: list[dict[str, Float[Array, "b c"]]],
   layers: dict[str, tuple[int, int, int]],
   regions: list[Bool[Array, "b h w"]],
-  counts: tuple[int, ...],
 ) -> Float[Array, "k b s s 3"]:
-  """Pictures with the best `counts[r]` units off in `regions[r]`."""
+  """Pictures with `units[r]` off in `regions[r]`."""
 
   def keep(rung: int) -> edits.Keep:
     return {
       name: edits.keep_mask(
-        edits.top_units(ranks[name], counts[rung]),
-        edits.resize(regions[rung], *layers[name][:2]),
+        chosen, edits.resize(regions[rung], *layers[name][:2])
       )
-      for name in ranks
+      for name, chosen in units[rung].items()
     }
 
-  rungs = len(counts)
+  rungs = len(units)
   pictures = draw(jnp.repeat(z, rungs, axis=0), by_rung(keep, rungs))
   return by_row(pictures, rungs)
 

@@ -45,6 +45,29 @@ class Permuted:
     }
 
 
+@dataclasses.dataclass(frozen=True)
+class Joined:
+  """The records of several sources, one after another.
+
+  Each source has counted its pictures, recordings and concepts from 0: those of
+  different sources are different here, even where their words are equal.
+  """
+
+  sources: tuple[Records, ...]
+
+  def __len__(self) -> int:
+    return sum(map(len, self.sources))
+
+  def __getitem__(self, index: int) -> Record:
+    for source, records in enumerate(self.sources):
+      if index < len(records):
+        record = records[index]
+        ids = ("image_id", "speech_id", "concept")
+        return record | {name: record[name] + (source << 24) for name in ids}
+      index -= len(records)
+    raise IndexError(f"{len(self)} records are joined")
+
+
 def _stamps(data: ml_collections.ConfigDict) -> Splits:
   """Pictures of the Tux Paint stamps and people describing them."""
   from vgsgan.data.builders import stamps  # Slow to import; needed here only.
@@ -115,7 +138,8 @@ def _clevrgan(data: ml_collections.ConfigDict) -> Splits:
     workers=data.speech_workers,
   )
   builder = clevrgan.prepare(config, data.data_dir)
-  return {split: clevrgan.load(builder, split) for split in ALL_SPLITS}
+  splits = {split: clevrgan.load(builder, split) for split in ALL_SPLITS}
+  return splits | {"train": _with_more(data, splits["train"])}
 
 
 def _clevrgan_folder(data: ml_collections.ConfigDict) -> Splits:
@@ -129,7 +153,38 @@ def _clevrgan_folder(data: ml_collections.ConfigDict) -> Splits:
     max_bad_share=data.max_bad_share,
   )
   builder = clevrgan_folder.prepare(config, data.data_dir)
-  return {split: clevrgan_folder.load(builder, split) for split in SPLITS}
+  splits = {split: clevrgan_folder.load(builder, split) for split in SPLITS}
+  return splits | {"train": _with_more(data, splits["train"])}
+
+
+def _with_more(data: ml_collections.ConfigDict, train: Records) -> Records:
+  """And the training pairs of the folders in `data.more`; see `select`."""
+  from vgsgan.data.builders import clevrgan_folder
+
+  sources = [train]
+  for folder in _folders(data):
+    config = clevrgan_folder.ClevrganFolderConfig(
+      source=folder,
+      image_size=data.image_size,
+      sample_rate=data.sample_rate,
+      max_bad_share=data.get("max_bad_share", 0.0),
+      splits=("train",),
+    )
+    builder = clevrgan_folder.prepare(config, data.data_dir)
+    pairs = clevrgan_folder.load(builder, "train")
+    size, needed = len(pairs[0]["z"]), len(train[0]["z"])
+    if size != needed:
+      raise UserError(
+        f"config.data.more: the latents of {folder} have {size} numbers, those "
+        f"of the other training pairs {needed}: one generator draws them all"
+      )
+    sources.append(pairs)
+  return Joined(tuple(sources)) if len(sources) > 1 else train
+
+
+def _folders(data: ml_collections.ConfigDict) -> list[str]:
+  names = data.get("more", "").split(",")
+  return [name.strip() for name in names if name.strip()]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,7 +254,8 @@ DATASETS = {
 def identity(data: ml_collections.ConfigDict) -> dict[str, Any]:
   """What must not change between the starts of a run."""
   fields = ("dataset", *DATASETS[data.dataset].identity)
-  return {name: data[name] for name in fields}
+  found = {name: data[name] for name in fields}
+  return found | ({"more": data.more} if data.get("more") else {})
 
 
 def load(data: ml_collections.ConfigDict) -> Splits:

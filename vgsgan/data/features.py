@@ -37,6 +37,13 @@ def standardize(pixels: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
   return (pixels - mean) / jnp.asarray(IMAGENET_STD, jnp.float32)
 
 
+def pixels(picture: Float[Array, "b h w 3"]) -> UInt8[Array, "b h w 3"]:
+  """The inverse of `normalize_image`."""
+  std = jnp.asarray(IMAGENET_STD, jnp.float32)
+  levels = 255.0 * (picture * std + jnp.asarray(IMAGENET_MEAN, jnp.float32))
+  return jnp.rint(jnp.clip(levels, 0.0, 255.0)).astype(jnp.uint8)
+
+
 def num_mel_frames(
   num_samples: Int[Host, "..."],
   sample_rate: int = 16000,

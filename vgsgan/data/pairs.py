@@ -17,19 +17,26 @@ class PairExample:
   Attributes:
     samples: length of `waveform`; longer recordings are cropped.
     random_crop: crop anywhere, rather than keep the beginning.
+    shortest: crop all recordings, to a random length from this many samples
+      to the whole, so that words are heard without what is said around them;
+      0 leaves them whole.
   """
 
   samples: int
   random_crop: bool
+  shortest: int = 0
 
   def __call__(
     self, record: pipeline.Record, rng: np.random.Generator
   ) -> pipeline.Example:
     waveform = np.asarray(record["waveform"], np.int16)
-    excess = len(waveform) - self.samples
+    kept = min(self.samples, len(waveform))
+    if 0 < self.shortest < kept:
+      kept = int(rng.integers(self.shortest, kept + 1))
+    excess = len(waveform) - kept
     if excess > 0:
       start = int(rng.integers(excess + 1)) if self.random_crop else 0
-      waveform = waveform[start : start + self.samples]
+      waveform = waveform[start : start + kept]
     padding = self.samples - len(waveform)
     return {
       "waveform": np.pad(waveform, (0, padding)),
@@ -44,14 +51,18 @@ class PairExample:
 
 
 class DrawnPairExample(PairExample):
-  """As `PairExample`, with the latent that the picture was drawn from: `z`."""
+  """As `PairExample`, with the latent that the picture was drawn from: `z`.
+
+  Where the record knows it: photographs have none.
+  """
 
   def __call__(
     self, record: pipeline.Record, rng: np.random.Generator
   ) -> pipeline.Example:
-    return super().__call__(record, rng) | {
-      "z": np.asarray(record["z"], np.float32)
-    }
+    example = super().__call__(record, rng)
+    if "z" in record:
+      example["z"] = np.asarray(record["z"], np.float32)
+    return example
 
 
 def decode(picture: bytes) -> UInt8[np.ndarray, "h w 3"]:

@@ -23,7 +23,7 @@ Metrics = dict[str, jax.Array]
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 Poll = Callable[[], None]
 
-TASKS = ("grounding", "drawing", "gan", "recognition")
+TASKS = ("grounding", "drawing", "gan", "recognition", "inversion")
 
 
 @dataclasses.dataclass(frozen=True)

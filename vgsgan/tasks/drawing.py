@@ -3,6 +3,11 @@
 Surís et al., "Learning Words by Drawing Images" (CVPR 2019): inside the step a
 generator draws each picture anew with one detail changed where the word is,
 and the caption has to score lower with it than with its own picture.
+
+A picture that the generator did not draw has no latent in its record. With
+`edits.inverter` it is looked for (`vgsgan.inversion`), and what the edit
+changes is added to the picture itself: what the generator cannot draw of it is
+in the picture and its edit alike, and tells nothing.
 """
 
 import functools
@@ -15,7 +20,7 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from vgsgan import edits, impostors, scores
+from vgsgan import edits, impostors, inversion, scores
 from vgsgan.data import features, pipeline
 from vgsgan.data.pairs import DrawnPairExample
 from vgsgan.errors import UserError
@@ -23,36 +28,10 @@ from vgsgan.options import check_at_least, check_one_of
 from vgsgan.state import TrainState
 from vgsgan.tasks import Batch, Metrics, Poll, Task, grounding, words
 from vgsgan.tasks.concept_refresh import Refresh
+from vgsgan.tasks.curriculum import PHASES as PHASES
+from vgsgan.tasks.curriculum import curriculum, ladder
+from vgsgan.tasks.reading import Reader, by_language, mean_recall_at_10
 from vgsgan.worlds import pretrained
-
-PHASES = ("regular", *impostors.KINDS)
-
-
-def curriculum(text: str) -> dict[int, str]:
-  """'regular@0,random@300' as {0: 'regular', 300: 'random'}.
-
-  Raises:
-    UserError: it cannot be read, or does not start at step 0.
-  """
-  phases: dict[int, str] = {}
-  for part in text.split(","):
-    kind, _, first = part.strip().partition("@")
-    check_one_of("edits.curriculum", kind, PHASES)
-    if not first.isdecimal():
-      raise UserError(
-        f"config.edits.curriculum={text!r}: {part.strip()!r} is not KIND@STEP"
-      )
-    if int(first) in phases:
-      raise UserError(
-        f"config.edits.curriculum={text!r} names step {int(first)} twice"
-      )
-    phases[int(first)] = kind
-  if 0 not in phases:
-    raise UserError(
-      f"config.edits.curriculum={text!r} must say what step 0 does: put "
-      "regular@0 in front"
-    )
-  return dict(sorted(phases.items()))
 
 
 class Drawing(grounding.Grounding):
@@ -72,8 +51,15 @@ class Drawing(grounding.Grounding):
         "is needed"
       )
     self.layers = self._layers(use.layers)
-    self.ladder = _ladder(use)
+    self.ladder = ladder(use)
     check_at_least("edits.concepts", use.concepts, 1)
+    check_at_least("edits.inversion_steps", use.inversion_steps, 0)
+    check_at_least("edits.inversion_limit", use.inversion_limit, 0)
+    self.inverter = None
+    if use.inverter:
+      self.inverter = inversion.load_inverter(
+        use.inverter, drawn, self.generator.latent_size
+      )
     super().__init__(config, mesh)
 
   def _layers(self, names: str) -> dict[str, tuple[int, int, int]]:
@@ -93,6 +79,8 @@ class Drawing(grounding.Grounding):
     else:
       stats["generator_params"] = weights["params"]
     stats["generator"] = weights["batch_stats"]
+    if self.inverter:
+      stats["inverter"] = jax.tree.map(jnp.asarray, self.inverter.variables)
     if "cluster" in self.phases.values():
       stats["concepts"] = self._no_concepts()
     return TrainState.create(params, stats, self.tx)
@@ -126,30 +114,58 @@ class Drawing(grounding.Grounding):
       return params["generator"]
     return batch_stats["generator_params"]
 
-  def draw(self, params, batch_stats) -> edits.Draw:
-    """Pictures as the image tower takes them, from latents."""
+  def pixels(self, params, batch_stats) -> edits.Draw:
+    """Pictures in [0, 1], as they would be stored, from latents."""
     variables = {
       "params": self.generator_params(params, batch_stats),
       "batch_stats": batch_stats["generator"],
     }
 
     def draw(z, keep):
-      pixels = self.generator.apply(variables, z, train=False, keep=keep)
-      return features.standardize(impostors.quantize(0.5 + 0.5 * pixels))
+      drawn = self.generator.apply(variables, z, train=False, keep=keep)
+      return impostors.quantize(0.5 + 0.5 * drawn)
 
     return draw
 
+  def draw(self, params, batch_stats, missed=None) -> edits.Draw:
+    """Pictures as the image tower takes them; see `inversion.Latents`."""
+    pixels = self.pixels(params, batch_stats)
+
+    def draw(z, keep):
+      drawn = pixels(z, keep)
+      if missed is not None:
+        drawn = inversion.complete(drawn, missed)
+      return features.standardize(drawn)
+
+    return draw
+
+  def latents(self, params, batch_stats, batch, pictures) -> inversion.Latents:
+    """Those of the records, or if there is an inverter what it finds."""
+    if not self.inverter:
+      z = batch["z"]
+      return inversion.Latents(z, jnp.ones(len(z)), None, {})
+    module, variables = self.inverter.module, batch_stats["inverter"]
+    draw = self.pixels(params, batch_stats)
+    return inversion.search(
+      lambda z: draw(z, {}),
+      lambda shown: module.apply(variables, 2 * shown - 1),
+      features.pixels(pictures) / 255.0,  # As they were augmented.
+      self.config.edits.inversion_steps,
+      self.config.edits.inversion_limit,
+    )
+
   def edit(self, kind, key, params, batch_stats, batch, pictures, maps):
     """One drawn impostor for each picture: see `impostors.choose`."""
-    draw = self.draw(params, batch_stats)
     use, frozen = self.config.edits, jax.lax.stop_gradient(params)
+    latents = self.latents(frozen, batch_stats, batch, pictures)
+    z, missed = latents.z, latents.missed
+    draw = self.draw(params, batch_stats, missed)
     image_map, speech_map, valid = jax.lax.stop_gradient(maps)
     found = edits.peak(self.matchmap(image_map, speech_map), valid)
     regions = [edits.region(found.heat, share) for share in self.ladder.shares]
-    z = batch["z"]
 
     def score_of_keep(keep):
-      drawn = self.draw(frozen, batch_stats)(z, keep)
+      drawn = self.draw(frozen, batch_stats, missed)(z, keep)
       image_map = self.look(frozen, batch_stats, drawn)
       return scores.paired(self.score, image_map, speech_map, valid)
 
@@ -164,7 +180,7 @@ class Drawing(grounding.Grounding):
         self.directions(params, batch_stats) if kind == "direction" else None,
       )
     else:
-      ranks = impostors.unit_ranks(
+      units = impostors.units_off(
         kind,
         key,
         self.layers,
@@ -173,16 +189,18 @@ class Drawing(grounding.Grounding):
         image_map,
         score_of_keep,
         batch_stats.get("concepts"),
+        self.ladder.counts,
+        published=not use.counts,
       )
-      drawn = impostors.switch_off(
-        draw, z, ranks, self.layers, regions, self.ladder.counts
-      )
+      drawn = impostors.switch_off(draw, z, units, self.layers, regions)
+    counts = latents.counts
+    drawn = jnp.where(counts[:, None, None, None] > 0, drawn, pictures)
     chosen, weight, metrics = impostors.choose(
       drawn, pictures, regions, self.ladder.changes
     )
     if not use.train_generator:
       chosen = jax.lax.stop_gradient(chosen)
-    return chosen, weight, metrics
+    return chosen, weight * counts, metrics | latents.metrics
 
   def matchmap(self, image_map, speech_map):
     """As the score sees it."""
@@ -198,28 +216,39 @@ class Drawing(grounding.Grounding):
     return found
 
 
-def _ladder(use: ml_collections.ConfigDict) -> edits.Ladder:
-  """The strengths of a config; the published ones where `counts` is empty."""
-  if use.counts:
-    ladder = edits.Ladder(
-      tuple(use.counts), tuple(use.changes), tuple(use.shares)
-    )
-  else:
-    ladder = edits.published_ladder(use.rungs, use.first_count)
-  if len({*map(len, ladder), len(use.strengths)}) != 1:
+def check_latents(
+  config: ml_collections.ConfigDict,
+  phases: dict[int, str],
+  record: pipeline.Record,
+) -> None:
+  """Refuses edits of pictures whose latents are unknown."""
+  kinds = set(phases.values()) - {"regular"}
+  if not kinds or "z" in record:
+    return
+  if not config.edits.inverter:
     raise UserError(
-      "config.edits: counts, changes, shares and strengths must be of one "
-      f"length, a strength a rung; they are {tuple(ladder)} and "
-      f"{tuple(use.strengths)}"
+      f"config.data.dataset={config.data.dataset!r} has no latents to edit: "
+      "name an encoder in config.edits.inverter (configs/inversion.py)"
     )
-  return ladder
+  if "cluster" in kinds:
+    raise UserError(
+      "config.edits.curriculum: cluster needs latents in the records, which "
+      f"config.data.dataset={config.data.dataset!r} has not; use gradient"
+    )
+
+
+def groups(records: pipeline.Records) -> dict[str, np.ndarray]:
+  """Subsets of recordings: by voice where one is held out, or by language."""
+  if "held_out" in records[0]:
+    return by_voice(records)
+  return by_language(records) if "language" in records[0] else {}
 
 
 def by_voice(records: pipeline.Records) -> dict[str, np.ndarray]:
   """Which records have a voice of training, and which the one held out."""
   held_out = np.array([records[i]["held_out"] for i in range(len(records))])
-  groups = {"training_voices": ~held_out, "held_out_voice": held_out}
-  return {name: rows for name, rows in groups.items() if rows.any()}
+  voices = {"training_voices": ~held_out, "held_out_voice": held_out}
+  return {name: rows for name, rows in voices.items() if rows.any()}
 
 
 def build(
@@ -229,14 +258,15 @@ def build(
 ) -> Task:
   """The task on these splits."""
   model = Drawing(config, mesh)
+  check_latents(config, model.phases, splits["train"][0])
   data = config.data
   in_eval = DrawnPairExample(int(config.eval.seconds * data.sample_rate), False)
-  reader = grounding.Reader(model, in_eval, mesh)
-  voices = functools.cache(lambda split: by_voice(splits[split]))
+  reader = Reader(model, in_eval, mesh)
+  subsets = functools.cache(lambda split: groups(splits[split]))
 
   def evaluate(state: TrainState, split: str, poll: Poll) -> dict[str, Any]:
     found = reader.read(state, splits[split], poll)
-    results = reader.retrieval(found, voices(split), poll)
+    results = reader.retrieval(found, subsets(split), poll)
     if split == "test" and "probe" in splits:
       results |= words.evaluate(reader, state, splits, poll)
     return results
@@ -246,12 +276,16 @@ def build(
   }
   aims = "cluster" in model.phases.values()
   return Task(
-    transform=DrawnPairExample(int(data.seconds * data.sample_rate), True),
+    transform=DrawnPairExample(
+      int(data.seconds * data.sample_rate),
+      True,
+      int(data.augment.shortest * data.sample_rate),
+    ),
     init=model.init,
     step=steps.pop(0),
     later=steps,
     between=Refresh(model, splits["train"], in_eval, mesh) if aims else None,
     evaluate=evaluate,
-    select=grounding.mean_recall_at_10,
+    select=mean_recall_at_10,
     selection="mean R@10 of both directions",
   )

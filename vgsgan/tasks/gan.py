@@ -16,8 +16,9 @@ import ml_collections
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
+from vgsgan import adversarial
 from vgsgan import mesh as mesh_lib
 from vgsgan.data import augment, pipeline
 from vgsgan.data.pairs import decode
@@ -30,55 +31,10 @@ from vgsgan.options import check_at_least
 from vgsgan.state import TrainState, optimizer, schedule
 from vgsgan.tasks import Batch, Metrics, Task
 from vgsgan.worlds import judging, pretrained
-from vgsgan.worlds.attributes import ATTRIBUTES, WORDS
+from vgsgan.worlds.attributes import WORDS
 
 NETWORKS = ("generator", "discriminator")
-
-
-def hinge(real: Float[Array, "b"], drawn: Float[Array, "b"]) -> Array:
-  """The discriminator's loss: real scores over 1, drawn ones under -1."""
-  return jnp.mean(jax.nn.relu(1 - real)) + jnp.mean(jax.nn.relu(1 + drawn))
-
-
-def orthogonality(params: Any) -> Float[Array, ""]:
-  """Sum over weights of the squared cosines-to-be between their columns.
-
-  `|W^T W o (1 - I)|^2` (BigGAN, section 3.1): the diagonal is left free.
-  """
-
-  def penalty(weight):
-    if weight.ndim < 2:
-      return 0.0
-    matrix = weight.reshape(-1, weight.shape[-1])
-    wide = matrix.shape[1] > matrix.shape[0]
-    # |W^T W|^2 = |W W^T|^2: the smaller of the two, less W^T W's diagonal.
-    gram = matrix @ matrix.T if wide else matrix.T @ matrix
-    lengths = jnp.sum(jnp.square(matrix), axis=0)
-    return jnp.sum(jnp.square(gram)) - jnp.sum(jnp.square(lengths))
-
-  return sum(map(penalty, jax.tree.leaves(params)))
-
-
-def words_present(attributes: Int[Array, "b n 4"]) -> Float[Array, "b 15"]:
-  """Which of WORDS are true of some object of each scene."""
-  parts = [
-    jnp.any(attributes[..., i, None] == jnp.arange(len(words)), axis=1)
-    for i, words in enumerate(ATTRIBUTES.values())
-  ]
-  return jnp.concatenate(parts, axis=-1).astype(jnp.float32)
-
-
-def truncated(key: Array, shape: tuple[int, ...], limit: float) -> Array:
-  """Normal numbers, drawn again where they exceed the limit; 0: no limit."""
-  if not limit:
-    return jax.random.normal(key, shape)
-  return jax.random.truncated_normal(key, -limit, limit, shape)
-
-
-def penalty_r1(score: Callable, images: Float[Array, "b s s 3"]) -> Array:
-  """Mean squared gradient of the score at real pictures."""
-  slope = jax.grad(lambda x: jnp.sum(score(x)))(images)
-  return jnp.mean(jnp.sum(jnp.square(slope), axis=(1, 2, 3)))
+_FEWEST = 8  # Pictures: halves of the real ones are compared.
 
 
 class Gan:
@@ -163,7 +119,7 @@ class Gan:
     real = batch["image"].astype(jnp.float32) / 127.5 - 1
     labels = None
     if self.config.gan.labels:
-      labels = words_present(batch["attributes"])
+      labels = adversarial.words_present(batch["attributes"])
     latents = jax.random.normal(
       keys[0], (2, len(real), self.generator.latent_size)
     )
@@ -211,7 +167,7 @@ class Gan:
     twice = None if labels is None else jnp.concatenate([labels, labels])
     scores, new = self.judge(params, stats, both, twice, train=True)
     on_real, on_drawn = jnp.split(scores, 2)
-    loss = hinge(on_real, on_drawn)
+    loss = adversarial.hinge(on_real, on_drawn)
     metrics = {
       "score_real": jnp.mean(on_real),
       "score_drawn": jnp.mean(on_drawn),
@@ -221,7 +177,7 @@ class Gan:
       # Every so many rows, so that each device has its share of them.
       few = slice(None, None, self.config.gan.r1_rows)
       some = None if labels is None else labels[few]
-      r1 = penalty_r1(
+      r1 = adversarial.penalty_r1(
         lambda x: self.judge(params, stats, x, some)[0], real[few]
       )
       loss = loss + 0.5 * self.config.gan.r1 * r1
@@ -239,7 +195,10 @@ class Gan:
     )
     loss = -jnp.mean(scores)
     if self.config.gan.orthogonal:
-      loss = loss + self.config.gan.orthogonal * orthogonality(params)
+      # Not on the embedding of the labels, which all blocks share.
+      weights = {k: v for k, v in params.items() if k != "shared"}
+      penalty = adversarial.orthogonality(weights)
+      loss = loss + self.config.gan.orthogonal * penalty
     return loss, new
 
   def update(self, name: str, params, opt_state, grads) -> None:
@@ -291,6 +250,9 @@ def build(
       f"config.data.image_size={size}, but {len(config.gan.channels)} entries "
       f"in config.gan.channels draw {made} pixels a side: make them agree"
     )
+  check_at_least("eval.samples", config.eval.samples, _FEWEST)
+  for split in ("validation", "test"):
+    check_at_least(f"data.num_{split}", len(splits[split]), _FEWEST)
   look = judging.looker(pretrained.load_recogniser(config.eval.recogniser))
   draw = jax.jit(model.sample, out_shardings=mesh_lib.replicated(mesh))
 
@@ -299,14 +261,16 @@ def build(
     rows = config.eval.batch
     for first in range(0, count, rows):
       key = jax.random.fold_in(jax.random.key(config.seed + 1), first)
-      latent = truncated(
+      latent = adversarial.truncated(
         key, (rows, model.generator.latent_size), config.eval.truncation
       )
       labels = None
       if config.gan.labels:
         chosen = [records[i % len(records)] for i in range(first, first + rows)]
         told = np.stack([r["attributes"] for r in chosen])
-        labels = words_present(jax.device_put(told.astype(np.int32)))
+        labels = adversarial.words_present(
+          jax.device_put(told.astype(np.int32))
+        )
       drawn = jax.device_get(draw(state, latent, labels))
       yield drawn[: min(rows, count - first)]
 

@@ -5,9 +5,8 @@ et al., ECCV 2018) with its triplets, or InfoNCE over all pairs of the global
 batch.
 """
 
-import collections
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -19,16 +18,14 @@ import optax
 from jax.sharding import Mesh
 
 from vgsgan import contrastive, losses, scores
-from vgsgan import mesh as mesh_lib
 from vgsgan.data import augment, features, pipeline
 from vgsgan.data.pairs import PairExample
 from vgsgan.errors import UserError
-from vgsgan.evals.retrieval import relevance, retrieval
 from vgsgan.models import audio, image
 from vgsgan.models.layers import frame_mask
 from vgsgan.options import check_at_least, check_one_of
 from vgsgan.state import TrainState, optimizer, schedule
-from vgsgan.tasks import Batch, Metrics, Poll, Task
+from vgsgan.tasks import Batch, Metrics, Poll, Task, reading
 
 SPEECH_TOWERS = {
   "davenet": audio.davenet,
@@ -37,7 +34,6 @@ SPEECH_TOWERS = {
 }
 IMAGE_TOWERS = ("resnet", "vgg")
 LOSSES = ("triplet", "infonce", *losses.DRAWN)
-Maps = tuple[jax.Array, jax.Array, jax.Array]
 # (key, params, batch_stats, batch, pictures, maps) -> pictures, weights [b],
 # metrics
 Edit = Callable[..., tuple[jax.Array, jax.Array, Metrics]]
@@ -126,9 +122,8 @@ class Grounding:
     self.score = make_score(config.score)
     self.tx = optimizer(config.optim, config.train.steps)
     self.rate = schedule(config.optim, config.train.steps)
-    objective(
-      config.loss, {"log_scale": jnp.zeros(())}
-    )  # Refuses early, as does:
+    # Refuses early, as does what follows:
+    objective(config.loss, {"log_scale": jnp.zeros(())})
     try:
       jax.eval_shape(lambda: self.init(jax.random.key(0)))
     except (ValueError, IndexError) as error:
@@ -183,7 +178,7 @@ class Grounding:
 
   def maps(
     self, params, batch_stats, pictures, mel, num_frames, train: bool
-  ) -> tuple[Maps, Any]:
+  ) -> tuple[reading.Maps, Any]:
     """Feature maps, the valid frames of the speech, and new statistics."""
     image_map, image_stats = self.image.apply(
       {"params": params["image"], "batch_stats": batch_stats["image"]},
@@ -267,107 +262,12 @@ class Grounding:
     state = state.update(grads, batch_stats, self.tx)
     return state.replace(params=bounded(state.params)), metrics
 
-  def encode(self, state: TrainState, batch: Batch) -> Maps:
+  def encode(self, state: TrainState, batch: Batch) -> reading.Maps:
     """Feature maps for evaluation."""
     maps, _ = self.maps(
       state.params, state.batch_stats, *self.inputs(batch, None), train=False
     )
     return maps
-
-
-def collect(
-  encode: Callable[[TrainState, Batch], Maps],
-  state: TrainState,
-  host: Iterator[pipeline.Example],
-  mesh: Mesh,
-  poll: Poll,
-) -> dict[str, np.ndarray]:
-  """Maps and ids of a whole split, on every process.
-
-  `encode` returns its maps and the batch's ids replicated, so that every
-  process ends with the same arrays. Of the records of one picture only the
-  first gives its map: the gallery is pictures, not pairs.
-
-  Returns:
-    A row a recording: `speech`, `valid`, `speech_id`, `image_id`; a row a
-    picture: `images`, `gallery` (its `image_id`).
-  """
-  parts: dict[str, list[np.ndarray]] = collections.defaultdict(list)
-  seen: set[int] = set()
-  for local in host:
-    poll()
-    batch = mesh_lib.shard(local, mesh)
-    (image_map, speech_map, valid), ids = jax.device_get(encode(state, batch))
-    real = ids["real"]
-    rows = {"speech": speech_map, "valid": valid} | ids
-    for name, values in rows.items():
-      parts[name].append(values[real])
-    for row in np.flatnonzero(real):
-      image_id = int(ids["image_id"][row])
-      if image_id not in seen:
-        seen.add(image_id)
-        parts["images"].append(image_map[row : row + 1])
-        parts["gallery"].append(ids["image_id"][row : row + 1])
-  return {name: np.concatenate(values) for name, values in parts.items()}
-
-
-def by_language(records: pipeline.Records) -> dict[str, np.ndarray]:
-  """Which records are in which language."""
-  languages = np.array([records[i]["language"] for i in range(len(records))])
-  return {name.decode(): languages == name for name in np.unique(languages)}
-
-
-def mean_recall_at_10(results: dict[str, Any]) -> float:
-  """What DAVEnet chooses its best epoch by."""
-  directions = ("speech_to_image", "image_to_speech")
-  return sum(results[name]["R@10"]["value"] for name in directions) / 2
-
-
-class Reader:
-  """Encodes splits and ranks them; compiled once for all of a run."""
-
-  def __init__(
-    self, model: Grounding, transform: pipeline.Transform, mesh: Mesh
-  ):
-    ids = ("real", "image_id", "speech_id")
-
-    def encode(state, batch):
-      return model.encode(state, batch), {name: batch[name] for name in ids}
-
-    self.config = model.config
-    self.transform = transform
-    self.mesh = mesh
-    self.encode = jax.jit(encode, out_shardings=mesh_lib.replicated(mesh))
-    self.score = jax.jit(model.score)
-
-  def read(
-    self, state: TrainState, records: pipeline.Records, poll: Poll
-  ) -> dict[str, np.ndarray]:
-    """What `collect` finds in some records."""
-    rows = self.config.eval.batch
-    stream = pipeline.EvalStream(
-      records, self.transform, rows, mesh_lib.local_rows(rows)
-    )
-    host: Iterable = pipeline.batches(stream, 0, self.config.data.num_threads)
-    return collect(self.encode, state, iter(host), self.mesh, poll)
-
-  def retrieval(
-    self,
-    found: dict[str, np.ndarray],
-    groups: dict[str, np.ndarray],
-    poll: Poll,
-  ) -> dict[str, Any]:
-    """Both directions over what was read; see `evals.retrieval`."""
-    return retrieval(
-      self.score,
-      found["images"],
-      found["speech"],
-      found["valid"],
-      relevance(found["speech_id"], found["image_id"], found["gallery"]),
-      groups,
-      self.config.eval.block,
-      poll,
-    )
 
 
 def build(
@@ -379,11 +279,11 @@ def build(
   model = Grounding(config, mesh)
   data = config.data
   in_eval = PairExample(int(config.eval.seconds * data.sample_rate), False)
-  reader = Reader(model, in_eval, mesh)
+  reader = reading.Reader(model, in_eval, mesh)
 
   @functools.cache
   def languages(split: str) -> dict[str, np.ndarray]:
-    return by_language(splits[split])
+    return reading.by_language(splits[split])
 
   def evaluate(state: TrainState, split: str, poll: Poll) -> dict[str, Any]:
     found = reader.read(state, splits[split], poll)
@@ -394,6 +294,6 @@ def build(
     init=model.init,
     step=model.step,
     evaluate=evaluate,
-    select=mean_recall_at_10,
+    select=reading.mean_recall_at_10,
     selection="mean R@10 of both directions",
   )

@@ -18,7 +18,7 @@ from vgsgan.evals import attributes
 from vgsgan.evals.retrieval import score_blocks
 from vgsgan.state import TrainState
 from vgsgan.tasks import Poll
-from vgsgan.tasks.grounding import Reader
+from vgsgan.tasks.reading import Reader
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,12 +8,15 @@ describes and reads it:
 
 An ID is a number, perhaps in a folder (`active/123`): which latent the picture
 was drawn from. Some recordings have a suffix, `ID_amt.wav` of people and
-`ID_synthetic.wav`.
+`ID_synthetic.wav`. Besides, pictures may be `images/ID.png`, and a folder of
+other pictures than the published may bring their latents: `z.npy`, an array
+[n, z] of float32 whose row ID takes the place of the published one.
 """
 
 import hashlib
 import io
 import pathlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +28,7 @@ from vgsgan.errors import UserError
 
 LISTS = {"train": "train", "validation": "val", "test": "test"}
 SUFFIXES = ("", "_amt", "_synthetic")  # Of recordings, in order of preference.
+LATENTS_FILE = "z.npy"
 LATENTS, LATENT_SIZE = 200000, 512
 _ROWS = 4000  # Latents drawn at a time.
 _LAYOUT = (
@@ -40,7 +44,7 @@ class Pair:
 
   Attributes:
     id: of the picture, without a suffix.
-    row: of its latent.
+    row: of its latent, in `z.npy` or else the published ones.
     audio, image: where they should be.
     caption: '' where there is no text.
   """
@@ -52,25 +56,29 @@ class Pair:
   caption: str
 
 
-def scan(source: str | pathlib.Path) -> dict[str, list[Pair]]:
-  """The pairs that the lists name, by split; files may be missing.
+def scan(
+  source: str | pathlib.Path, splits: Sequence[str] = tuple(LISTS)
+) -> dict[str, list[Pair]]:
+  """The pairs that the lists of some splits name; files may be missing.
 
   Raises:
     UserError: no folder, a list or a folder is missing, a list is empty or
-      has a line that is no ID.
+      has a line that is no ID, or `z.npy` cannot be read.
   """
   root = pathlib.Path(source).expanduser()
   if not source or not root.is_dir():
     raise UserError(f"no folder {str(source)!r}: {_LAYOUT}")
-  lists = {split: f"name_list_{name}.txt" for split, name in LISTS.items()}
+  lists = {split: f"name_list_{LISTS[split]}.txt" for split in splits}
   wanted = [*lists.values(), "audio", "images"]
   missing = [name for name in wanted if not (root / name).exists()]
   if missing:
     raise UserError(f"{root} has no {', no '.join(missing)}: {_LAYOUT}")
-  return {split: _listed(root, name) for split, name in lists.items()}
+  own = own_latents(root)
+  limit = LATENTS if own is None else len(own)
+  return {split: _listed(root, name, limit) for split, name in lists.items()}
 
 
-def _listed(root: pathlib.Path, name: str) -> list[Pair]:
+def _listed(root: pathlib.Path, name: str, limit: int) -> list[Pair]:
   """The pairs of one list, each once."""
   try:
     lines = (root / name).read_text(encoding="utf-8-sig").splitlines()
@@ -79,11 +87,11 @@ def _listed(root: pathlib.Path, name: str) -> list[Pair]:
   pairs = {}
   for number, line in enumerate(lines, start=1):
     if line.strip():
-      pair = _pair(root, line.strip())
+      pair = _pair(root, line.strip(), limit)
       if pair is None:
         raise UserError(
           f"{root / name}, line {number}: {line.strip()!r} is no ID, which is "
-          f"a number below {LATENTS}, perhaps in a folder, as active/123"
+          f"a number below {limit}, perhaps in a folder, as active/123"
         )
       pairs.setdefault(pair.id, pair)
   if not pairs:
@@ -91,24 +99,30 @@ def _listed(root: pathlib.Path, name: str) -> list[Pair]:
   return list(pairs.values())
 
 
-def _pair(root: pathlib.Path, line: str) -> Pair | None:
+def _pair(root: pathlib.Path, line: str, limit: int) -> Pair | None:
   """The files of a line; None if it is no ID."""
   path = pathlib.PurePosixPath(line)
   for suffix in SUFFIXES[1:]:
     path = path.with_name(path.name.removesuffix(suffix))
   digits = path.name
   outside = path.is_absolute() or ".." in path.parts
-  if outside or not (digits.isdecimal() and int(digits) < LATENTS):
+  if outside or not (digits.isdecimal() and int(digits) < limit):
     return None
   sounds = [root / "audio" / f"{path}{suffix}.wav" for suffix in SUFFIXES]
+  pictures = [root / "images" / f"{path}{kind}" for kind in (".jpg", ".png")]
   text = root / "text" / f"{path}.txt"
   return Pair(
     str(path),
     int(digits),
-    next((sound for sound in sounds if sound.exists()), sounds[0]),
-    root / "images" / f"{path}.jpg",
+    _first(sounds),
+    _first(pictures),
     _text(text) if text.exists() else "",
   )
+
+
+def _first(paths: Sequence[pathlib.Path]) -> pathlib.Path:
+  """The first that is there, or else the first."""
+  return next((path for path in paths if path.exists()), paths[0])
 
 
 def _text(path: pathlib.Path) -> str:
@@ -160,10 +174,46 @@ def latents_of(rows: Int[np.ndarray, "n"]) -> Float[np.ndarray, "n 512"]:
   return found
 
 
-def fingerprint(source: str | pathlib.Path) -> str:
-  """Eight hex digits of the IDs, the texts, and the sizes of the files."""
+def own_latents(root: pathlib.Path) -> Float[np.ndarray, "n z"] | None:
+  """The latents that a folder brings, left on disk; None if it has none.
+
+  Raises:
+    UserError: `z.npy` is something else, or not finite.
+  """
+  path = root / LATENTS_FILE
+  if not path.exists():
+    return None
+  try:
+    # Strict: neither pickles nor archives.
+    z = np.lib.format.open_memmap(path, mode="r")
+    if z.ndim != 2 or z.dtype != np.float32 or not np.isfinite(z).all():
+      raise ValueError(f"it holds {z.dtype}{list(z.shape)}")
+  except (OSError, ValueError) as error:
+    reason = " ".join(str(error).split())
+    raise UserError(
+      f"{path} is no array [n, z] of finite float32, a latent a row: {reason}"
+    ) from error
+  return z
+
+
+def latents(
+  source: str | pathlib.Path, rows: Int[np.ndarray, "n"]
+) -> Float[np.ndarray, "n z"]:
+  """The latents of some rows: the folder's own or else the published."""
+  own = own_latents(pathlib.Path(source).expanduser())
+  return latents_of(rows) if own is None else np.array(own[rows])
+
+
+def fingerprint(
+  source: str | pathlib.Path, splits: Sequence[str] = tuple(LISTS)
+) -> str:
+  """Eight hex digits of IDs, texts, latents, and the sizes of the files."""
   digest = hashlib.sha256()
-  for split, pairs in scan(source).items():
+  found = scan(source, splits)
+  own = own_latents(pathlib.Path(source).expanduser())
+  if own is not None:
+    digest.update(own.tobytes())
+  for split, pairs in found.items():
     for pair in pairs:
       files = (pair.audio, pair.image)
       sizes = [f.stat().st_size if f.exists() else -1 for f in files]

@@ -2,7 +2,7 @@
 
 `clevrgan_files` says what is in its folder. Records are those of
 `builders.clevrgan`, with nothing recognised, and `z` of the published
-generator, a progressive GAN.
+generator, a progressive GAN, unless the folder brings its own.
 """
 
 import dataclasses
@@ -36,6 +36,7 @@ class ClevrganFolderConfig(tfds.core.BuilderConfig):
     image_size: side of the square pictures, pixels.
     sample_rate: of the waveforms, Hz.
     max_bad_share: share of the pairs that may be missing or undecodable.
+    splits: whose lists are read.
     fingerprint: of the source; `prepare` fills it in.
   """
 
@@ -44,6 +45,7 @@ class ClevrganFolderConfig(tfds.core.BuilderConfig):
   image_size: int = 128
   sample_rate: int = 16000
   max_bad_share: float = 0.01
+  splits: tuple[str, ...] = tuple(clevrgan_files.LISTS)
   fingerprint: str = ""
 
   def __post_init__(self):
@@ -81,13 +83,13 @@ class ClevrganFolder(tfds.core.GeneratorBasedBuilder):
 
   def _split_generators(self, dl_manager):
     del dl_manager  # Nothing to download: the folder is there.
-    found = clevrgan_files.scan(self.builder_config.source)
+    config = self.builder_config
+    found = clevrgan_files.scan(config.source, config.splits)
     total = sum(map(len, found.values()))
     self.info.metadata.update(pairs=total, bad=[])
     rows = np.unique([p.row for pairs in found.values() for p in pairs])
-    latents = dict(
-      zip(rows.tolist(), clevrgan_files.latents_of(rows), strict=True)
-    )
+    z = clevrgan_files.latents(config.source, rows)
+    latents = dict(zip(rows.tolist(), z, strict=True))
     bar = tqdm(total=total, desc="clevrgan", unit="pair", disable=None)
     numbers = Numbers()
     return {
@@ -131,7 +133,8 @@ def prepare(
   """
   data_dir = pathlib.Path(data_dir).expanduser()
   config = dataclasses.replace(
-    config, fingerprint=clevrgan_files.fingerprint(config.source)
+    config,
+    fingerprint=clevrgan_files.fingerprint(config.source, config.splits),
   )
   builder = preparing.prepare_once(
     lambda: ClevrganFolder(

@@ -1,0 +1,145 @@
+"""The curriculum of drawing, and whole runs through it."""
+
+import functools
+import json
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from tests import drawing_world
+from tests.drawing_world import MAKE_MESH, one_line, small
+from tests.test_gan import quick_jit, same, saved_state
+from tests.test_trainer import lines, signal_at
+from vgsgan import data, mesh, tasks, trainer
+from vgsgan.errors import UserError
+from vgsgan.tasks import drawing
+
+quick_to_compile = drawing_world.quick_to_compile
+generator = drawing_world.generator
+records = drawing_world.records
+
+
+def test_a_curriculum_is_read_in_order():
+  assert drawing.curriculum("regular@0") == {0: "regular"}
+  found = drawing.curriculum("gradient@12, regular@0 ,random@6")
+  assert list(found.items()) == [
+    (0, "regular"),
+    (6, "random"),
+    (12, "gradient"),
+  ]
+
+
+@pytest.mark.parametrize(
+  ("text", "said"),
+  [
+    ("regular@0,randon@5", "did you mean 'random'"),
+    ("regular", "'regular' is not KIND@STEP"),
+    ("regular@0,random@", "'random@' is not KIND@STEP"),
+    ("regular@0,random@-3", "'random@-3' is not KIND@STEP"),
+    ("regular@0,random@1.5", "'random@1.5' is not KIND@STEP"),
+    ("regular@0,random@²", "'random@²' is not KIND@STEP"),
+    ("random@5", "put regular@0 in front"),
+    ("regular@0,random@0", "names step 0 twice"),
+    ("", "did you mean"),
+  ],
+)
+def test_a_wrong_curriculum_is_one_line(text, said):
+  with pytest.raises(UserError) as refused:
+    drawing.curriculum(text)
+  if text:
+    one_line(refused, said, "config.edits.curriculum")
+
+
+@pytest.mark.parametrize(
+  ("fields", "said"),
+  [
+    ({"layers": "up1,up9"}, "config.edits.layers='up9'"),
+    ({"counts": (5,)}, "must be of one length"),
+    ({"strengths": (0.1, 0.2, 0.3)}, "must be of one length"),
+    ({"concepts": 0}, "config.edits.concepts=0 must be at least 1"),
+    ({"counts": (), "rungs": 2, "strengths": (1.0,)}, "must be of one length"),
+  ],
+)
+def test_wrong_edits_are_one_line(generator, fields, said):
+  with pytest.raises(UserError) as refused:
+    drawing.Drawing(small(generator, **fields), MAKE_MESH(1))
+  one_line(refused, said)
+
+
+def test_the_published_ladder_stands_in_for_empty_counts(generator):
+  fields = {"counts": (), "rungs": 2, "first_count": 30}
+  model = drawing.Drawing(small(generator, **fields), MAKE_MESH(1))
+  assert model.ladder == ((30, 70), (0.95, 0.9), (0.95, 0.85))
+
+
+def test_updates_take_over_at_their_step():
+  def none(*_):
+    raise NotImplementedError
+
+  zero, four, nine = (functools.partial(none, i) for i in (0, 4, 9))
+  task = tasks.Task(
+    transform=none,
+    init=none,
+    step=zero,
+    later={9: nine, 4: four},
+    evaluate=none,
+    select=none,
+    selection="",
+  )
+  found = [task.step_at(step) for step in (0, 3, 4, 8, 9, 50)]
+  assert found == [zero, zero, four, four, nine, nine]
+
+
+@pytest.fixture
+def in_memory(monkeypatch, records):
+  """Records in the place of the data set, and two devices."""
+  splits = {
+    "train": records[:12],
+    "validation": records[12:16],
+    "test": records[16:],
+  }
+  monkeypatch.setattr(mesh, "make_mesh", lambda: MAKE_MESH(2))
+  monkeypatch.setattr(data, "load", lambda config: splits)
+  monkeypatch.setattr(jax, "jit", quick_jit)
+
+
+def phased(generator):
+  config = small(generator, curriculum="regular@0,cluster@2", refresh_every=3)
+  config.edits.update({"least": 1, "quantile": 0.7, "concept_pairs": 10})
+  config.train.update(
+    {"steps": 5, "batch": 8, "log_every": 1, "eval_every": 5, "save_every": 0}
+  )
+  return config
+
+
+def test_a_run_in_parts_goes_through_its_phases_as_a_whole_one(
+  generator, tmp_path, monkeypatch, in_memory
+):
+  config = phased(generator)
+  assert trainer.run(config, tmp_path / "whole", "train") == 0
+  whole = lines(tmp_path / "whole")
+  train = [line for line in whole if line["split"] == "train"]
+  # The first two updates know no edits.
+  assert [("edits" in x) for x in train] == [False, False, True, True, True]
+  end = saved_state(tmp_path / "whole", config)
+  assert np.any(end.batch_stats["concepts"].centroids)
+  results = json.loads((tmp_path / "whole/results.json").read_text())
+  assert {"training_voices", "held_out_voice"} == set(
+    results["splits"]["test"]["by_group"]
+  )
+  # In its parts it leaves in the first refresh, at the phase's first step, and
+  # after the concepts were put to use.
+  parts = tmp_path / "parts"
+  for fetch, saved in ((3, 2), (2, 4)):
+    with monkeypatch.context() as patched:
+      signal_at(patched, signal.SIGTERM, fetch)
+      assert trainer.run(config, parts, "train") == 128 + signal.SIGTERM
+    steps = [int(path.name) for path in (parts / "checkpoints").iterdir()]
+    assert max(steps) == saved
+  assert trainer.run(config, parts, "train") == 0
+  assert lines(parts) == whole
+  assert same(saved_state(parts, config), end)
+  results = [tmp_path / name / "results.json" for name in ("whole", "parts")]
+  assert results[0].read_bytes() == results[1].read_bytes()

@@ -1,0 +1,122 @@
+"""Finished runs of `drawing`: the model they made, and the edits it meets."""
+
+import pathlib
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from jaxtyping import Array, Key
+
+from vgsgan import checkpoints, edits, jsonfiles, mesh, scores, workdirs
+from vgsgan.data import features
+from vgsgan.errors import UserError
+from vgsgan.impostors import KINDS
+from vgsgan.options import nearest
+from vgsgan.state import TrainState
+from vgsgan.tasks import Batch
+from vgsgan.tasks.drawing import Drawing
+
+
+class Restored(NamedTuple):
+  """A model, and the step and state of its best checkpoint."""
+
+  model: Drawing
+  step: int
+  state: TrainState
+
+
+def restored(workdir: pathlib.Path) -> Restored:
+  """The best checkpoint of a run, on all devices.
+
+  Raises:
+    UserError: there is no such run, or none that was evaluated.
+  """
+  if not (workdir / "config.json").exists():
+    raise UserError(f"no run in {workdir}: it has no config.json")
+  config = ml_collections.ConfigDict(
+    jsonfiles.read_json(workdir / "config.json")
+  )
+  if config.task != "drawing":
+    raise UserError(
+      f"{workdir} is a run of {config.task!r}, which has no edits: name one of "
+      "configs/quickstart.py or configs/drawing.py"
+    )
+  devices = mesh.make_mesh()
+  mesh.check_batch(config.eval.batch, devices, "eval.batch")
+  model = Drawing(config, devices)
+  shapes = jax.eval_shape(model.init, jax.random.key(config.seed))
+  abstract = mesh.abstract(shapes, mesh.replicated(devices))
+  folder = workdir / "checkpoints"
+  with (
+    workdirs.alone(workdir),
+    checkpoints.Checkpoints(folder, best="selection") as saved,
+  ):
+    found = saved.restore_best(abstract)
+  if found is None:
+    raise UserError(f"no evaluated checkpoint in {folder}: train it first")
+  return Restored(model, found[0], found[1])
+
+
+def kind_of(run: Restored, name: str) -> str:
+  """The kind of edit of that name; the curriculum's last if it is ''.
+
+  Raises:
+    UserError: it is no kind, or the state has not what it needs.
+  """
+  kind = name or list(run.model.phases.values())[-1]
+  if kind == "regular":
+    raise UserError(
+      f"the run ends without edits: name one of them, --kind={'|'.join(KINDS)}"
+    )
+  if kind not in KINDS:
+    raise UserError(f"--kind={kind!r} is unknown: {nearest(kind, KINDS)}")
+  known = run.state.batch_stats.get("concepts")
+  if kind == "cluster" and (known is None or not known.centroids.any()):
+    raise UserError(
+      f"the best checkpoint, of step {run.step}, has no clusters: choose "
+      "another --kind than 'cluster'"
+    )
+  return kind
+
+
+def judge(
+  model: Drawing,
+  kind: str,
+  state: TrainState,
+  batch: Batch,
+  key: Key[Array, ""],
+) -> dict[str, Array]:
+  """An edit of each picture of a batch, and how far it misleads the model.
+
+  Returns:
+    `true` and `edited` [b], the caption's scores with its picture and with the
+    edit; `loss` [b], the hinge between them, 0 where the edit does not count;
+    `counts` [b], whether it does; `picture` [b, s, s, 3], the edit as uint8;
+    `region` [b, h, w], where picture and caption match best, and `frame` [b],
+    when; `z` [b, z], what it was drawn from before the edit; `real` [b].
+  """
+  pictures, mel, num_frames = model.inputs(batch, None)
+  weights = state.params, state.batch_stats
+
+  def maps_of(x):
+    return model.maps(*weights, x, mel, num_frames, train=False)[0]
+
+  maps = maps_of(pictures)
+  drawn, weight, _ = model.edit(kind, key, *weights, batch, pictures, maps)
+  true, edited = (
+    scores.paired(model.score, *found) for found in (maps, maps_of(drawn))
+  )
+  hinge = jax.nn.relu(model.config.loss.margin + edited - true)
+  peak = edits.peak(model.matchmap(*maps[:2]), maps[2])
+  return {
+    "true": true,
+    "edited": edited,
+    "loss": jnp.where(weight > 0, weight * hinge, 0.0),
+    "counts": weight > 0,
+    "picture": features.pixels(drawn),
+    "region": edits.region(peak.heat, model.ladder.shares[0]),
+    "frame": peak.frame,
+    "z": model.latents(*weights, batch, pictures).z,
+    "real": batch["real"],
+  }

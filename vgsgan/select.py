@@ -1,0 +1,72 @@
+"""Chooses the training pairs whose edits mislead a finished run most.
+
+    python -m vgsgan.select --workdir=runs/drawing --count=3000 --out=DIR
+
+DIR then holds `images/ID.png`, the edited pictures; `marked/ID.png`, the same
+enlarged, with a red box where picture and caption match best, for the people
+who describe them; `selection.jsonl`, a line for each: rank (its ID), index and
+ID of its record, loss, the caption's scores with the true and the edited
+picture, caption, box (left, top, right, bottom in pixels); `z.npy` and
+`name_list_train.txt`. Once `audio/ID.wav` and, optionally, `text/ID.txt` are
+there for every line of that list (take out the others),
+`--config.data.more=DIR` adds them to the training pairs.
+"""
+
+import pathlib
+import sys
+
+from absl import app, flags, logging
+
+from vgsgan import data, drawn_runs, selection
+from vgsgan.errors import UserError
+
+
+def select(
+  workdir: pathlib.Path, count: int, out: pathlib.Path, kind: str
+) -> int:
+  """Writes the folder; returns how many pairs were chosen.
+
+  Raises:
+    UserError: there is no such run, edit or number, or the folder is not empty.
+  """
+  if count < 1:
+    raise UserError(f"--count={count}: at least 1 pair is to be chosen")
+  if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    raise UserError(f"--out={out} is not an empty folder: name another")
+  run = drawn_runs.restored(workdir)
+  kind = drawn_runs.kind_of(run, kind)
+  records = data.load(run.model.config.data)["train"]
+  chosen = selection.hardest(run.model, kind, run.state, records, count)
+  if not chosen:
+    raise UserError(
+      f"no {kind!r} edit of the {len(records)} training pairs has a loss at "
+      f"step {run.step}: choose another --kind"
+    )
+  selection.write(out, chosen, records)
+  return len(chosen)
+
+
+def define_flags() -> None:
+  flags.DEFINE_string("workdir", None, "Of the finished run.")
+  flags.DEFINE_integer("count", 3000, "How many pairs to choose.")
+  flags.DEFINE_string("out", None, "The folder to write, new or empty.")
+  flags.DEFINE_string("kind", "", "Of edits; the curriculum's last if empty.")
+
+
+def main(argv: list[str]) -> None:
+  given = flags.FLAGS
+  if len(argv) > 1 or given.workdir is None or given.out is None:
+    raise UserError("--workdir and --out are needed; flags start with --")
+  # Libraries log what only their authors want to read at each restore.
+  logging.set_verbosity(logging.WARNING)
+  workdir, out = pathlib.Path(given.workdir), pathlib.Path(given.out)
+  print(f"{select(workdir, given.count, out, given.kind)} pairs in {out}")
+
+
+if __name__ == "__main__":
+  define_flags()
+  try:
+    app.run(main)
+  except UserError as error:
+    print(f"vgsgan: {error}", file=sys.stderr)
+    sys.exit(2)

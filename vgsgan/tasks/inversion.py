@@ -1,0 +1,251 @@
+"""An encoder from pictures to the latents of a generator.
+
+It learns from pictures that the generator draws inside the step, of latents
+that are therefore known; no data are needed but to see how it does on pictures
+that were not drawn. See `vgsgan.inversion`.
+"""
+
+import collections
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
+
+from vgsgan import impostors, inversion
+from vgsgan import mesh as mesh_lib
+from vgsgan.adversarial import truncated
+from vgsgan.data import pipeline
+from vgsgan.data.pairs import decode
+from vgsgan.errors import UserError
+from vgsgan.models.inverter import Inverter
+from vgsgan.options import check_at_least
+from vgsgan.state import TrainState, optimizer, schedule
+from vgsgan.tasks import Batch, Metrics, Poll, Task
+from vgsgan.worlds import pretrained
+
+# Latents of each are apart from those of the others.
+STREAMS = {"train": 0, "validation": 1, "test": 2}
+
+
+class PictureExample:
+  """A record's picture alone: `image` uint8 [s, s, 3]."""
+
+  def __call__(
+    self, record: pipeline.Record, rng: np.random.Generator
+  ) -> pipeline.Example:
+    del rng
+    return {"image": decode(record["image"])}
+
+
+class Inversion:
+  """The encoder of a config, and the generator that it is to invert."""
+
+  def __init__(self, config: ml_collections.ConfigDict, mesh: Mesh):
+    check_at_least("inversion.steps", config.inversion.steps, 0)
+    check_at_least("inversion.limit", config.inversion.limit, 0)
+    self.config, self.mesh = config, mesh
+    network = pretrained.load_generator(config.data.generator)
+    self.generator, self.drawn_with = network.module, network.variables
+    size, drawn = config.data.image_size, self.generator.image_size
+    if self.generator.num_labels or size != drawn:
+      raise UserError(
+        f"config.data.generator draws {drawn} px "
+        f"{'with' if self.generator.num_labels else 'without'} labels: one of "
+        f"config.data.image_size={size} px without labels is needed"
+      )
+    self.model = Inverter(
+      self.generator.latent_size, tuple(config.inverter.channels)
+    )
+    self.tx = optimizer(config.optim, config.train.steps)
+    self.rate = schedule(config.optim, config.train.steps)
+    try:
+      jax.eval_shape(lambda: self.init(jax.random.key(0)))
+    except ValueError as error:
+      raise UserError(f"config.inverter.channels: {error}") from error
+
+  def init(self, key: jax.Array) -> TrainState:
+    """A fresh state; the generator is kept with it, and never trained."""
+    size = self.config.data.image_size
+    made = self.model.init(key, jnp.zeros((1, size, size, 3)))
+    return TrainState.create(
+      {"inverter": made["params"]},
+      {"generator": jax.tree.map(jnp.asarray, self.drawn_with)},
+      self.tx,
+    )
+
+  def latents(self, stream: int | Array, number: Array, rows: int) -> Array:
+    """Batch `number` of a stream, split over the devices."""
+    key = jax.random.key(self.config.seed)
+    for part in (stream, number):
+      key = jax.random.fold_in(key, part)
+    shape = rows, self.generator.latent_size
+    z = truncated(key, shape, self.config.inversion.truncation)
+    # Or every device would draw them all.
+    return jax.lax.with_sharding_constraint(z, mesh_lib.over_data(self.mesh))
+
+  def draw(self, state: TrainState, z: Array) -> Array:
+    """Pictures in [-1, 1]."""
+    return self.generator.apply(state.batch_stats["generator"], z, train=False)
+
+  def stored(self, state: TrainState, z: Array) -> Array:
+    """The same, rounded as a stored picture is."""
+    return 2 * impostors.quantize(0.5 + 0.5 * self.draw(state, z)) - 1
+
+  def encode(self, params: Any, pictures: Array) -> Array:
+    return self.model.apply({"params": params["inverter"]}, pictures)
+
+  def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    """One update; of the batch only its size is used."""
+    use = self.config.inversion
+    z = self.latents(STREAMS["train"], state.step, len(batch["image"]))
+    pictures = self.stored(state, z)
+
+    def loss(params):
+      found = self.encode(params, pictures)
+      again = self.draw(state, found)
+      parts = {
+        "latent_error": jnp.mean(jnp.square(found - z)),
+        "picture_error": jnp.mean(inversion.misfit(again, pictures)),
+      }
+      value = use.latent_weight * parts["latent_error"]
+      return value + use.picture_weight * parts["picture_error"], parts
+
+    (value, parts), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
+    metrics = parts | {
+      "loss": value,
+      "grad_norm": optax.global_norm(grads),
+      "param_norm": optax.global_norm(state.params),
+      "learning_rate": self.rate(state.step),
+    }
+    return state.update(grads, state.batch_stats, self.tx), metrics
+
+  def look(self, state: TrainState, pictures: Array) -> dict[str, Array]:
+    """What is found in pictures in [-1, 1], with and without the steps."""
+
+    def draw(z):
+      return self.draw(state, z)
+
+    def encode(pictures):
+      return self.encode(state.params, pictures)
+
+    guess = inversion.invert(draw, encode, pictures, 0)
+    found = inversion.invert(
+      draw, lambda _: guess.latent, pictures, self.config.inversion.steps
+    )
+    return {"picture": pictures, "guess": guess.error, **found._asdict()}
+
+  def look_at_drawn(self, state: TrainState, stream: Array, number: Array):
+    """The same of pictures drawn here, and their latents."""
+    z = self.latents(stream, number, self.config.eval.batch)
+    return self.look(state, self.stored(state, z)) | {"true": z}
+
+  def look_at_stored(self, state: TrainState, batch: Batch):
+    """The same of a batch of records."""
+    pictures = batch["image"].astype(jnp.float32) / 127.5 - 1
+    return self.look(state, pictures) | {"real": batch["real"]}
+
+
+def figures(
+  rows: dict[str, np.ndarray], control: np.ndarray, limit: float
+) -> dict[str, Any]:
+  """Errors and shares, each with what another picture's latent gives.
+
+  Args:
+    rows: `guess` and `error` of each picture and, where they are known, `true`
+      latents besides those found, `latent`.
+    control: errors of what is drawn from the next picture's latent.
+    limit: of the gate.
+  """
+
+  def both(figure, value, chance):
+    return {"value": float(figure(value)), "chance": float(figure(chance))}
+
+  found = {
+    "error": both(np.median, rows["error"], control),
+    "encoder_error": both(np.median, rows["guess"], control),
+    "let_through": both(
+      lambda error: np.mean(error <= limit), rows["error"], control
+    ),
+    "pictures": len(control),
+  }
+  if "true" in rows:
+    latents = rows["latent"], np.roll(rows["latent"], 1, axis=0)
+    for name, figure in (("r2", r2), ("correlation", correlation)):
+      found[f"latent_{name}"] = both(
+        lambda z, figure=figure: figure(rows["true"], z), *latents
+      )
+  return found
+
+
+def r2(
+  true: Float[np.ndarray, "n z"], found: Float[np.ndarray, "n z"]
+) -> float:
+  """The share of the variance of all numbers that is explained."""
+  left = np.sum((true - found) ** 2)
+  return float(1 - left / np.sum((true - true.mean(0)) ** 2))
+
+
+def correlation(
+  true: Float[np.ndarray, "n z"], found: Float[np.ndarray, "n z"]
+) -> float:
+  """Pearson's, of each number of the latent, and the mean of them."""
+  true, found = true - true.mean(0), found - found.mean(0)
+  lengths = np.sqrt((true**2).sum(0) * (found**2).sum(0))
+  return float(np.mean((true * found).sum(0) / np.maximum(lengths, 1e-12)))
+
+
+def build(
+  config: ml_collections.ConfigDict,
+  mesh: Mesh,
+  splits: dict[str, pipeline.Records],
+) -> Task:
+  """The task on these splits."""
+  model = Inversion(config, mesh)
+  everywhere = mesh_lib.replicated(mesh)
+  look_at_drawn = jax.jit(model.look_at_drawn, out_shardings=everywhere)
+  look_at_stored = jax.jit(model.look_at_stored, out_shardings=everywhere)
+  compare = jax.jit(inversion.relative_error)
+  size = config.eval.batch
+
+  def drawn(state: TrainState, split: str) -> Iterable[dict[str, Array]]:
+    for number in range(-(-config.eval.samples // size)):
+      chosen = np.int32(STREAMS[split]), np.int32(number)
+      yield look_at_drawn(state, *jax.device_put(chosen, everywhere))
+
+  def stored(state: TrainState, split: str) -> Iterable[dict[str, Array]]:
+    stream = pipeline.EvalStream(
+      splits[split], PictureExample(), size, mesh_lib.local_rows(size)
+    )
+    for local in pipeline.batches(stream, 0, config.data.num_threads):
+      yield look_at_stored(state, mesh_lib.shard(local, mesh))
+
+  def evaluate(state: TrainState, split: str, poll: Poll) -> dict[str, Any]:
+    results = {}
+    for name, batches in (("drawn", drawn), ("stored", stored)):
+      parts = collections.defaultdict(list)
+      for found in batches(state, split):
+        poll()
+        rows = jax.device_get(found)
+        real = rows.pop("real", np.ones(size, bool))
+        for field, values in rows.items():
+          parts[field].append(values[real])
+      rows = {field: np.concatenate(x) for field, x in parts.items()}
+      others = np.roll(rows["drawn"], 1, axis=0), rows["picture"]
+      control = jax.device_get(compare(*jax.device_put(others)))
+      results[name] = figures(rows, control, config.inversion.limit)
+    return results
+
+  return Task(
+    transform=PictureExample(),
+    init=model.init,
+    step=model.step,
+    evaluate=evaluate,
+    select=lambda results: -results["stored"]["error"]["value"],
+    selection="least median error on stored pictures",
+  )
