@@ -130,7 +130,7 @@ def default() -> ml_collections.ConfigDict:
   # From the weakest edit to the strongest: units that are switched off, how far
   # the latent moves, what has to change at least in the region, and how much of
   # the peak still belongs to it.
-  config.edits.counts = (20, 60)
+  config.edits.counts = (8, 30)
   config.edits.strengths = (0.5, 1.0)
   config.edits.changes = (0.2, 0.2)
   config.edits.shares = (0.7, 0.7)
@@ -192,6 +192,7 @@ def alone(name: str) -> options.Variant:
 
 
 def table(config: ml_collections.ConfigDict) -> None:
+  config.train.update({"steps": 500, "eval_every": 500})
   config.compare.seeds = (0, 1, 2)
   config.compare.arms = ml_collections.ConfigDict(ARMS)
 
