@@ -4,7 +4,7 @@
 
 trains `regular` and `edited` on the same data with the same number of steps.
 Arguments, combined with commas (`configs/quickstart.py:table`):
-  table      all arms below with three seeds
+  table      all arms below with three seeds and 500 steps
   ARM        one arm alone: see ARMS below
   smoke      a few steps on a handful of pictures, about a minute on 2 cores
 """

@@ -67,28 +67,51 @@ def measured(monkeypatch, task):
   return bench.measure(config, 3)
 
 
-def test_edited_and_regular_steps_are_measured_side_by_side(monkeypatch):
-  # What is measured is the last phase, not one that ended before.
-  task = task_of(later={3: Products(1), 6: Products(10)})
+def test_the_first_and_the_last_step_are_measured_side_by_side(monkeypatch):
+  # The last phase of the 9 steps: not one that ended before, nor one to come.
+  task = task_of(later={3: Products(1), 6: Products(10), 9: Products(20)})
   found = measured(monkeypatch, task)
   product = 2 * SIDE**3 / 1e9
   # The additions to each are a few thousandths of a product.
   assert found["step_gflop"] == pytest.approx(10 * product, rel=0.01)
-  assert found["regular_step_gflop"] == pytest.approx(2 * product, rel=0.01)
-  ratios = found["edited_over_regular"]
+  assert found["first_step_gflop"] == pytest.approx(2 * product, rel=0.01)
+  ratios = found["edited_over_first"]
   assert ratios["flops"] == pytest.approx(5, rel=0.01)
-  longer = found["step_seconds"] / found["regular_step_seconds"]
-  assert ratios["time"] == pytest.approx(longer)
-  assert ratios["time_over_flops"] == pytest.approx(longer / ratios["flops"])
+
+
+def test_figures_by_hand(monkeypatch):
+  # 2 * 1000^3 FLOPs in half a second: 4 GFLOP a second.
+  monkeypatch.setattr(bench, "MATMUL", 1000)
+  seconds = {"step": 2.0, "matmul": 0.5, "input": 0.5}
+  plain = {
+    "step_seconds": 2.0,
+    "examples_per_second": 4.0,
+    "step_gflop": 6.0,
+    "matmul_peak_gflop_per_second": 4.0,
+    # 6 GFLOP would take 1.5 s.
+    "step_over_matmul_time": pytest.approx(4 / 3),
+    "input_seconds_one_thread": 0.5,
+    "input_over_step": 0.25,
+  }
+  assert bench.figures(8, seconds, {"step": 6e9}) == plain
+  found = bench.figures(
+    8, seconds | {"first": 0.8}, {"step": 6e9, "first": 2e9}
+  )
+  assert found == plain | {
+    "first_step_seconds": 0.8,
+    "first_step_gflop": 2.0,
+    "edited_over_first": {
+      "time": 2.5,
+      "flops": 3.0,
+      "time_over_flops": pytest.approx(5 / 6),
+    },
+  }
 
 
 def test_a_training_of_one_phase_has_one_step(monkeypatch):
   found = measured(monkeypatch, task_of())
   assert found["step_gflop"] == pytest.approx(2 * 2 * SIDE**3 / 1e9, rel=0.01)
-  assert found["examples_per_second"] == pytest.approx(
-    2 / found["step_seconds"]
-  )
-  assert not [name for name in found if "regular" in name]
+  assert not [name for name in found if "first" in name]
 
 
 def test_without_edits_a_phase_pays_nothing_for_those_to_come(

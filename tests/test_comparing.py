@@ -114,12 +114,42 @@ def test_the_table_by_hand():
   ]
 
 
-@pytest.mark.parametrize("path", ["splits.test.recal", "step.more", "splits.x"])
-def test_a_figure_that_is_not_there_is_named(path):
+@pytest.mark.parametrize(
+  ("path", "said"),
+  [
+    ("splits.test.recal", "there is no figure 'splits.test.recal' in"),
+    ("step.more", "there is no figure 'step.more' in"),
+    ("splits.x", "there is no figure 'splits.x' in"),
+    ("splits.test", "'splits.test' is no figure with a value and its chance"),
+    ("splits.test.recall.value", "'splits.test.recall.value' is no figure"),
+    ("step", "'step' is no figure"),
+  ],
+)
+def test_what_is_no_figure_is_named(path, said):
   with pytest.raises(UserError) as refused:
     comparing.summary({"plain": [results(0.2, 0.5)]}, {"A": path})
-  assert repr(path) in str(refused.value)
+  assert f"config.compare.columns: {said}" in str(refused.value)
   assert "\n" not in str(refused.value)
+
+
+def test_what_is_no_figure_shows_after_the_first_run(runs, tmp_path):
+  made, _ = runs
+  wrong = config()
+  wrong.compare.columns = (("all", "splits.test.words"),)
+  with pytest.raises(UserError, match=r"'splits\.test\.words' is no figure"):
+    comparing.run(wrong, tmp_path, "train")
+  assert made == [("plain-0", "train")]
+
+
+@pytest.mark.parametrize("field", ["seeds", "arms"])
+def test_nothing_to_compare_is_refused(runs, tmp_path, field):
+  made, _ = runs
+  wrong = config()
+  nothing = {"seeds": (), "arms": ml_collections.ConfigDict()}
+  wrong.compare[field] = nothing[field]
+  with pytest.raises(UserError, match=rf"config\.compare\.{field} is empty"):
+    comparing.run(wrong, tmp_path, "train")
+  assert not made
 
 
 def drawn(found, columns):

@@ -15,6 +15,7 @@ from tests.test_trainer import lines, signal_at
 from vgsgan import data, mesh, tasks, trainer
 from vgsgan.errors import UserError
 from vgsgan.tasks import drawing
+from vgsgan.tasks.curriculum import curriculum
 
 quick_to_compile = drawing_world.quick_to_compile
 generator = drawing_world.generator
@@ -22,8 +23,8 @@ records = drawing_world.records
 
 
 def test_a_curriculum_is_read_in_order():
-  assert drawing.curriculum("regular@0") == {0: "regular"}
-  found = drawing.curriculum("gradient@12, regular@0 ,random@6")
+  assert curriculum("regular@0") == {0: "regular"}
+  found = curriculum("gradient@12, regular@0 ,random@6")
   assert list(found.items()) == [
     (0, "regular"),
     (6, "random"),
@@ -42,14 +43,13 @@ def test_a_curriculum_is_read_in_order():
     ("regular@0,random@²", "'random@²' is not KIND@STEP"),
     ("random@5", "put regular@0 in front"),
     ("regular@0,random@0", "names step 0 twice"),
-    ("", "did you mean"),
+    ("", "there are 'regular', 'random'"),
   ],
 )
 def test_a_wrong_curriculum_is_one_line(text, said):
   with pytest.raises(UserError) as refused:
-    drawing.curriculum(text)
-  if text:
-    one_line(refused, said, "config.edits.curriculum")
+    curriculum(text)
+  one_line(refused, said, "config.edits.curriculum")
 
 
 @pytest.mark.parametrize(
@@ -60,6 +60,12 @@ def test_a_wrong_curriculum_is_one_line(text, said):
     ({"strengths": (0.1, 0.2, 0.3)}, "must be of one length"),
     ({"concepts": 0}, "config.edits.concepts=0 must be at least 1"),
     ({"counts": (), "rungs": 2, "strengths": (1.0,)}, "must be of one length"),
+    ({"counts": (), "rungs": 11}, "config.edits.rungs: a ladder of 11 rungs"),
+    ({"counts": (), "rungs": 0}, "config.edits.rungs: a ladder of 0 rungs"),
+    (
+      {"curriculum": "regular@0,chunk@4", "strengths": (0.5, 1.5)},
+      "config.edits.strengths=(0.5, 1.5): a chunk moves by a strength of 0 to",
+    ),
   ],
 )
 def test_wrong_edits_are_one_line(generator, fields, said):
@@ -72,6 +78,12 @@ def test_the_published_ladder_stands_in_for_empty_counts(generator):
   fields = {"counts": (), "rungs": 2, "first_count": 30}
   model = drawing.Drawing(small(generator, **fields), MAKE_MESH(1))
   assert model.ladder == ((30, 70), (0.95, 0.9), (0.95, 0.85))
+
+
+def test_other_moves_than_of_chunks_may_be_long(generator):
+  fields = {"curriculum": "regular@0,direction@4", "strengths": (0.5, 1.5)}
+  model = drawing.Drawing(small(generator, **fields), MAKE_MESH(1))
+  assert model.ladder.counts == (5, 9)
 
 
 def test_updates_take_over_at_their_step():

@@ -12,7 +12,8 @@ from tests import drawing_world
 from tests.drawing_world import KEY, MAKE_MESH, RATE, B, model_of, on, state_of
 from tests.test_gan import quick_jit, same
 from vgsgan import impostors, scores
-from vgsgan.tasks import drawing
+from vgsgan.data import features
+from vgsgan.tasks.curriculum import PHASES
 
 quick_to_compile = drawing_world.quick_to_compile
 generator = drawing_world.generator
@@ -149,7 +150,7 @@ def learning(generator):
 
 def test_every_kind_of_step_keeps_the_state_as_it_is_shaped(learning, batch):
   state = learning.state
-  for kind in drawing.PHASES:
+  for kind in PHASES:
     after, metrics = jax.eval_shape(
       learning.model.phase_step(kind), state, batch
     )
@@ -185,6 +186,16 @@ def test_an_edit_that_never_counts_leaves_the_regular_update(learning, batch):
   np.testing.assert_allclose(metrics["loss"], plain["loss"], rtol=1e-6)
   equal_trees(never, regular)
   assert not nearly(counts.params, regular.params)
+
+
+def test_an_edit_of_an_unknown_latent_never_counts(learning, batch):
+  unknown = batch | {"z": np.full_like(batch["z"], np.nan)}
+  regular, _ = learning.step("regular")(learning.state, batch, learning.never)
+  after, metrics = learning.step("random")(
+    learning.state, unknown, learning.changes
+  )
+  assert metrics["edits"] == 0
+  equal_trees(after, regular)
 
 
 def test_info_nce_without_edits_that_count_is_without_edits(generator, batch):
@@ -229,7 +240,7 @@ def equal_trees(one, other, rtol=1e-5, atol=1e-6):
 def trained(generator):
   """Learning with a generator that learns, of pictures that are not rounded."""
   with pytest.MonkeyPatch.context() as patched:
-    patched.setattr(impostors, "quantize", lambda pixels: pixels)
+    patched.setattr(features, "quantize", lambda pixels: pixels)
     yield Learning(model_of(generator, train_generator=True))
 
 

@@ -188,3 +188,12 @@ def test_pixels_get_the_statistics_of_imagenet():
   want = (image / 255.0 - features.IMAGENET_MEAN) / features.IMAGENET_STD
   assert got.dtype == jnp.float32
   np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+def test_quantize():
+  pixels = np.linspace(-0.2, 1.2, 601, dtype=np.float32)
+  got, slope = jax.vjp(features.quantize, jnp.asarray(pixels))
+  # What is stored: 8 bits.
+  stored = np.rint(np.clip(pixels, 0, 1) * np.float32(255)).astype(np.uint8)
+  np.testing.assert_allclose(got, stored / 255.0, atol=1e-6)
+  np.testing.assert_array_equal(slope(jnp.asarray(pixels))[0], pixels)

@@ -41,15 +41,6 @@ def test_no_row_leaves_its_device_on_the_way_through_the_rungs():
     np.testing.assert_array_equal(apart[r], x * (r + 1.0))
 
 
-def test_quantize():
-  pixels = np.linspace(-0.2, 1.2, 601, dtype=np.float32)
-  got, slope = jax.vjp(impostors.quantize, jnp.asarray(pixels))
-  # What is stored: 8 bits.
-  stored = np.rint(np.clip(pixels, 0, 1) * np.float32(255)).astype(np.uint8)
-  np.testing.assert_allclose(got, stored / 255.0, atol=1e-6)
-  np.testing.assert_array_equal(slope(jnp.asarray(pixels))[0], pixels)
-
-
 def test_choose_takes_the_weakest_edit_that_is_enough():
   rng = np.random.default_rng(0)
   original = rng.normal(size=(6, 4, 4, 3)).astype("f4")

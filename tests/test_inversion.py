@@ -227,10 +227,13 @@ def test_edits_of_unknown_latents_want_an_encoder():
   def check(*kinds, inverter="", record=()):
     config.edits.inverter = inverter
     phases = dict(enumerate(("regular", *kinds)))
-    drawing.check_latents(config, phases, dict(record))
+    drawing.check_latents(config, phases, 2, dict(record))
 
   check()
-  check("chunk", record={"z": 0})
+  check("chunk", record={"z": [0.0, 1.0]})
+  with pytest.raises(UserError) as refused:
+    check("chunk", record={"z": [0.0, 1.0, 2.0]})
+  one_line(refused, "has no latents of config.data.generator")
   check("chunk", "gradient", inverter="inverter.npz")
   with pytest.raises(UserError) as refused:
     check("chunk")

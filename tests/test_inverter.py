@@ -20,7 +20,7 @@ from tests.drawing_world import (
 )
 from tests.test_gan import filled, normal, quick_jit, variables_of
 from tests.test_options import load
-from vgsgan import data, export, inversion, mesh, trainer
+from vgsgan import data, export, mesh, trainer
 from vgsgan.data.builders.scenes import encode
 from vgsgan.errors import UserError
 from vgsgan.models.generator import Generator
@@ -105,20 +105,25 @@ def test_a_trained_encoder_beats_another_pictures_latent(finished):
   assert splits["test"]["drawn"]["error"] != drawn["error"]
 
 
-def test_an_encoder_is_exported_and_read_back(finished, little):
+def test_an_encoder_is_exported_and_read_back(finished, little, tmp_path):
   path = finished / "inverter.npz"
-  found = inversion.load_inverter(path, 8, 4)
+  found = pretrained.load_inverter(path, 8, 4)
   assert found.module == Inverter(4, (16, 16))
   assert found.meta["results"]["splits"]["test"]["stored"]["pictures"] == 3
   pictures = normal(2, 8, 8, 3)
   assert found.module.apply(found.variables, pictures).shape == (2, 4)
   for sizes in ((32, 4), (8, 20)):
     with pytest.raises(UserError) as refused:
-      inversion.load_inverter(path, *sizes)
+      pretrained.load_inverter(path, *sizes)
     one_line(refused, "finds 4 numbers in pictures of 8 px", "data.generator")
   with pytest.raises(UserError) as refused:
-    inversion.load_inverter(little, 8, 4)
+    pretrained.load_inverter(little, 8, 4)
   one_line(refused, "holds no inverter")
+  more = found.variables["params"] | {"up": {"bias": np.zeros(3, np.float32)}}
+  pretrained.save_params(tmp_path / "more.npz", {"params": more}, found.meta)
+  with pytest.raises(UserError) as refused:
+    pretrained.load_inverter(tmp_path / "more.npz", 8, 4)
+  one_line(refused, "holds no inverter: params/up/bias is missing, too many")
 
 
 def test_latents_are_new_at_each_step_and_those_of_a_step_the_same(little):
@@ -136,6 +141,7 @@ def test_latents_are_new_at_each_step_and_those_of_a_step_the_same(little):
     ({"data": {"image_size": 64}}, "config.data.image_size=64 px"),
     ({"inverter": {"channels": (4,) * 6}}, "config.inverter.channels"),
     ({"inversion": {"steps": -1}}, "config.inversion.steps=-1"),
+    ({"eval": {"samples": 0}}, "config.eval.samples=0 must be at least 1"),
   ],
 )
 def test_what_does_not_fit_is_one_line(little, fields, said):

@@ -5,13 +5,13 @@ matrix product and the reading of a batch take turns, after one turn to warm
 up, so that ratios hold on a machine whose speed drifts.
 
 Where the update changes in the course of training (`edits.curriculum`), it is
-the last one that is measured, and besides it the first, `regular`: on the same
-batch and the same state, which both update and hand on. `edited_over_regular`
-compares the two in time and in the FLOPs that XLA counts in what it compiled;
-the quotient `time_over_flops` is 1 where edits cost what they compute. XLA
-counts the body of a loop once, and not what it calls in libraries: of a step,
-the growing of regions and the eigenvectors of `direction` are left out. What
-is done between steps (`edits.refresh_every`) is in neither.
+the last one that is measured, and besides it the first, usually `regular`: on
+the same batch and the same state, which both update and hand on.
+`edited_over_first` compares the two in time and in the FLOPs that XLA counts in
+what it compiled; the quotient `time_over_flops` is 1 where edits cost what they
+compute. XLA counts the body of a loop once, and not what it calls in libraries:
+of a step, the growing of regions and the eigenvectors of `direction` are left
+out. What is done between steps (`edits.refresh_every`) is in neither.
 
 A config of several arms (`configs/quickstart.py:table`) gives an object an arm.
 """
@@ -78,7 +78,7 @@ def compiled_steps(
   batch: tasks.Batch,
 ) -> dict[str, Any]:
   """The last update of the training, `step`, and the first if it differs."""
-  last = task.step_at(config.train.steps)
+  last = task.step_at(config.train.steps - 1)
   updates = {"step": last} | ({} if last is task.step else {"first": task.step})
   return {
     name: trainer.jit_step(update, devices).lower(state, batch).compile()
@@ -143,9 +143,9 @@ def figures(
   longer = median["step"] / median["first"]
   more = flops["step"] / flops["first"]
   return found | {
-    "regular_step_seconds": median["first"],
-    "regular_step_gflop": flops["first"] / 1e9,
-    "edited_over_regular": {
+    "first_step_seconds": median["first"],
+    "first_step_gflop": flops["first"] / 1e9,
+    "edited_over_first": {
       "time": longer,
       "flops": more,
       "time_over_flops": longer / more,
@@ -158,11 +158,10 @@ def main(argv: list[str]) -> None:
   logging.set_verbosity(logging.WARNING)
   config, repeat = CONFIG.value, REPEAT.value
   if "compare" in config:
-    first = config.compare.seeds[0]
+    arms = list(comparing.arms(config))
+    first = arms[0][1]
     found = {
-      name: measure(one, repeat)
-      for name, seed, one in comparing.arms(config)
-      if seed == first
+      name: measure(one, repeat) for name, seed, one in arms if seed == first
     }
   else:
     found = measure(config, repeat)

@@ -18,9 +18,13 @@ def arms(
   """(name, seed, config) of each run that `config.compare` describes.
 
   Raises:
-    UserError: an arm sets what is no field, or no value of its type.
+    UserError: there are none, or an arm sets what is no field, or no value of
+      its type.
   """
   compare = config.compare
+  for field in ("seeds", "arms"):
+    if not len(compare[field]):
+      raise UserError(f"config.compare.{field} is empty: name at least one")
   for seed in compare.seeds:
     for name, fields in compare.arms.items():
       one = ml_collections.ConfigDict(config.to_dict())
@@ -84,7 +88,10 @@ def run(
       status = trainer.run(one, folder, mode)
       if status:
         return status
-    results.setdefault(name, []).append(jsonfiles.read_json(done))
+    read = jsonfiles.read_json(done)
+    for path in columns.values():
+      _figure(read, path)  # Refuses before the other runs.
+    results.setdefault(name, []).append(read)
   found = summary(results, columns)
   lines = table(found)
   jsonfiles.write_json(workdir / "table.json", found)
@@ -121,7 +128,7 @@ def summary(
     n - 1, None of one seed.
 
   Raises:
-    UserError: a run lacks a figure.
+    UserError: a run lacks a figure, or what is there is none.
   """
   arms: dict[str, Any] = {}
   for name, of in results.items():
@@ -172,4 +179,9 @@ def _figure(results: dict[str, Any], path: str) -> dict[str, float]:
         f"config.compare.columns: there is no figure {path!r} in the results"
       )
     node = node[name]
+  if not isinstance(node, dict) or not {"value", "chance"} <= node.keys():
+    raise UserError(
+      f"config.compare.columns: {path!r} is no figure with a value and its "
+      "chance"
+    )
   return node

@@ -9,13 +9,13 @@ import ml_collections
 from jaxtyping import Array, Key
 
 from vgsgan import checkpoints, edits, jsonfiles, mesh, scores, workdirs
-from vgsgan.data import features
+from vgsgan.data import features, pipeline
 from vgsgan.errors import UserError
 from vgsgan.impostors import KINDS
 from vgsgan.options import nearest
 from vgsgan.state import TrainState
 from vgsgan.tasks import Batch
-from vgsgan.tasks.drawing import Drawing
+from vgsgan.tasks.drawing import Drawing, check_latents
 
 
 class Restored(NamedTuple):
@@ -27,7 +27,7 @@ class Restored(NamedTuple):
 
 
 def restored(workdir: pathlib.Path) -> Restored:
-  """The best checkpoint of a run, on all devices.
+  """The best checkpoint of a run, on one device.
 
   Raises:
     UserError: there is no such run, or none that was evaluated.
@@ -42,8 +42,7 @@ def restored(workdir: pathlib.Path) -> Restored:
       f"{workdir} is a run of {config.task!r}, which has no edits: name one of "
       "configs/quickstart.py or configs/drawing.py"
     )
-  devices = mesh.make_mesh()
-  mesh.check_batch(config.eval.batch, devices, "eval.batch")
+  devices = mesh.make_mesh(1)
   model = Drawing(config, devices)
   shapes = jax.eval_shape(model.init, jax.random.key(config.seed))
   abstract = mesh.abstract(shapes, mesh.replicated(devices))
@@ -80,6 +79,12 @@ def kind_of(run: Restored, name: str) -> str:
   return kind
 
 
+def check_records(run: Restored, kind: str, records: pipeline.Records) -> None:
+  """Refuses edits of records whose latents are unknown."""
+  size = run.model.generator.latent_size
+  check_latents(run.model.config, {0: kind}, size, records[0])
+
+
 def judge(
   model: Drawing,
   kind: str,
@@ -94,7 +99,7 @@ def judge(
     edit; `loss` [b], the hinge between them, 0 where the edit does not count;
     `counts` [b], whether it does; `picture` [b, s, s, 3], the edit as uint8;
     `region` [b, h, w], where picture and caption match best, and `frame` [b],
-    when; `z` [b, z], what it was drawn from before the edit; `real` [b].
+    when; `real` [b].
   """
   pictures, mel, num_frames = model.inputs(batch, None)
   weights = state.params, state.batch_stats
@@ -117,6 +122,5 @@ def judge(
     "picture": features.pixels(drawn),
     "region": edits.region(peak.heat, model.ladder.shares[0]),
     "frame": peak.frame,
-    "z": model.latents(*weights, batch, pictures).z,
     "real": batch["real"],
   }

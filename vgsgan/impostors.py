@@ -197,13 +197,3 @@ def choose(
       "region": jnp.mean(regions[0].astype(jnp.float32)),
     },
   )
-
-
-def quantize(pixels: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-  """Pixels in [0, 1] rounded to the 8 bits of a stored picture.
-
-  Or an edit could be told from its original by its finer steps. The gradient
-  passes as it is.
-  """
-  rounded = jnp.round(jnp.clip(pixels, 0.0, 1.0) * 255.0) / 255.0
-  return pixels + jax.lax.stop_gradient(rounded - pixels)

@@ -8,19 +8,14 @@ network and an optimisation this is.
 All are pure functions with fixed shapes, and each row is by itself.
 """
 
-import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax.errors import FlaxError
 from jaxtyping import Array, Float
 
-from vgsgan import impostors
-from vgsgan.errors import UserError
-from vgsgan.models.inverter import Inverter
-from vgsgan.worlds import pretrained
+from vgsgan.data import features
 
 # Weight of the mean square of a latent beside the square of the error.
 PRIOR = 1e-3
@@ -164,7 +159,7 @@ def complete(
     missed: `Latents.missed`.
   """
   each = len(drawn) // len(missed)
-  return impostors.quantize(drawn + jnp.repeat(missed, each, axis=0))
+  return features.quantize(drawn + jnp.repeat(missed, each, axis=0))
 
 
 def _better(best: Inverted | None, z, drawn, pictures) -> Inverted:
@@ -190,38 +185,3 @@ def _contrast(pictures: Float[Array, "b s s 3"]) -> Float[Array, "b"]:
 
 def _dot(a: Float[Array, "b z"], b: Float[Array, "b z"]) -> Array:
   return jnp.sum(a * b, axis=1, keepdims=True)
-
-
-def load_inverter(
-  path: str | pathlib.Path, image_size: int, latent_size: int
-) -> pretrained.Network:
-  """An encoder, as `vgsgan.export --network=inverter` writes it.
-
-  Args:
-    path: of the .npz file.
-    image_size: of the generator.
-    latent_size: likewise.
-
-  Raises:
-    UserError: the file is missing, damaged, of another network, or of another
-      generator as far as sizes tell.
-  """
-  variables, meta = pretrained.load_params(path)
-  try:
-    module = Inverter(
-      len(variables["params"]["latent"]["bias"]),
-      tuple(meta["config"]["inverter"]["channels"]),
-    )
-    size = meta["config"]["data"]["image_size"]
-    jax.eval_shape(module.apply, variables, jnp.zeros((1, size, size, 3)))
-  except (KeyError, TypeError, ValueError, FlaxError) as error:
-    reason = " ".join(str(error).split())
-    raise UserError(f"{path} holds no inverter: {reason}") from error
-  found = size, module.latent_size
-  if found != (image_size, latent_size):
-    raise UserError(
-      f"{path} finds {found[1]} numbers in pictures of {found[0]} px, but the "
-      f"generator draws {image_size} px from {latent_size}: train "
-      "configs/inversion.py with this config.data.generator"
-    )
-  return pretrained.Network(module, variables, meta)

@@ -36,6 +36,7 @@ def select(
   run = drawn_runs.restored(workdir)
   kind = drawn_runs.kind_of(run, kind)
   records = data.load(run.model.config.data)["train"]
+  drawn_runs.check_records(run, kind, records)
   chosen = selection.hardest(run.model, kind, run.state, records, count)
   if not chosen:
     raise UserError(

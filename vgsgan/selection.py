@@ -116,8 +116,9 @@ def write(
 ) -> None:
   """Writes what was chosen as a folder that `clevrgan_folder` reads.
 
-  A picture's ID is its rank, 0 the hardest. It has no latent of its own: `z`
-  is that of the picture it was edited from.
+  A picture's ID is its rank, 0 the hardest. Nothing draws it from a latent
+  alone, so its `z` is NaN, and where these pairs are trained on they get no
+  edit but by `edits.inverter`.
 
   Raises:
     UserError: the folder cannot be written.
@@ -141,8 +142,8 @@ def write(
         "box": edges,
       }
       lines.append(f"{jsonfiles.dumps(about)}\n")
-    latents = np.stack([row["z"] for row in chosen]).astype(np.float32)
-    np.save(folder / LATENTS_FILE, latents)
+    shape = (len(chosen), len(records[0]["z"]))
+    np.save(folder / LATENTS_FILE, np.full(shape, np.nan, np.float32))
   jsonfiles.replace(folder / "selection.jsonl", "".join(lines).encode())
   # Last: without it the folder is not taken for one that is whole.
   names = "".join(f"{rank}\n" for rank in range(len(chosen)))

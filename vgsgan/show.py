@@ -79,7 +79,7 @@ def chosen(
 ) -> list[panels.Shown]:
   """The rows of some pairs, or of the first ones with an edit that counts.
 
-  Of these only such whose words have times.
+  Of these only such whose words have times, if there are any.
 
   Raises:
     UserError: there are no such pairs.
@@ -93,7 +93,9 @@ def chosen(
     return list(rows(run, [records[n] for n in numbers], kind))
   many = min(len(records), run.model.config.eval.batch)
   found = list(rows(run, [records[n] for n in range(many)], kind))
-  found = [row for row in found if row.counts and row.best is not None][:_FEW]
+  counting = [row for row in found if row.counts]
+  timed = [row for row in counting if row.best is not None]
+  found = (timed or counting)[:_FEW]
   if not found:
     raise UserError(
       f"no {kind} edit counts in the first {many} pairs: train longer, or name "
@@ -109,6 +111,7 @@ def show(
   run = drawn_runs.restored(workdir)
   kind = drawn_runs.kind_of(run, name)
   records = data.load(run.model.config.data)["validation"]
+  drawn_runs.check_records(run, kind, records)
   file = io.BytesIO()
   panels.sheet(chosen(run, records, kind, numbers)).save(
     file, "png", optimize=True

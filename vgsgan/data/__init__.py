@@ -144,34 +144,15 @@ def _clevrgan(data: ml_collections.ConfigDict) -> Splits:
 
 def _clevrgan_folder(data: ml_collections.ConfigDict) -> Splits:
   """The published Audio CLEVRGAN."""
-  from vgsgan.data.builders import clevrgan_folder
-
-  config = clevrgan_folder.ClevrganFolderConfig(
-    source=data.source,
-    image_size=data.image_size,
-    sample_rate=data.sample_rate,
-    max_bad_share=data.max_bad_share,
-  )
-  builder = clevrgan_folder.prepare(config, data.data_dir)
-  splits = {split: clevrgan_folder.load(builder, split) for split in SPLITS}
+  splits = _read_folder(data, "source", data.source, SPLITS)
   return splits | {"train": _with_more(data, splits["train"])}
 
 
 def _with_more(data: ml_collections.ConfigDict, train: Records) -> Records:
   """And the training pairs of the folders in `data.more`; see `select`."""
-  from vgsgan.data.builders import clevrgan_folder
-
   sources = [train]
   for folder in _folders(data):
-    config = clevrgan_folder.ClevrganFolderConfig(
-      source=folder,
-      image_size=data.image_size,
-      sample_rate=data.sample_rate,
-      max_bad_share=data.get("max_bad_share", 0.0),
-      splits=("train",),
-    )
-    builder = clevrgan_folder.prepare(config, data.data_dir)
-    pairs = clevrgan_folder.load(builder, "train")
+    pairs = _read_folder(data, "more", folder, ("train",))["train"]
     size, needed = len(pairs[0]["z"]), len(train[0]["z"])
     if size != needed:
       raise UserError(
@@ -180,6 +161,29 @@ def _with_more(data: ml_collections.ConfigDict, train: Records) -> Records:
       )
     sources.append(pairs)
   return Joined(tuple(sources)) if len(sources) > 1 else train
+
+
+def _read_folder(
+  data: ml_collections.ConfigDict,
+  field: str,
+  folder: str,
+  splits: tuple[str, ...],
+) -> Splits:
+  """Some splits of the folder that `data.FIELD` names, as errors say."""
+  from vgsgan.data.builders import clevrgan_folder
+
+  config = clevrgan_folder.ClevrganFolderConfig(
+    source=folder,
+    image_size=data.image_size,
+    sample_rate=data.sample_rate,
+    max_bad_share=data.get("max_bad_share", 0.0),
+    splits=splits,
+  )
+  try:
+    builder = clevrgan_folder.prepare(config, data.data_dir)
+  except UserError as error:
+    raise UserError(f"config.data.{field}: {error}") from error
+  return {split: clevrgan_folder.load(builder, split) for split in splits}
 
 
 def _folders(data: ml_collections.ConfigDict) -> list[str]:

@@ -44,6 +44,16 @@ def pixels(picture: Float[Array, "b h w 3"]) -> UInt8[Array, "b h w 3"]:
   return jnp.rint(jnp.clip(levels, 0.0, 255.0)).astype(jnp.uint8)
 
 
+def quantize(pixels: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+  """Pixels in [0, 1] rounded to the 8 bits of a stored picture.
+
+  Or an edit could be told from its original by its finer steps. The gradient
+  passes as it is.
+  """
+  rounded = jnp.round(jnp.clip(pixels, 0.0, 1.0) * 255.0) / 255.0
+  return pixels + lax.stop_gradient(rounded - pixels)
+
+
 def num_mel_frames(
   num_samples: Int[Host, "..."],
   sample_rate: int = 16000,

@@ -61,7 +61,8 @@ class Refresh:
     self.transform = transform
     self.mesh = mesh
     count = min(self.use.concept_pairs, len(records))
-    self.records = [records[i] for i in range(count)]
+    first = (records[i] for i in range(count))
+    self.records = [r for r in first if np.isfinite(r["z"]).all()]
     self.observe = jax.jit(
       lambda state, batch: observe(model, state, batch),
       out_shardings=mesh_lib.replicated(mesh),

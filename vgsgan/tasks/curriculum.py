@@ -37,17 +37,31 @@ def curriculum(text: str) -> dict[int, str]:
 
 
 def ladder(use: ml_collections.ConfigDict) -> edits.Ladder:
-  """The strengths of a config; the published ones where `counts` is empty."""
+  """The strengths of a config; the published ones where `counts` is empty.
+
+  Raises:
+    UserError: they are of different lengths, or there are no such.
+  """
+  strengths = tuple(use.strengths)
   if use.counts:
     found = edits.Ladder(
       tuple(use.counts), tuple(use.changes), tuple(use.shares)
     )
   else:
-    found = edits.published_ladder(use.rungs, use.first_count)
-  if len({*map(len, found), len(use.strengths)}) != 1:
+    try:
+      found = edits.published_ladder(use.rungs, use.first_count)
+    except ValueError as error:
+      raise UserError(f"config.edits.rungs: {error}") from error
+  if len({*map(len, found), len(strengths)}) != 1:
     raise UserError(
       "config.edits: counts, changes, shares and strengths must be of one "
       f"length, a strength a rung; they are {tuple(found)} and "
-      f"{tuple(use.strengths)}"
+      f"{strengths}"
+    )
+  chunks = "chunk" in curriculum(use.curriculum).values()
+  if chunks and not all(0 <= strength <= 1 for strength in strengths):
+    raise UserError(
+      f"config.edits.strengths={strengths}: a chunk moves by a strength of 0 "
+      "to 1"
     )
   return found

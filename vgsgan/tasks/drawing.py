@@ -28,7 +28,6 @@ from vgsgan.options import check_at_least, check_one_of
 from vgsgan.state import TrainState
 from vgsgan.tasks import Batch, Metrics, Poll, Task, grounding, words
 from vgsgan.tasks.concept_refresh import Refresh
-from vgsgan.tasks.curriculum import PHASES as PHASES
 from vgsgan.tasks.curriculum import curriculum, ladder
 from vgsgan.tasks.reading import Reader, by_language, mean_recall_at_10
 from vgsgan.worlds import pretrained
@@ -40,25 +39,28 @@ class Drawing(grounding.Grounding):
   def __init__(self, config: ml_collections.ConfigDict, mesh: Mesh):
     use = config.edits
     self.phases = curriculum(use.curriculum)
-    network = pretrained.load_generator(config.data.generator)
+    network = pretrained.unlabelled_generator(
+      config.data.generator, config.data.image_size
+    )
     self.generator, self.drawn_with = network.module, network.variables
-    drawn = self.generator.image_size
-    if self.generator.num_labels or drawn != config.data.image_size:
-      raise UserError(
-        f"config.data.generator draws {drawn} px "
-        f"{'with' if self.generator.num_labels else 'without'} labels: one of "
-        f"config.data.image_size={config.data.image_size} px without labels "
-        "is needed"
-      )
     self.layers = self._layers(use.layers)
     self.ladder = ladder(use)
     check_at_least("edits.concepts", use.concepts, 1)
-    check_at_least("edits.inversion_steps", use.inversion_steps, 0)
-    check_at_least("edits.inversion_limit", use.inversion_limit, 0)
+    check_at_least("edits.concept_pairs", use.concept_pairs, 1)
+    check_at_least("edits.refresh_every", use.refresh_every, 1)
+    check_at_least("edits.directions", use.directions, 1)
     self.inverter = None
-    if use.inverter:
-      self.inverter = inversion.load_inverter(
-        use.inverter, drawn, self.generator.latent_size
+    if use.get("inverter", ""):  # Runs of before have no such field.
+      check_at_least("edits.inversion_steps", use.inversion_steps, 0)
+      check_at_least("edits.inversion_limit", use.inversion_limit, 0)
+      self.inverter = pretrained.load_inverter(
+        use.inverter, self.generator.image_size, self.generator.latent_size
+      )
+    moved = config.data.augment.shift or config.data.augment.flip
+    if moved and not self.inverter and set(self.phases.values()) != {"regular"}:
+      raise UserError(
+        "config.data.augment: shift and flip take a picture away from its "
+        "latent, and edits with it: set them to 0 and False"
       )
     super().__init__(config, mesh)
 
@@ -123,7 +125,7 @@ class Drawing(grounding.Grounding):
 
     def draw(z, keep):
       drawn = self.generator.apply(variables, z, train=False, keep=keep)
-      return impostors.quantize(0.5 + 0.5 * drawn)
+      return features.quantize(0.5 + 0.5 * drawn)
 
     return draw
 
@@ -142,8 +144,9 @@ class Drawing(grounding.Grounding):
   def latents(self, params, batch_stats, batch, pictures) -> inversion.Latents:
     """Those of the records, or if there is an inverter what it finds."""
     if not self.inverter:
-      z = batch["z"]
-      return inversion.Latents(z, jnp.ones(len(z)), None, {})
+      known = jnp.isfinite(batch["z"]).all(axis=1)
+      z = jnp.where(known[:, None], batch["z"], 0.0)
+      return inversion.Latents(z, known.astype(jnp.float32), None, {})
     module, variables = self.inverter.module, batch_stats["inverter"]
     draw = self.pixels(params, batch_stats)
     return inversion.search(
@@ -219,16 +222,18 @@ class Drawing(grounding.Grounding):
 def check_latents(
   config: ml_collections.ConfigDict,
   phases: dict[int, str],
+  latent_size: int,
   record: pipeline.Record,
 ) -> None:
-  """Refuses edits of pictures whose latents are unknown."""
+  """Refuses edits of pictures whose latents are unknown, or of another size."""
   kinds = set(phases.values()) - {"regular"}
-  if not kinds or "z" in record:
+  if not kinds or np.size(record.get("z", ())) == latent_size:
     return
   if not config.edits.inverter:
     raise UserError(
-      f"config.data.dataset={config.data.dataset!r} has no latents to edit: "
-      "name an encoder in config.edits.inverter (configs/inversion.py)"
+      f"config.data.dataset={config.data.dataset!r} has no latents of "
+      "config.data.generator: name an encoder in config.edits.inverter "
+      "(configs/inversion.py)"
     )
   if "cluster" in kinds:
     raise UserError(
@@ -258,7 +263,8 @@ def build(
 ) -> Task:
   """The task on these splits."""
   model = Drawing(config, mesh)
-  check_latents(config, model.phases, splits["train"][0])
+  size = model.generator.latent_size
+  check_latents(config, model.phases, size, splits["train"][0])
   data = config.data
   in_eval = DrawnPairExample(int(config.eval.seconds * data.sample_rate), False)
   reader = Reader(model, in_eval, mesh)
@@ -279,7 +285,7 @@ def build(
     transform=DrawnPairExample(
       int(data.seconds * data.sample_rate),
       True,
-      int(data.augment.shortest * data.sample_rate),
+      int(data.augment.get("shortest", 0.0) * data.sample_rate),
     ),
     init=model.init,
     step=steps.pop(0),

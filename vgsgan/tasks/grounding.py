@@ -290,7 +290,11 @@ def build(
     return reader.retrieval(found, languages(split), poll)
 
   return Task(
-    transform=PairExample(int(data.seconds * data.sample_rate), True),
+    transform=PairExample(
+      int(data.seconds * data.sample_rate),
+      True,
+      int(data.augment.get("shortest", 0.0) * data.sample_rate),
+    ),
     init=model.init,
     step=model.step,
     evaluate=evaluate,

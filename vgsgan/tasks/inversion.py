@@ -17,10 +17,10 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from vgsgan import impostors, inversion
+from vgsgan import inversion
 from vgsgan import mesh as mesh_lib
 from vgsgan.adversarial import truncated
-from vgsgan.data import pipeline
+from vgsgan.data import features, pipeline
 from vgsgan.data.pairs import decode
 from vgsgan.errors import UserError
 from vgsgan.models.inverter import Inverter
@@ -49,16 +49,12 @@ class Inversion:
   def __init__(self, config: ml_collections.ConfigDict, mesh: Mesh):
     check_at_least("inversion.steps", config.inversion.steps, 0)
     check_at_least("inversion.limit", config.inversion.limit, 0)
+    check_at_least("eval.samples", config.eval.samples, 1)
     self.config, self.mesh = config, mesh
-    network = pretrained.load_generator(config.data.generator)
+    network = pretrained.unlabelled_generator(
+      config.data.generator, config.data.image_size
+    )
     self.generator, self.drawn_with = network.module, network.variables
-    size, drawn = config.data.image_size, self.generator.image_size
-    if self.generator.num_labels or size != drawn:
-      raise UserError(
-        f"config.data.generator draws {drawn} px "
-        f"{'with' if self.generator.num_labels else 'without'} labels: one of "
-        f"config.data.image_size={size} px without labels is needed"
-      )
     self.model = Inverter(
       self.generator.latent_size, tuple(config.inverter.channels)
     )
@@ -95,7 +91,7 @@ class Inversion:
 
   def stored(self, state: TrainState, z: Array) -> Array:
     """The same, rounded as a stored picture is."""
-    return 2 * impostors.quantize(0.5 + 0.5 * self.draw(state, z)) - 1
+    return 2 * features.quantize(0.5 + 0.5 * self.draw(state, z)) - 1
 
   def encode(self, params: Any, pictures: Array) -> Array:
     return self.model.apply({"params": params["inverter"]}, pictures)

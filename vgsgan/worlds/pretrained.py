@@ -1,6 +1,5 @@
 """Weights that are shipped: a tree and what made it, in one .npz file."""
 
-import functools
 import io
 import json
 import pathlib
@@ -16,6 +15,7 @@ import numpy as np
 from vgsgan import jsonfiles
 from vgsgan.errors import UserError
 from vgsgan.models.generator import Generator
+from vgsgan.models.inverter import Inverter
 from vgsgan.models.recogniser import Recogniser
 from vgsgan.worlds.attributes import WORDS
 
@@ -110,7 +110,7 @@ def load_generator(path: str | pathlib.Path) -> Network:
     UserError: the file is missing, damaged, or of another network.
   """
 
-  def build(config):
+  def build(config, _):
     gan = config["gan"]
     module = Generator(
       tuple(gan["channels"]),
@@ -120,29 +120,93 @@ def load_generator(path: str | pathlib.Path) -> Network:
       gan["spectral"],
     )
     labels = jnp.zeros((1, len(WORDS))) if gan["labels"] else None
-    return module, (jnp.zeros((1, module.latent_size)), labels)
+    z = jnp.zeros((1, module.latent_size))
+    return module, lambda key: module.init(key, z, labels, train=False)
 
   return _load_network(path or PACKAGED["generator"], "generator", build)
+
+
+def unlabelled_generator(path: str | pathlib.Path, image_size: int) -> Network:
+  """A generator that draws from latents alone, for `config.data`.
+
+  Args:
+    path: see `load_generator`.
+    image_size: of the pictures that are needed, pixels.
+
+  Raises:
+    UserError: it draws others, or as `load_generator` says.
+  """
+  network = load_generator(path)
+  drawn, labels = network.module.image_size, network.module.num_labels
+  if labels or drawn != image_size:
+    raise UserError(
+      f"config.data.generator draws {drawn} px "
+      f"{'with' if labels else 'without'} labels: one of "
+      f"config.data.image_size={image_size} px without labels is needed"
+    )
+  return network
 
 
 def load_recogniser(path: str | pathlib.Path) -> Network:
   """A recogniser, of the config `recogniser` in its meta; see above."""
 
-  def build(config):
+  def build(config, _):
     model = config["recogniser"]
     module = Recogniser(tuple(model["widths"]), model["norm"])
-    return module, (jnp.zeros((1, 8, 8, 3)),)
+    picture = jnp.zeros((1, 8, 8, 3))
+    return module, lambda key: module.init(key, picture, train=False)
 
   return _load_network(path or PACKAGED["recogniser"], "recogniser", build)
 
 
+def load_inverter(
+  path: str | pathlib.Path, image_size: int, latent_size: int
+) -> Network:
+  """An encoder of a generator's pictures, of the config in its meta.
+
+  Args:
+    path: as `vgsgan.export --network=inverter` writes it.
+    image_size: of the generator.
+    latent_size: likewise.
+
+  Raises:
+    UserError: the file is missing, damaged, of another network, or of another
+      generator as far as sizes tell.
+  """
+
+  def build(config, tree):
+    module = Inverter(
+      len(tree["params"]["latent"]["bias"]),
+      tuple(config["inverter"]["channels"]),
+    )
+    size = config["data"]["image_size"]
+    picture = jnp.zeros((1, size, size, 3))
+    return module, lambda key: module.init(key, picture)
+
+  network = _load_network(path, "inverter", build)
+  latents = network.module.latent_size
+  size = network.meta["config"]["data"]["image_size"]
+  if (size, latents) != (image_size, latent_size):
+    raise UserError(
+      f"{path} finds {latents} numbers in pictures of {size} px, but the "
+      f"generator draws {image_size} px from {latent_size}: train "
+      "configs/inversion.py with this config.data.generator"
+    )
+  return network
+
+
 def _load_network(path, name: str, build) -> Network:
-  """Loads a network and compares its weights with what its config needs."""
+  """Loads a network and compares its weights with what its config needs.
+
+  Args:
+    path: of the file.
+    name: of what it should hold.
+    build: `(config, tree) -> module, init`; init makes variables of a key.
+  """
   tree, meta = load_params(path)
   try:
-    module, inputs = build(meta["config"])
-    init = functools.partial(module.init, train=False)
-    made = jax.eval_shape(init, jax.random.key(0), *inputs)
+    module, init = build(meta["config"], tree)
+    made = jax.eval_shape(init, jax.random.key(0))
     made = {k: made[k] for k in ("params", "batch_stats") if k in made}
     different = _shapes(made) ^ _shapes(tree)
     if different:

@@ -32,9 +32,9 @@ LATENTS_FILE = "z.npy"
 LATENTS, LATENT_SIZE = 200000, 512
 _ROWS = 4000  # Latents drawn at a time.
 _LAYOUT = (
-  "config.data.source must be a folder of Audio CLEVRGAN, with "
-  "name_list_train.txt, name_list_val.txt, name_list_test.txt, audio/ID.wav, "
-  "images/ID.jpg and, where there is text, text/ID.txt"
+  "a folder of Audio CLEVRGAN has name_list_train.txt, name_list_val.txt, "
+  "name_list_test.txt, audio/ID.wav, images/ID.jpg and, where there is text, "
+  "text/ID.txt"
 )
 
 
@@ -102,12 +102,13 @@ def _listed(root: pathlib.Path, name: str, limit: int) -> list[Pair]:
 def _pair(root: pathlib.Path, line: str, limit: int) -> Pair | None:
   """The files of a line; None if it is no ID."""
   path = pathlib.PurePosixPath(line)
-  for suffix in SUFFIXES[1:]:
-    path = path.with_name(path.name.removesuffix(suffix))
   digits = path.name
+  for suffix in SUFFIXES[1:]:
+    digits = digits.removesuffix(suffix)
   outside = path.is_absolute() or ".." in path.parts
   if outside or not (digits.isdecimal() and int(digits) < limit):
     return None
+  path = path.with_name(digits)
   sounds = [root / "audio" / f"{path}{suffix}.wav" for suffix in SUFFIXES]
   pictures = [root / "images" / f"{path}{kind}" for kind in (".jpg", ".png")]
   text = root / "text" / f"{path}.txt"
@@ -178,7 +179,8 @@ def own_latents(root: pathlib.Path) -> Float[np.ndarray, "n z"] | None:
   """The latents that a folder brings, left on disk; None if it has none.
 
   Raises:
-    UserError: `z.npy` is something else, or not finite.
+    UserError: `z.npy` is something else, or holds infinities. NaN stands for
+      what nobody knows.
   """
   path = root / LATENTS_FILE
   if not path.exists():
@@ -186,12 +188,12 @@ def own_latents(root: pathlib.Path) -> Float[np.ndarray, "n z"] | None:
   try:
     # Strict: neither pickles nor archives.
     z = np.lib.format.open_memmap(path, mode="r")
-    if z.ndim != 2 or z.dtype != np.float32 or not np.isfinite(z).all():
+    if z.ndim != 2 or z.dtype != np.float32 or np.isinf(z).any():
       raise ValueError(f"it holds {z.dtype}{list(z.shape)}")
   except (OSError, ValueError) as error:
     reason = " ".join(str(error).split())
     raise UserError(
-      f"{path} is no array [n, z] of finite float32, a latent a row: {reason}"
+      f"{path} is no array [n, z] of float32, a latent a row: {reason}"
     ) from error
   return z
 
