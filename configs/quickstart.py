@@ -186,7 +186,7 @@ def default() -> ml_collections.ConfigDict:
   config.compare = ml_collections.ConfigDict()
   config.compare.seeds = (0,)
   config.compare.arms = ml_collections.ConfigDict(
-    {"regular": ARMS["infonce"], "edited": ARMS["infonce_chunk"]}
+    {"regular": ARMS["regular"], "edited": ARMS["chunk"]}
   )
   config.compare.columns = tuple(COLUMNS.items())
   config.compare.bars = ("color", "material", "size", "shape", "mean")
