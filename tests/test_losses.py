@@ -10,7 +10,7 @@ import optax
 import pytest
 import scipy.special
 
-from vgsgan import contrastive, losses, scores
+from vgsgan import contrastive, losses, objectives, scores
 
 B = 8
 OBJECTIVES = {
@@ -86,10 +86,10 @@ def _losses(parameters, batch, kind, mesh):
     )
 
   results = {
-    name: one(losses.triplet(negatives, MARGIN))
+    name: one(objectives.triplet(negatives, MARGIN))
     for name, negatives in OBJECTIVES.items()
   }
-  results["info_nce"] = one(losses.info_nce(parameters["log_scale"]))
+  results["info_nce"] = one(objectives.info_nce(parameters["log_scale"]))
   return results
 
 
@@ -271,7 +271,7 @@ def test_a_score_may_have_parameters():
       ids,
       ids,
       score=score,
-      objective=losses.triplet(("all",)),
+      objective=objectives.triplet(("all",)),
       mesh=mesh,
     )[0]
 
@@ -389,9 +389,9 @@ def test_a_diverged_score_is_not_hidden(kind):
 
 def test_triplet_sums_its_kinds():
   positive, row, allowed, noise = _random_rows(2)
-  both = losses.triplet(("sampled", "semi_hard"), 2.0)
-  forward = losses.Rows(positive, row, allowed, noise)
-  backward = losses.Rows(positive, *_random_rows(3)[1:])
+  both = objectives.triplet(("sampled", "semi_hard"), 2.0)
+  forward = objectives.Rows(positive, row, allowed, noise)
+  backward = objectives.Rows(positive, *_random_rows(3)[1:])
   expected = [
     losses.margin_rank(*rows[:3], 2.0, kind, rows.noise)
     for kind in ("sampled", "semi_hard")
@@ -408,7 +408,7 @@ def test_negatives_are_checked():
     _rank(1.0, [0.0], [True], "sampled")
   for wrong in ((), ("hard",)):
     with pytest.raises(ValueError, match="one or more of"):
-      losses.triplet(wrong)
+      objectives.triplet(wrong)
 
 
 # ------------------------------------------------------ soft_ce and InfoNCE
@@ -459,17 +459,19 @@ def test_soft_ce_of_an_impossible_column_without_weight():
 
 
 def test_info_nce_at_chance_and_at_its_bound():
-  flat = losses.Rows(jnp.zeros(4), jnp.zeros((4, 9)), jnp.ones((4, 9), bool))
-  chance = losses.info_nce(jnp.float32(1.0))(flat, flat)
+  flat = objectives.Rows(
+    jnp.zeros(4), jnp.zeros((4, 9)), jnp.ones((4, 9), bool)
+  )
+  chance = objectives.info_nce(jnp.float32(1.0))(flat, flat)
   np.testing.assert_allclose(chance, np.log(10), rtol=1e-6)
 
   positive, row = jnp.array([0.5]), jnp.array([[0.51, 0.3]])
 
   def loss(log_scale):
-    rows = losses.Rows(positive, row, jnp.ones((1, 2), bool))
-    return losses.info_nce(log_scale)(rows, rows)[0]
+    rows = objectives.Rows(positive, row, jnp.ones((1, 2), bool))
+    return objectives.info_nce(log_scale)(rows, rows)[0]
 
-  bound = jnp.log(losses.MAX_LOGIT_SCALE)
+  bound = jnp.log(objectives.MAX_LOGIT_SCALE)
   np.testing.assert_allclose(loss(bound), loss(bound + 2), rtol=1e-5)
   np.testing.assert_allclose(
     loss(bound), np.log1p(np.exp(1.0) + np.exp(-20.0)), rtol=1e-4

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from vgsgan import contrastive, losses, scores
+from vgsgan import contrastive, objectives, scores
 
 B = 8
 MARGIN = 0.7
 KEY = jax.random.key(11)
 LOG_SCALE = 0.9
-NAMES = (*losses.DRAWN, "info_nce")
+NAMES = (*objectives.DRAWN, "info_nce")
 # Compiling is most of the time here.
 _quick_jit = functools.partial(
   jax.jit, compiler_options={"xla_backend_optimization_level": 0}
@@ -28,8 +28,8 @@ _quick_jit = functools.partial(
 
 def _objective(name, log_scale=LOG_SCALE, margin=MARGIN):
   if name == "info_nce":
-    return losses.info_nce(jnp.asarray(log_scale, jnp.float32))
-  return losses.drawn(name, margin)
+    return objectives.info_nce(jnp.asarray(log_scale, jnp.float32))
+  return objectives.drawn(name, margin)
 
 
 def _plain(name, table, edit, weight, allowed, noise, log_scale, margin=MARGIN):
@@ -79,8 +79,8 @@ def _random_pairs(seed, b=6):
 def _rows(table, allowed, noise):
   table, allowed, noise = map(jnp.asarray, (table, allowed, noise))
   positive = jnp.diag(table)
-  forward = losses.Rows(positive, table, allowed, noise[0])
-  backward = losses.Rows(positive, table.T, allowed.T, noise[1])
+  forward = objectives.Rows(positive, table, allowed, noise[0])
+  backward = objectives.Rows(positive, table.T, allowed.T, noise[1])
   return forward, backward
 
 
@@ -94,7 +94,7 @@ def test_by_hand():
   forward, backward = _rows(
     table, ~np.eye(2, dtype=bool), np.zeros((2, 2, 2), "f4")
   )
-  edited = losses.Edited(jnp.array([3.0, 30.0]), jnp.ones(2))
+  edited = objectives.Edited(jnp.array([3.0, 30.0]), jnp.ones(2))
   expected = {
     "regular": [3.5 + 0.5, 0],
     "hard": [2 * (3.5 + 0.5), 0],
@@ -103,10 +103,10 @@ def test_by_hand():
     "both": [4 + 5, 5],
   }
   for name, value in expected.items():
-    got = losses.drawn(name)(forward, backward, edited)
+    got = objectives.drawn(name)(forward, backward, edited)
     np.testing.assert_array_equal(got, value)
   none = edited._replace(weight=jnp.zeros(2))
-  got = losses.drawn("both")(forward, backward, none)
+  got = objectives.drawn("both")(forward, backward, none)
   np.testing.assert_array_equal(got, [4 + 4, 0])
 
 
@@ -118,7 +118,7 @@ def test_objectives_follow_the_loops(name, margin):
     table, edit, weight, allowed, noise = _random_pairs(seed)
     got = _objective(name, margin=margin)(
       *_rows(table, allowed, noise),
-      losses.Edited(jnp.asarray(edit), jnp.asarray(weight)),
+      objectives.Edited(jnp.asarray(edit), jnp.asarray(weight)),
     )
     expected = _plain(
       name, table, edit, weight, allowed, noise, LOG_SCALE, margin
@@ -132,14 +132,14 @@ def test_objectives_follow_the_loops(name, margin):
 def test_regular_and_hard_are_triplets():
   table, edit, weight, allowed, noise = _random_pairs(1)
   rows = _rows(table, allowed, noise)
-  edited = losses.Edited(jnp.asarray(edit), jnp.asarray(weight))
+  edited = objectives.Edited(jnp.asarray(edit), jnp.asarray(weight))
   for name, kinds in (
     ("regular", ("sampled",)),
     ("hard", ("sampled", "hardest")),
   ):
     np.testing.assert_array_equal(
-      losses.drawn(name, 0.4)(*rows, edited),
-      losses.triplet(kinds, 0.4)(*rows, None),
+      objectives.drawn(name, 0.4)(*rows, edited),
+      objectives.triplet(kinds, 0.4)(*rows, None),
     )
 
 
@@ -153,7 +153,7 @@ def test_masked_edits_have_no_effect(name, content):
 
   def run(edit, table, log_scale):
     forward, backward = _rows(table, allowed, noise)
-    edited = losses.Edited(edit, jnp.asarray(weight))
+    edited = objectives.Edited(edit, jnp.asarray(weight))
     return _objective(name, log_scale)(forward, backward, edited).sum()
 
   def all_of(edit):
@@ -175,7 +175,7 @@ def test_all_masked_is_as_without_edits(name):
   none = np.zeros_like(weight)
   got = _objective(name)(
     *_rows(table, allowed, noise),
-    losses.Edited(jnp.full_like(edit, jnp.nan), jnp.asarray(none)),
+    objectives.Edited(jnp.full_like(edit, jnp.nan), jnp.asarray(none)),
   )
   expected = _plain(name, table, edit, none, allowed, noise, LOG_SCALE)
   np.testing.assert_allclose(got, expected, rtol=1e-5)
@@ -187,27 +187,29 @@ def test_a_diverged_edit_is_not_hidden(name):
   edit = np.where(weight > 0, np.nan, edit).astype(np.float32)
   got = _objective(name)(
     *_rows(table, allowed, noise),
-    losses.Edited(jnp.asarray(edit), jnp.asarray(weight)),
+    objectives.Edited(jnp.asarray(edit), jnp.asarray(weight)),
   )
   np.testing.assert_array_equal(np.isnan(got), weight > 0)
 
 
 def test_info_nce_with_an_edit_in_closed_form():
   # Equal scores: the caption has one impostor more than the image.
-  flat = losses.Rows(jnp.zeros(3), jnp.zeros((3, 7)), jnp.ones((3, 7), bool))
-  edited = losses.Edited(jnp.zeros(3), jnp.array([1.0, 0.0, 1.0]))
-  got = losses.info_nce(jnp.float32(2.0))(flat, flat, edited)
+  flat = objectives.Rows(
+    jnp.zeros(3), jnp.zeros((3, 7)), jnp.ones((3, 7), bool)
+  )
+  edited = objectives.Edited(jnp.zeros(3), jnp.array([1.0, 0.0, 1.0]))
+  got = objectives.info_nce(jnp.float32(2.0))(flat, flat, edited)
   with_edit = (np.log(8) + np.log(9)) / 2
   np.testing.assert_allclose(got, [with_edit, np.log(8), with_edit], rtol=1e-6)
 
 
 def test_what_is_missing_is_named():
   with pytest.raises(ValueError, match="unknown loss 'negatives_both'"):
-    losses.drawn("negatives_both")
+    objectives.drawn("negatives_both")
   table, _, _, allowed, noise = _random_pairs(0)
   for name in ("edited", "both"):
     with pytest.raises(ValueError, match=f"{name!r} needs edited images"):
-      losses.drawn(name)(*_rows(table, allowed, noise), None)
+      objectives.drawn(name)(*_rows(table, allowed, noise), None)
 
 
 # ------------------------------------------------------------ whole batches

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from vgsgan.losses import Edited, Objective, Rows, counting
+from vgsgan.objectives import Edited, Objective, Rows, counting
 from vgsgan.scores import paired
 
 
@@ -43,6 +43,7 @@ def contrastive(
   score: Callable[[Array, Array, Array], Array],
   objective: Objective,
   edited: tuple[Float[Array, "b h w d"], Float[Array, "b"]] | None = None,
+  partner: tuple[Float[Array, "b t d"], Bool[Array, "b t"]] | None = None,
   key: PRNGKeyArray | None = None,
   mesh: Mesh | None = None,
   axis: str = "data",
@@ -70,6 +71,8 @@ def contrastive(
     edited: features of an edited version of each image, and its weight: 0
       where the edit does not count, else 1. What stands where it does not
       count has no effect on values or gradients.
+    partner: audio features, and their valid frames, of each pair's own: if
+      given, `audio_map` stands against other images alone.
     key: for sampled negatives; the same key draws the same impostors on any
       number of devices.
     mesh: the devices; None for one.
@@ -99,7 +102,7 @@ def contrastive(
   def gather(x: Array) -> Array:
     return lax.all_gather(x, axis, tiled=True) if split else x
 
-  def island(images, audio, valid, image_id, speech_id, noise, edited):
+  def island(images, audio, valid, image_id, speech_id, noise, edited, partner):
     same = image_id[:, None] == gather(image_id)
     same |= speech_id[:, None] == gather(speech_id)
     forward = score(images, gather(audio), gather(valid)).astype(jnp.float32)
@@ -112,6 +115,9 @@ def contrastive(
       anchor_rows(rows, offset, same, None if noise is None else noise[i])
       for i, rows in enumerate((forward, backward.T))
     ]
+    if partner is not None:
+      own = paired(score, images, *partner).astype(jnp.float32)
+      directions = [rows._replace(positive=own) for rows in directions]
     if edited is not None:
       edit_map, weight = edited
       # Not only the score: a NaN in the map would reach the speech's gradient.
@@ -130,10 +136,12 @@ def contrastive(
     island = jax.shard_map(
       island,
       mesh=mesh,
-      in_specs=(rows, rows, rows, rows, rows, P(None, axis), rows),
+      in_specs=(rows, rows, rows, rows, rows, P(None, axis), rows, rows),
       out_specs=P(),
     )
-  return island(image_map, audio_map, valid, image_id, speech_id, noise, edited)
+  return island(
+    image_map, audio_map, valid, image_id, speech_id, noise, edited, partner
+  )
 
 
 def _sums(

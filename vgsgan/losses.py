@@ -1,14 +1,10 @@
-"""Losses over scores: margin ranking, soft cross-entropy, and objectives of
-either over the pairs of a batch, for `vgsgan.contrastive`.
+"""Losses over scores: margin ranking, soft cross-entropy, pairs told apart.
 
 Conventions: a row is an anchor; `positive [q]` is its score with its partner,
 `scores [q, n]` its scores with n candidates, `impostors [q, n]` says which of
-them it may be ranked against. Losses are float32, one a row, or one a pair,
-whose image and caption are both anchors.
+them it may be ranked against. Losses are float32, one a row. What is minimised
+over the pairs of a batch is made of them in `vgsgan.objectives`.
 """
-
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,41 +12,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 NEGATIVES = ("sampled", "semi_hard", "hardest", "all")
-DRAWN = ("regular", "hard", "edited", "both")
-
-# CLIP's bound on 1 / temperature (Radford et al., 2021, section 2.5).
-MAX_LOGIT_SCALE = 100.0
-
-# The published bound on each of the two parts of 'both', for each pair.
-CLAMP = 5.0
-
-
-class Rows(NamedTuple):
-  """Anchors of one direction, and what each is ranked over.
-
-  noise: uniform numbers for negatives that are drawn.
-  """
-
-  positive: Float[Array, "q"]
-  scores: Float[Array, "q n"]
-  impostors: Bool[Array, "q n"]
-  noise: Float[Array, "q n"] | None = None
-
-
-class Edited(NamedTuple):
-  """Scores of captions with edited versions of their own images.
-
-  weight: 0 where the edit does not count, else 1. There the score, NaN and
-    infinities too, has no effect.
-  """
-
-  scores: Float[Array, "q"]
-  weight: Float[Array, "q"]
-
-
-# (image anchors over captions, caption anchors over images, edits) -> [q], the
-# loss of each pair, both directions together.
-Objective = Callable[[Rows, Rows, Edited | None], Array]
+PAIR_NEGATIVES = ("sampled", "all")
 
 
 def margin_rank(
@@ -140,117 +102,51 @@ def soft_ce(
   return jnp.sum(jnp.where(counts, targets * surprise, 0.0), axis=1)
 
 
-def triplet(negatives: Sequence[str], margin: float = 1.0) -> Objective:
-  """Sum of `margin_rank` over the kinds of negatives, as an objective.
+def pair_bce(
+  positive: Float[Array, "q"],
+  scores: Float[Array, "q n"],
+  impostors: Bool[Array, "q n"],
+  negatives: str = "all",
+  noise: Float[Array, "q n"] | None = None,
+  nu: float = 1.0,
+) -> Float[Array, "q"]:
+  """Cross-entropy of telling partners from impostors, by logits of each pair.
 
-  ('sampled',) is DAVEnet's loss; ('sampled', 'hardest') is `negatives_hard` of
-  "Learning Words by Drawing Images" (CVPR 2019), both with margin 1;
-  ('sampled', 'semi_hard') is ResDAVEnet-VQ's. Edits do not take part.
-  """
-  unknown = sorted(set(negatives) - set(NEGATIVES))
-  if unknown or not negatives:
-    raise ValueError(
-      f"negatives {tuple(negatives)}: one or more of {NEGATIVES} are needed"
-    )
-
-  def pairs(forward, backward, edited=None):
-    del edited
-    return sum(
-      _rank(rows, margin, kind)
-      for rows in (forward, backward)
-      for kind in negatives
-    )
-
-  return pairs
-
-
-def drawn(kind: str, margin: float = 1.0) -> Objective:
-  """A loss of "Learning Words by Drawing Images" (CVPR 2019), as an objective.
-
-  Where I is the image, A its caption, E the edited image, and S the score:
-    'regular': a sampled impostor in each direction;
-    'hard': regular + the hardest impostor in each direction;
-    'edited': regular + the edit's hinge `max(0, margin + S(E, A) - S(I, A))`;
-    'both': regular, + (the hardest caption's hinge + the larger of the hardest
-      image's and the edit's), each of the two parts at most `CLAMP` a pair.
-
-  Where the edit does not count its hinge is 0. Published with margin 1, as
-  `regular`, `negatives_hard`, `negatives_edited` and `negatives_both`.
-
-  Raises:
-    ValueError: `kind` is unknown; from the objective, if it lacks edits.
-  """
-  if kind == "hard":
-    return triplet(("sampled", "hardest"), margin)
-  regular = triplet(("sampled",), margin)
-  if kind == "regular":
-    return regular
-  if kind not in DRAWN:
-    raise ValueError(f"unknown loss {kind!r}: use one of {DRAWN}")
-
-  def pairs(forward, backward, edited):
-    if edited is None:
-      raise ValueError(f"the loss {kind!r} needs edited images")
-    positive = backward.positive.astype(jnp.float32)
-    scores, counts = counting(edited)
-    edit = jnp.where(counts, jax.nn.relu(margin + scores - positive), 0.0)
-    if kind == "edited":
-      return regular(forward, backward) + edit
-    caption, image = (
-      _rank(rows, margin, "hardest") for rows in (forward, backward)
-    )
-    image = jnp.where(counts, jnp.maximum(image, edit), image)
-    return jnp.minimum(regular(forward, backward), CLAMP) + jnp.minimum(
-      caption + image, CLAMP
-    )
-
-  return pairs
-
-
-def info_nce(log_scale: Float[Array, ""]) -> Objective:
-  """InfoNCE with a learnable temperature, as an objective.
-
-  Each direction counts half, so that the sum over both is CLIP's symmetric
-  loss. At chance it is ln(1 + impostors of a row). An edited image is one more
-  impostor of its caption.
+  `softplus(log nu - positive) + mean softplus(impostor - log nu)`: with nu = 1
+  the two-way softmax of L3-Net, AVE-Net and AVOL-Net, and of a discriminator.
 
   Args:
-    log_scale: log(1 / temperature), clipped at `MAX_LOGIT_SCALE`. The gradient
-      passes the clip, or a scale that once overshot could never come back; let
-      the update step clip the parameter itself, as CLIP does.
+    positive: logit of each anchor with its partner.
+    scores: logits of each anchor with the candidates.
+    impostors: the candidates that may stand as impostors.
+    negatives: 'sampled', one drawn at random as in `margin_rank`, or 'all'.
+    noise: uniform numbers for 'sampled'.
+    nu: how many impostors there are to a partner, in the odds.
+
+  Returns:
+    `[q]` in nats, 2 ln 2 for logits of 0; a row without any allowed impostor
+    has its partner's part alone.
+
+  Raises:
+    ValueError: unknown `negatives`, or 'sampled' without noise.
   """
-  excess = jax.nn.relu(log_scale - jnp.log(MAX_LOGIT_SCALE))
-  scale = jnp.exp(log_scale - lax.stop_gradient(excess))
+  check_pair_negatives(negatives)
+  shift = jnp.log(nu)
+  partner = jax.nn.softplus(shift - positive.astype(jnp.float32))
+  scores = jnp.where(impostors, scores, 0.0).astype(jnp.float32)
+  each = jnp.where(impostors, jax.nn.softplus(scores - shift), 0.0)
+  if negatives == "sampled":
+    if noise is None:
+      raise ValueError("negatives 'sampled' need noise: pass a key")
+    order = jnp.where(impostors, noise, -jnp.inf)
+    chosen = jnp.argmax(order, axis=1, keepdims=True)
+    return partner + jnp.take_along_axis(each, chosen, axis=1)[:, 0]
+  count = jnp.maximum(jnp.sum(impostors, axis=1, dtype=jnp.float32), 1.0)
+  return partner + jnp.sum(each, axis=1) / count
 
-  def direction(rows):
-    logits = scale * jnp.concatenate(
-      [rows.positive[:, None], rows.scores], axis=1
+
+def check_pair_negatives(negatives: str) -> None:
+  if negatives not in PAIR_NEGATIVES:
+    raise ValueError(
+      f"unknown negatives {negatives!r}: use one of {PAIR_NEGATIVES}"
     )
-    first = jnp.arange(logits.shape[1]) == 0
-    targets = jnp.broadcast_to(first.astype(jnp.float32), logits.shape)
-    allowed = jnp.pad(rows.impostors, ((0, 0), (1, 0)), constant_values=True)
-    return 0.5 * soft_ce(logits, targets, allowed)
-
-  def pairs(forward, backward, edited=None):
-    if edited is not None:
-      column, counts = (x[:, None] for x in counting(edited))
-      backward = Rows(
-        backward.positive,
-        jnp.concatenate([backward.scores, column], axis=1),
-        jnp.concatenate([backward.impostors, counts], axis=1),
-      )
-    return direction(forward) + direction(backward)
-
-  return pairs
-
-
-def _rank(rows: Rows, margin: float, kind: str) -> Array:
-  return margin_rank(
-    rows.positive, rows.scores, rows.impostors, margin, kind, rows.noise
-  )
-
-
-def counting(edited: Edited) -> tuple[Array, Array]:
-  """Float32 scores of edits, 0 where they do not count, and where they do."""
-  counts = edited.weight > 0
-  return jnp.where(counts, edited.scores, 0.0).astype(jnp.float32), counts

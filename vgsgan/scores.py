@@ -13,7 +13,7 @@ clip without any valid frame scores 0 with every image, with no gradient.
 """
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -169,6 +169,69 @@ def score(
     images = l2_normalize(images)
     audio = l2_normalize(jnp.where(valid[..., None], audio, 0))
   return ALL_PAIRS[kind](images, audio, valid)
+
+
+def calibrated_distance(
+  images: Float[Array, "b 1 1 d"],
+  audio: Float[Array, "c 1 d"],
+  scale: Float[Array, ""],
+  bias: Float[Array, ""],
+) -> Float[Array, "b c"]:
+  """`bias - scale * |image - audio|`: the logit of AVE-Net.
+
+  The two-way softmax over `W |v - a| + b` of "Objects that Sound" (ECCV 2018,
+  section 3.2) is one logit; pairs are told to correspond below the distance
+  `bias / scale`, so there is no margin to choose. The gradient of a distance of
+  0 is 0.
+  """
+  one = images[:, 0, 0].astype(jnp.float32)
+  other = audio[:, 0].astype(jnp.float32)
+  products = jnp.matmul(one, other.T, precision=jax.lax.Precision.HIGHEST)
+  squared = _squares(one)[:, None] + _squares(other) - 2 * products
+  apart = squared > 1e-12
+  distance = jnp.where(apart, jnp.sqrt(jnp.where(apart, squared, 1.0)), 0.0)
+  return bias - scale * distance
+
+
+def calibrated_peak(
+  images: Float[Array, "b h w d"],
+  audio: Float[Array, "c 1 d"],
+  scale: Float[Array, ""],
+  bias: Float[Array, ""],
+) -> Float[Array, "b c"]:
+  """`max over places of scale * <image, audio> + bias`: the logit of AVOL-Net.
+
+  "Objects that Sound" (ECCV 2018, section 4.1), where a sigmoid follows, which
+  does not move the maximum.
+  """
+  valid = jnp.ones(audio.shape[:2], bool)
+  return misa(scale * images, audio, valid) + bias
+
+
+def fusion(
+  images: Float[Array, "b 1 1 d"],
+  audio: Float[Array, "c 1 d"],
+  params: Mapping[str, Array],
+) -> Float[Array, "b c"]:
+  """The logit of L3-Net: two layers over the joined vectors.
+
+  Concatenation, fc1 with ReLU, fc2 (ICCV 2017, section 3; of its two outputs
+  the difference is what counts). As fc1 is linear its two halves are applied
+  before the pairs are formed.
+
+  Args:
+    images: pooled features.
+    audio: pooled features.
+    params: `image` and `audio` [d, k], `hidden` [k], `out` [k], `bias` [].
+  """
+  one = images[:, 0, 0] @ params["image"]
+  other = audio[:, 0] @ params["audio"]
+  hidden = jax.nn.relu(one[:, None] + other + params["hidden"])
+  return (hidden @ params["out"] + params["bias"]).astype(jnp.float32)
+
+
+def _squares(x: Array) -> Array:
+  return jnp.sum(jnp.square(x), axis=-1)
 
 
 def paired(

@@ -5,13 +5,13 @@ front end costs less there than as numpy in a worker, and on an accelerator
 only the 16-bit waveform has to travel.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, Num, UInt8
+
+from vgsgan.data.mel import mel_filterbank
 
 Host = Array | np.ndarray
 
@@ -19,6 +19,8 @@ Host = Array | np.ndarray
 # (and so DAVEnet and the seed paper) normalises with.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+SPECTROGRAMS = ("log_mel", "log_linear")
 
 # Power below which librosa.power_to_db takes the logarithm no further.
 _MIN_POWER = 1e-10
@@ -62,51 +64,6 @@ def num_mel_frames(
   """Frames of a centred STFT over `num_samples`: 1 + samples // hop."""
   hop = _samples(hop_ms, sample_rate)
   return (1 + jnp.asarray(num_samples) // hop).astype(jnp.int32)
-
-
-@functools.lru_cache(maxsize=16)
-def mel_filterbank(
-  sample_rate: int = 16000,
-  n_fft: int = 400,
-  num_mels: int = 40,
-  fmin: float = 20.0,
-  fmax: float | None = None,
-) -> Float[np.ndarray, "bins mels"]:
-  """Slaney's triangular mel filters, each of unit area over hertz.
-
-  The mel scale is that of Slaney's Auditory Toolbox (Interval Research
-  TR 1998-010): linear below 1 kHz, logarithmic above. `librosa.filters.mel`
-  with its defaults is the transpose of this.
-
-  Args:
-    sample_rate: hertz.
-    n_fft: length of the transform; bins = n_fft // 2 + 1.
-    num_mels: number of bands.
-    fmin: lower edge of the first band in hertz.
-    fmax: upper edge of the last band in hertz; None is sample_rate / 2.
-
-  Returns:
-    float32 weights [bins, mels], read-only (the result is cached).
-
-  Raises:
-    ValueError: unless 0 <= fmin < fmax <= sample_rate / 2.
-  """
-  nyquist = sample_rate / 2
-  fmax = nyquist if fmax is None else fmax
-  if not 0 <= fmin < fmax <= nyquist:
-    raise ValueError(
-      f"mel bands need 0 <= fmin < fmax <= {nyquist} Hz, not {fmin}, {fmax}"
-    )
-  mels = np.linspace(_hz_to_mel(fmin), _hz_to_mel(fmax), num_mels + 2)
-  edges = _mel_to_hz(mels)
-  freqs = np.linspace(0, nyquist, n_fft // 2 + 1)[:, None]
-  low, centre, high = edges[:-2], edges[1:-1], edges[2:]
-  rising = (freqs - low) / (centre - low)
-  falling = (high - freqs) / (high - centre)
-  triangles = np.maximum(0.0, np.minimum(rising, falling))
-  weights = (triangles * 2.0 / (high - low)).astype(np.float32)
-  weights.setflags(write=False)
-  return weights
 
 
 def log_mel(
@@ -183,6 +140,70 @@ def mean_normalize(
   count = jnp.maximum(num_frames, 1)[:, None, None]
   total = jnp.where(valid[..., None], features, 0.0).sum(1, keepdims=True)
   return features - total / count
+
+
+def spectrogram(
+  waveform: Num[Host, "b s"],
+  num_samples: Int[Host, "b"],
+  *,
+  kind: str,
+  frames: int,
+  sample_rate: int = 16000,
+  num_mels: int = 64,
+) -> Float[Array, "b {frames} bands"]:
+  """Sound as a picture of one channel, from -1 (silence) to 1 (its loudest).
+
+  Args:
+    waveform: as in `log_mel`.
+    num_samples: [b] valid samples of each clip.
+    kind: 'log_mel', `num_mels` bands every 10 ms; or 'log_linear', the front
+      end of L3-Net (Arandjelovic and Zisserman, ICCV 2017, section 3.1): a
+      window of 10 ms every 5 ms, 257 bands at 48 kHz.
+    frames: how many to keep, of 1 + s // hop.
+    sample_rate: hertz.
+    num_mels: bands of 'log_mel'.
+
+  Raises:
+    ValueError: unknown `kind`, or too few frames.
+  """
+  if kind == "log_mel":
+    level, _ = log_mel(
+      waveform, num_samples, sample_rate=sample_rate, num_mels=num_mels
+    )
+  elif kind == "log_linear":
+    level = log_linear(waveform, num_samples, sample_rate=sample_rate)
+  else:
+    raise ValueError(f"unknown spectrogram {kind!r}: use one of {SPECTROGRAMS}")
+  if level.shape[1] < frames:
+    raise ValueError(f"the sound has {level.shape[1]} frames, not {frames}")
+  return level[:, :frames] / 40.0 + 1.0
+
+
+def log_linear(
+  waveform: Num[Host, "b s"],
+  num_samples: Int[Host, "b"],
+  *,
+  sample_rate: int = 48000,
+  window_ms: float = 10.0,
+  hop_ms: float = 5.0,
+  top_db: float = 80.0,
+) -> Float[Array, "b t bands"]:
+  """Log power spectrogram, in dB below each clip's own maximum.
+
+  The transform is as long as the next power of two, so that 480 samples give
+  257 bands as published. Frames past a clip's end are silence.
+  """
+  length = waveform.shape[1]
+  window = _samples(window_ms, sample_rate)
+  n_fft = 1 << (window - 1).bit_length()
+  num_samples = jnp.clip(jnp.asarray(num_samples), 0, length)
+  valid = jnp.arange(length) < num_samples[:, None]
+  signal = _condition(_to_float(waveform), valid, 0.0)
+  hop = _samples(hop_ms, sample_rate)
+  power = _power(_frames(signal, n_fft, hop) * _window(window, n_fft))
+  num_frames = num_mel_frames(num_samples, sample_rate, hop_ms)
+  inside = jnp.arange(power.shape[1]) < num_frames[:, None]
+  return _decibels(power, inside[..., None], top_db)
 
 
 def _samples(milliseconds: float, sample_rate: int) -> int:
@@ -264,15 +285,3 @@ def _decibels(mel, inside, top_db: float):
   level = 10.0 * jnp.log10(jnp.maximum(mel, _MIN_POWER))
   peak = jnp.where(inside, level, -jnp.inf).max((1, 2), keepdims=True)
   return jnp.where(inside, jnp.clip(level - peak, -top_db, 0.0), -top_db)
-
-
-def _hz_to_mel(hz):
-  hz = np.asarray(hz, np.float64)
-  above = 15.0 + 27.0 * np.log(np.maximum(hz, 1000.0) / 1000.0) / np.log(6.4)
-  return np.where(hz < 1000.0, hz * 3.0 / 200.0, above)
-
-
-def _mel_to_hz(mel):
-  mel = np.asarray(mel, np.float64)
-  above = 1000.0 * np.exp((np.maximum(mel, 15.0) - 15.0) * np.log(6.4) / 27.0)
-  return np.where(mel < 15.0, mel * 200.0 / 3.0, above)

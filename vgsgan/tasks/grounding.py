@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from vgsgan import contrastive, losses, scores
+from vgsgan import contrastive, losses, objectives, scores
 from vgsgan.data import augment, features, pipeline
 from vgsgan.data.pairs import PairExample
 from vgsgan.errors import UserError
@@ -33,7 +33,7 @@ SPEECH_TOWERS = {
   "large": audio.large,
 }
 IMAGE_TOWERS = ("resnet", "vgg")
-LOSSES = ("triplet", "infonce", *losses.DRAWN)
+LOSSES = ("triplet", "infonce", *objectives.DRAWN)
 # (key, params, batch_stats, batch, pictures, maps) -> pictures, weights [b],
 # metrics
 Edit = Callable[..., tuple[jax.Array, jax.Array, Metrics]]
@@ -77,28 +77,28 @@ def make_score(config: ml_collections.ConfigDict) -> Callable:
 
 def objective(
   config: ml_collections.ConfigDict, params, edited: bool = False
-) -> losses.Objective:
+) -> objectives.Objective:
   """The loss of `config.loss` over pairs, in both directions.
 
   A loss of edits is `regular` as long as there are none.
   """
   check_one_of("loss.name", config.name, LOSSES)
   if config.name == "infonce":
-    return losses.info_nce(params["log_scale"])
-  if config.name in losses.DRAWN:
+    return objectives.info_nce(params["log_scale"])
+  if config.name in objectives.DRAWN:
     waits = config.name in ("edited", "both") and not edited
-    return losses.drawn("regular" if waits else config.name, config.margin)
+    return objectives.drawn("regular" if waits else config.name, config.margin)
   names = tuple(name.strip() for name in config.negatives.split(","))
   for name in names:
     check_one_of("loss.negatives", name, losses.NEGATIVES)
-  return losses.triplet(names, config.margin)
+  return objectives.triplet(names, config.margin)
 
 
 def bounded(params):
   """Holds the learned temperature where CLIP holds it, at 0.01 or above."""
   if "log_scale" not in params:
     return params
-  highest = jnp.log(losses.MAX_LOGIT_SCALE)
+  highest = jnp.log(objectives.MAX_LOGIT_SCALE)
   return params | {"log_scale": jnp.minimum(params["log_scale"], highest)}
 
 
