@@ -8,17 +8,27 @@ nothing is drawn, and a constant score gets exactly the chance figures.
 The median rank is that of the best-ranked relevant item over the queries and
 over those random orders, so it is the rank at which R@k passes one half;
 without ties it is the plain median. Ranks start at 1.
+
+nDCG@k is for relevance in degrees: what the k best are worth, each divided by
+log2(rank + 1), over the most that k items could be (Järvelin and Kekäläinen,
+2002, whose gain is linear; 2^r - 1 is that of Burges et al., 2005).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from scipy.special import gammaln
 
 # From here on the log-gamma form is used: k products would take long.
 _MANY = 128
+
+# What a relevance is worth.
+GAINS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+  "exponential": lambda relevance: np.exp2(relevance) - 1,
+  "linear": lambda relevance: relevance,
+}
 
 
 class BestRanks(NamedTuple):
@@ -200,3 +210,84 @@ def _median_rank(
     return low
 
   return (first(0.5 - slack) + first(0.5 + slack)) / 2
+
+
+def ndcg(
+  scores: Shaped[np.ndarray, "q n"],
+  relevance: Shaped[np.ndarray, "q n"],
+  k: int = 30,
+  gain: str = "exponential",
+  allowed: Bool[np.ndarray, "q n"] | None = None,
+) -> dict[str, Any]:
+  """Mean over the queries of nDCG@k.
+
+  Args:
+    scores: as of `best_ranks`.
+    relevance: at least 0; 0 is worth nothing.
+    k: at least 1; may exceed the gallery.
+    gain: one of GAINS. They differ much, in chance most of all: name it with
+      the figure.
+    allowed: False for items that are not in a query's gallery, as the query
+      itself.
+
+  Returns:
+    `{"nDCG@k": {"value", "chance"}, "gain": gain, "gallery": n, "queries": q,
+    "without_answer": m}`. Chance is that of a constant score. Queries to which
+    nothing is relevant are left out and counted in `without_answer`.
+
+  Raises:
+    ValueError: no query has an answer, relevance is negative, not finite or
+      too large for its gain, k is below 1, or the gain unknown.
+  """
+  if k < 1:
+    raise ValueError(f"nDCG@k needs k >= 1: {k}")
+  if gain not in GAINS:
+    raise ValueError(f"gain {gain!r} is none of {tuple(GAINS)}")
+  gains = GAINS[gain](np.asarray(relevance, np.float64))
+  if allowed is None:
+    allowed = np.ones(gains.shape, bool)
+  gains = np.where(allowed, gains, 0.0)
+  if not np.all(np.isfinite(gains) & (gains >= 0)):
+    raise ValueError("relevance must be 0 or more, and its gain finite")
+  has = gains.any(axis=1)
+  if not has.any():
+    raise ValueError(f"none of {len(has)} queries has a relevant item")
+  gains, allowed = gains[has], allowed[has]
+
+  discounts = np.zeros(gains.shape[1])
+  places = min(k, len(discounts))
+  discounts[:places] = 1 / np.log2(np.arange(places) + 2)
+  ideal = -np.sort(-gains, axis=1) @ discounts
+
+  def figure(scores: np.ndarray) -> float:
+    return float(np.mean(_dcg(scores, gains, allowed, discounts) / ideal))
+
+  value, chance = figure(np.asarray(scores)[has]), figure(np.zeros(gains.shape))
+  return {
+    f"nDCG@{k}": {"value": value, "chance": chance},
+    "gain": gain,
+    "gallery": gains.shape[1],
+    "queries": len(gains),
+    "without_answer": int(np.sum(~has)),
+  }
+
+
+def _dcg(
+  scores: Shaped[np.ndarray, "q n"],
+  gains: Float[np.ndarray, "q n"],
+  allowed: Bool[np.ndarray, "q n"],
+  discounts: Float[np.ndarray, "n"],
+) -> Float[np.ndarray, "q"]:
+  """Discounted gain; each item of a tie gains the mean of the tie."""
+  scores = np.asarray(scores, np.float64)
+  lowest = np.where(np.isnan(scores), -np.inf, scores)
+  # NaN sorts last, and is no tie with itself.
+  keys = np.where(allowed, -lowest, np.nan)
+  order = np.argsort(keys, axis=1, kind="stable")
+  keys = np.take_along_axis(keys, order, axis=1)
+  first = np.ones(keys.shape, bool)
+  first[:, 1:] = keys[:, 1:] != keys[:, :-1]
+  tie = np.cumsum(first.ravel()) - 1
+  total = np.bincount(tie, np.take_along_axis(gains, order, axis=1).ravel())
+  means = (total / np.bincount(tie))[tie]
+  return means.reshape(keys.shape) @ discounts

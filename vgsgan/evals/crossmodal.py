@@ -1,0 +1,123 @@
+"""Clips that are alike, found by picture and by sound, within and across.
+
+After "Objects that Sound" (Arandjelović and Zisserman, ECCV 2018, 4.1): each
+picture and each sound of a set is a query to all pictures and to all sounds.
+"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Shaped
+from scipy.spatial import distance
+
+from vgsgan.errors import UserError
+from vgsgan.evals import ranking
+
+
+def _unit(features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+  features = features.astype(np.float64)
+  norms = np.linalg.norm(features, axis=1, keepdims=True)
+  # A row of zeros stays that.
+  return features / np.maximum(norms, np.finfo(np.float64).tiny)
+
+
+def four_directions(
+  image: Float[np.ndarray, "n d"],
+  audio: Float[np.ndarray, "n e"],
+  relevance: Shaped[np.ndarray, "n n"],
+  k: int = 30,
+) -> dict[str, Any]:
+  """nDCG@k of pictures and sounds that look for pictures and sounds.
+
+  Nearest first, by Euclidean distance of features scaled to length 1. A query
+  is not in its own gallery; the other half of its clip is. (The paper does not
+  say whether a query finds itself.)
+
+  Args:
+    image: of the pictures of n clips.
+    audio: of their sounds, in the same order.
+    relevance: of any clip for any other, e.g. `Hierarchy.relevance`.
+    k: see `ranking.ndcg`, as for errors.
+
+  Returns:
+    `{"image_to_image": figures, "image_to_audio": figures, "audio_to_image":
+    figures, "audio_to_audio": figures}`, figures as `ranking.ndcg` gives them.
+    Without the two across where image and audio differ in width: they have no
+    distance then.
+  """
+  features = {"image": _unit(image), "audio": _unit(audio)}
+  others = ~np.eye(len(image), dtype=bool)
+  found = {}
+  for query, rows in features.items():
+    for gallery, items in features.items():
+      if rows.shape[1] != items.shape[1]:
+        continue
+      # A row of zeros is equally far from all but for rounding: a tie.
+      scores = -distance.cdist(rows, items, "sqeuclidean").round(12)
+      found[f"{query}_to_{gallery}"] = ranking.ndcg(
+        scores, relevance, k, allowed=others if query == gallery else None
+      )
+  return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Projection:
+  """An affine map: (features - mean) @ weights."""
+
+  mean: Float[np.ndarray, "d"]
+  weights: Float[np.ndarray, "d k"]
+
+  def __call__(
+    self, features: Float[np.ndarray, "n d"]
+  ) -> Float[np.ndarray, "n k"]:
+    return (features - self.mean) @ self.weights
+
+
+def canonical(
+  image: Float[np.ndarray, "n d"],
+  audio: Float[np.ndarray, "n e"],
+  components: int = 128,
+) -> tuple[Projection, Projection]:
+  """Canonical correlation analysis: features that were not trained to agree.
+
+  The directions in which the pictures and the sounds of n clips correlate
+  most, best first, each of variance 1 in those clips. The paper gives its
+  baselines 128. The solution is closed; scikit-learn's is iterated, which takes
+  forty times as long for 128 features and leaves correlations 0.001 off.
+
+  Args:
+    image: of the clips to learn from, many more than there are features: with
+      fewer, anything correlates.
+    audio: likewise.
+    components: at least 1. There are fewer where features are fewer, constant
+      or linearly dependent, and none where all are constant: `four_directions`
+      is then at chance.
+
+  Returns:
+    The projections of image and audio features.
+
+  Raises:
+    UserError: cca-zoo is missing, a feature is not finite, or there are fewer
+      than two clips.
+  """
+  if len(image) < 2:
+    raise UserError(f"CCA of {len(image)} clips: it takes two or more")
+  for name, features in (("image", image), ("audio", audio)):
+    if not np.isfinite(features).all():
+      raise UserError(
+        f"CCA: {name} features are not finite: the network that gave them has "
+        "diverged, train it with a lower rate"
+      )
+  try:
+    from cca_zoo.linear import CCA
+  except ImportError as error:
+    raise UserError(
+      f"CCA needs the package cca-zoo ({error}): "
+      'pip install "vgsgan[retrieval]"'
+    ) from error
+  most = min(components, image.shape[1], audio.shape[1])
+  views = [image.astype(np.float64), audio.astype(np.float64)]
+  fitted = CCA(n_components=most).fit(views)
+  of_image, of_audio = zip(fitted.means_, fitted.weights_, strict=True)
+  return Projection(*of_image), Projection(*of_audio)
