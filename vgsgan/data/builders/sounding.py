@@ -1,0 +1,284 @@
+"""Scenes of which one object sounds, as a TFDS data set.
+
+A record is a picture of `vgsgan.worlds.scenes` whose objects look like
+instruments of `vgsgan.worlds.orchestra`, all different, and a track in which
+one of them plays. Picture and track each depend on the seed, the split and the
+number there alone (the picture to the rounding of the device that renders), and
+have nothing in common but the instrument.
+"""
+
+import dataclasses
+import hashlib
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tensorflow_datasets as tfds
+from jaxtyping import Array, Bool, Int, PRNGKeyArray
+from tqdm import tqdm
+
+from vgsgan.data import splits
+from vgsgan.data.builders import preparing
+from vgsgan.data.builders.scenes import encode
+from vgsgan.errors import UserError
+from vgsgan.options import check_at_least
+from vgsgan.worlds import orchestra, scenes, sounds
+
+_BATCH = 250  # Pictures rendered at a time.
+_MOST = 3  # Of more objects, some would often be in each other.
+_SHOWN = 0.01  # Of the picture's pixels an object that sounds has as many.
+
+# (index of the split, numbers [b]) -> records, stacked.
+Draw = Callable[[int, np.ndarray], dict[str, Array]]
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class SoundingConfig(tfds.core.BuilderConfig):
+  """What to prepare. `name` follows from the rest: one folder for each.
+
+  Attributes:
+    name: derived; what is passed is not used.
+    image_size: side of the square pictures, pixels.
+    sample_rate: of the tracks, Hz.
+    seconds: length of the tracks.
+    fewest: objects in a picture, at least.
+    most: objects in a picture, at most; the length of `classes`.
+    train: records of the split; `validation` and `test` likewise.
+    seed: of all that is random.
+    soundfont: path of the samples of instruments.
+    tick: level of the ticks in every track, see `sounds.tick`; 0: none.
+    fingerprint: of the SoundFont; `prepare` fills it in.
+  """
+
+  name: str = ""
+  image_size: int = 64
+  sample_rate: int = 16000
+  seconds: float = 2.0
+  fewest: int = 1
+  most: int = 3
+  train: int = 4000
+  validation: int = 400
+  test: int = 500
+  seed: int = 0
+  soundfont: str = sounds.SOUNDFONT
+  tick: float = 0.0
+  fingerprint: str = ""
+
+  def __post_init__(self):
+    check_at_least("data.image_size", self.image_size, 16)
+    check_at_least("data.sample_rate", self.sample_rate, 8000)
+    check_at_least("data.seconds", self.seconds, 0.5)
+    check_at_least("data.fewest", self.fewest, 1)
+    check_at_least("data.most", self.most, self.fewest)
+    check_at_least("data.scene_seed", self.seed, 0)
+    check_at_least("data.tick", self.tick, 0)
+    if self.most > _MOST:
+      raise UserError(
+        f"config.data.most={self.most} must be at most {_MOST}: "
+        "more objects do not fit on the floor"
+      )
+    for split in splits.SPLITS:
+      check_at_least(f"data.num_{split}", getattr(self, split), 1)
+    parts = [
+      f"{self.image_size}px",
+      f"{self.sample_rate}hz",
+      f"{self.seconds:g}s",
+      f"{self.fewest}to{self.most}",
+      *(f"{split}{getattr(self, split)}" for split in splits.SPLITS),
+      f"seed{self.seed}",
+      *([f"tick{self.tick:g}"] if self.tick else []),
+      f"soundfont_{self.fingerprint}",
+    ]
+    self.name = "-".join(parts)
+
+
+class Sounding(tfds.core.GeneratorBasedBuilder):
+  """The TFDS builder; `prepare` is the way in."""
+
+  # See builders/stamps.py.
+  code_path = tfds.core.Path(__file__)
+  # To be raised whenever the worlds draw, look or play otherwise.
+  VERSION = tfds.core.Version("1.0.0")
+  RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "First release."}
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    return tfds.core.DatasetInfo(
+      builder=self,
+      description=(
+        "Cubes, spheres and cylinders on a grey floor, drawn by "
+        "vgsgan.worlds.scenes, each of which is an instrument, and what one of "
+        "them plays."
+      ),
+      features=_features(self.builder_config),
+      supervised_keys=None,
+    )
+
+  def _split_generators(self, dl_manager):
+    del dl_manager  # Nothing to download.
+    config = self.builder_config
+    draw = drawing(config)
+    player = sounds.Player(config.soundfont, config.sample_rate)
+    total = sum(getattr(config, split) for split in splits.SPLITS)
+    bar = tqdm(total=total, desc="sounding", unit="record", disable=None)
+    return {
+      split: self._generate_examples(draw, player, split, bar)
+      for split in splits.SPLITS
+    }
+
+  def _generate_examples(self, draw, player, split, bar):
+    for record in records(self.builder_config, draw, player, split):
+      bar.update()
+      yield record["id"], record
+
+
+def _features(config: SoundingConfig) -> tfds.features.FeaturesDict:
+  """The features of a record; `load` explains them."""
+
+  def tensor(shape, dtype, encoding="none"):
+    return tfds.features.Tensor(shape=shape, dtype=dtype, encoding=encoding)
+
+  size, most = config.image_size, config.most
+  image = tfds.features.Image(shape=(size, size, 3), encoding_format="png")
+  return tfds.features.FeaturesDict(
+    {
+      "id": tfds.features.Text(),
+      "clip_id": tfds.features.Scalar(np.int32),
+      "image": image,
+      "waveform": tensor((None,), np.int16, "bytes"),
+      "labels": tensor((None,), np.int32),
+      "boxes": tensor((most, 4), np.float32),
+      "masks": tensor((most, size, size), np.uint8, "zlib"),
+      "classes": tensor((most,), np.int32),
+      "source": tfds.features.Scalar(np.int32),
+    }
+  )
+
+
+def records(
+  config: SoundingConfig, draw: Draw, player: sounds.Player, split: str
+) -> Iterator[dict[str, Any]]:
+  """The records of a split in order; `draw` is from `drawing`."""
+  index, count = splits.SPLITS.index(split), getattr(config, split)
+  for start in range(0, count, _BATCH):
+    # The last batch is rendered whole, to compile once.
+    numbers = np.arange(start, start + _BATCH, dtype=np.int32)
+    rows = jax.device_get(draw(index, numbers))
+    for i, number in enumerate(numbers[: count - start].tolist()):
+      row = {name: values[i] for name, values in rows.items()}
+      leaf = row["classes"][row["source"]]
+      yield row | {
+        "id": f"{split}{number:0{len(str(count))}d}",
+        # Of its own in all splits, however many records there are.
+        "clip_id": number * len(splits.SPLITS) + index,
+        "image": encode(row["image"]),
+        "waveform": _track(config, player, (index, number), int(leaf)),
+        "labels": leaf[None],
+      }
+
+
+def _track(
+  config: SoundingConfig, player: sounds.Player, which: tuple, leaf: int
+) -> np.ndarray:
+  rng = np.random.default_rng((config.seed, *which))
+  instrument = orchestra.INSTRUMENTS[leaf]
+  waveform = player.play(rng, instrument, config.seconds)
+  if not config.tick:
+    return waveform
+  return sounds.tick(waveform, config.sample_rate, config.tick)
+
+
+def drawing(config: SoundingConfig) -> Draw:
+  """Compiles what draws the pictures of records."""
+
+  def one(split, number):
+    root = jax.random.fold_in(jax.random.key(config.seed), split)
+    keys = jax.random.split(jax.random.fold_in(root, number), 3)
+    scene = scenes.sample(keys[0], config.fewest, config.most)
+    scene, leaves = dressed(keys[1], scene)
+    picture = scenes.render(scene, config.image_size)
+    shown = jnp.any(picture.masks, (1, 2))
+    return {
+      "image": jnp.rint(picture.image * 255).astype(jnp.uint8),
+      "masks": picture.masks.astype(jnp.uint8),
+      "boxes": picture.boxes,
+      "classes": jnp.where(shown, leaves, -1),
+      "source": source(keys[2], picture.masks),
+    }
+
+  return jax.jit(jax.vmap(one, (None, 0)))
+
+
+def dressed(
+  key: PRNGKeyArray, scene: scenes.Scene
+) -> tuple[scenes.Scene, Int[Array, "n"]]:
+  """Gives n objects the looks of n different leaves, and says which."""
+  looks = jnp.array(orchestra.looks())
+  most = scene.present.shape[0]
+  leaves = jax.random.choice(key, len(looks), (most,), replace=False)
+  shape, material, color = looks[leaves].T
+  scene = scene._replace(shape=shape, material=material, color=color)
+  return scene, leaves.astype(jnp.int32)
+
+
+def source(key: PRNGKeyArray, masks: Bool[Array, "n s s"]) -> Int[Array, ""]:
+  """Which object sounds: any of which enough shows, or else the largest."""
+  share = jnp.mean(masks, (1, 2))
+  heard = (share >= _SHOWN) | (share == jnp.max(share))
+  return jax.random.categorical(key, jnp.where(heard, 0.0, -jnp.inf))
+
+
+def prepare(config: SoundingConfig, data_dir: str | pathlib.Path) -> Sounding:
+  """Makes a data set, unless that is done already, and returns it.
+
+  Args:
+    config: what to make.
+    data_dir: where TFDS keeps data sets; 'sounding/NAME/VERSION' below it.
+
+  Raises:
+    UserError: the SoundFont or the package that plays it is missing, or the
+      disk is full or cannot be written.
+  """
+  data_dir = pathlib.Path(data_dir).expanduser()
+  soundfont = pathlib.Path(config.soundfont).expanduser()
+  sounds.check_soundfont(soundfont)
+  config = dataclasses.replace(
+    config,
+    soundfont=str(soundfont),
+    fingerprint=hashlib.sha256(soundfont.read_bytes()).hexdigest()[:8],
+  )
+  return preparing.prepare_once(
+    lambda: Sounding(
+      config=config, data_dir=data_dir, file_format="array_record"
+    ),
+    _megabytes,
+  )
+
+
+def load(builder: Sounding, split: str) -> Sequence[dict]:
+  """Random access to the records of a split.
+
+  Args:
+    builder: from `prepare`.
+    split: 'train', 'validation' or 'test'.
+
+  Returns:
+    Records: `id` UTF-8 bytes; `clip_id` int32, a number of its own in all
+    splits; `image` PNG bytes; `waveform` int16 [samples]; `labels` int32 [1],
+    the leaf that sounds, an index into `orchestra.INSTRUMENTS`; `classes` int32
+    [n], the leaf of each object, -1 where none shows; `boxes` float32 [n, 4] as
+    `scenes.boxes` gives them; `masks` uint8 [n, s, s] of 0 and 1; `source`
+    int32, the object that sounds.
+  """
+  as_stored = {"image": tfds.decode.SkipDecoding()}
+  return builder.as_data_source(split, decoders=as_stored)
+
+
+def _megabytes(builder: Sounding) -> int:
+  """A high guess: uncompressed pictures."""
+  config = builder.builder_config
+  total = sum(getattr(config, split) for split in splits.SPLITS)
+  track = 2 * config.seconds * config.sample_rate
+  return 1 + round(total * (track + 4 * config.image_size**2) / 1e6)

@@ -1,0 +1,111 @@
+"""The sounding world's classes: what plays, and how it looks in a picture.
+
+24 instruments of General MIDI in a tree: three groups, by what makes their
+sound, of two families of four each. What is near in the tree sounds alike, and
+looks alike: the group is an object's shape, the family its material and the
+instrument its colour. So shape and colour tell an instrument.
+"""
+
+from typing import NamedTuple
+
+from vgsgan.evals.hierarchy import Hierarchy
+
+
+class Instrument(NamedTuple):
+  """What plays.
+
+  Attributes:
+    name: in words.
+    program: of General MIDI, from 0.
+    low: the lowest note it plays here, a MIDI key (60 is middle C).
+    high: the highest.
+  """
+
+  name: str
+  program: int
+  low: int
+  high: int
+
+
+# Ranges are those of the instruments, less their rare extremes.
+GROUPS = {
+  "struck": {
+    "pianos": (
+      Instrument("grand piano", 0, 40, 84),
+      Instrument("electric piano", 4, 40, 84),
+      Instrument("harpsichord", 6, 40, 84),
+      Instrument("clavinet", 7, 40, 84),
+    ),
+    "chimes": (
+      Instrument("glockenspiel", 9, 72, 96),
+      Instrument("vibraphone", 11, 55, 86),
+      Instrument("xylophone", 13, 65, 96),
+      Instrument("tubular bells", 14, 55, 79),
+    ),
+  },
+  "plucked": {
+    "guitars": (
+      Instrument("nylon guitar", 24, 40, 76),
+      Instrument("steel guitar", 25, 40, 76),
+      Instrument("muted guitar", 28, 40, 76),
+      Instrument("distorted guitar", 30, 40, 76),
+    ),
+    "basses": (
+      Instrument("acoustic bass", 32, 28, 55),
+      Instrument("fretless bass", 35, 28, 55),
+      Instrument("slap bass", 36, 28, 55),
+      Instrument("synth bass", 38, 28, 55),
+    ),
+  },
+  "blown": {
+    "brass": (
+      Instrument("trumpet", 56, 54, 82),
+      Instrument("trombone", 57, 40, 70),
+      Instrument("tuba", 58, 30, 58),
+      Instrument("french horn", 60, 41, 74),
+    ),
+    "reeds": (
+      Instrument("alto saxophone", 65, 49, 80),
+      Instrument("oboe", 68, 58, 86),
+      Instrument("bassoon", 70, 34, 70),
+      Instrument("clarinet", 71, 50, 86),
+    ),
+  },
+}
+
+# The leaves, in the order of their labels.
+INSTRUMENTS = tuple(
+  instrument
+  for families in GROUPS.values()
+  for instruments in families.values()
+  for instrument in instruments
+)
+
+
+def hierarchy() -> Hierarchy:
+  """The tree; label i is the node of INSTRUMENTS[i]."""
+  names, edges, labels = ["sound"], [], []
+
+  def add(name: str, parent: int) -> int:
+    names.append(name)
+    edges.append((parent, len(names) - 1))
+    return len(names) - 1
+
+  for group, families in GROUPS.items():
+    group_node = add(group, 0)
+    for family, instruments in families.items():
+      family_node = add(family, group_node)
+      labels += [add(each.name, family_node) for each in instruments]
+  return Hierarchy(tuple(names), tuple(edges), tuple(labels))
+
+
+def looks() -> tuple[tuple[int, int, int], ...]:
+  """(shape, material, color) of each leaf, indices into ATTRIBUTES[...].
+
+  The eight instruments of a group have the eight colours.
+  """
+  found = []
+  for shape, families in enumerate(GROUPS.values()):
+    materials = [m for m, each in enumerate(families.values()) for _ in each]
+    found += [(shape, m, color) for color, m in enumerate(materials)]
+  return tuple(found)

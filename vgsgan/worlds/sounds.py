@@ -1,0 +1,207 @@
+"""Plays the instruments of `orchestra`: random notes, chords and noise.
+
+A synthesiser with the samples of a SoundFont makes the sound: tinysoundfont,
+of the extra `sounds`. TimGM6mb, of Debian's package timgm6mb-soundfont, is a
+small SoundFont with all programs of General MIDI.
+"""
+
+import importlib
+import math
+import pathlib
+import types
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int16
+from scipy import signal
+
+from vgsgan.errors import UserError
+from vgsgan.worlds.orchestra import Instrument
+
+SOUNDFONT = "/usr/share/sounds/sf2/TimGM6mb.sf2"  # Where Debian puts it.
+
+_OVER = 2  # Synthesis at so many times the rate: what folds is filtered out.
+_BEAT = (0.12, 0.3)  # Seconds; a step has one or two.
+_HELD = (0.6, 1.0)  # Share of a step that its keys are down.
+_LEAP = 7  # The largest between a note and the next, semitones.
+_CHORDS = ((0, 4, 7), (0, 3, 7), (0, 5), (0, 7))  # Semitones.
+_CHORD_SHARE = 0.3  # Of steps.
+_VELOCITY = (50, 117)  # Of a whole track, of 127; a note's is near it.
+_ACCENT = 10
+_LOUDNESS = (-30.0, -14.0)  # Decibels of the root mean square; full scale is 0.
+_NOISE = (10.0, 40.0)  # Signal to noise, decibels.
+_PEAK = 0.95
+_CLICK = 0.0004  # Seconds in which a tick falls to a third.
+
+
+class Step(NamedTuple):
+  """Keys struck together.
+
+  Attributes:
+    keys: of MIDI.
+    velocity: how hard, 1 to 127.
+    held: seconds until they are let go.
+    seconds: until the next step.
+  """
+
+  keys: tuple[int, ...]
+  velocity: int
+  held: float
+  seconds: float
+
+
+class Player:
+  """Plays any instrument, with the samples of one SoundFont."""
+
+  def __init__(self, soundfont: str, sample_rate: int):
+    """Loads a SoundFont.
+
+    Args:
+      soundfont: path of a .sf2 file.
+      sample_rate: of the waveforms, Hz.
+
+    Raises:
+      UserError: tinysoundfont is missing; the file is missing or no SoundFont.
+    """
+    package = _package()
+    check_soundfont(soundfont)
+    self._sample_rate = sample_rate
+    self._path = soundfont
+    self._synth = package.Synth(samplerate=_OVER * sample_rate)
+    try:
+      self._font = self._synth.sfload(soundfont)
+    except RuntimeError as error:
+      raise UserError(
+        f"config.data.soundfont: {soundfont} is no SoundFont ({error}): "
+        f"use {SOUNDFONT}"
+      ) from error
+
+  def play(
+    self, rng: np.random.Generator, instrument: Instrument, seconds: float
+  ) -> Int16[np.ndarray, "n"]:
+    """A random melody with noise; what was played before changes nothing.
+
+    Args:
+      rng: decides notes, chords, tempo, dynamics, loudness and noise.
+      instrument: what plays.
+      seconds: length of the track.
+
+    Raises:
+      UserError: the SoundFont has no such program, or nothing of it sounds.
+    """
+    # All random numbers of the notes come before those of the noise.
+    steps = list(melody(rng, instrument, seconds))
+    sound = self._perform(steps, instrument, seconds)
+    level = np.sqrt(np.mean(sound**2))
+    if not level:
+      raise UserError(
+        f"config.data.soundfont: the program {instrument.program} "
+        f"({instrument.name}) of {self._path} is silent: use {SOUNDFONT}"
+      )
+    noise = rng.standard_normal(len(sound)) * level
+    noise *= 10 ** (-rng.uniform(*_NOISE) / 20)
+    sound = (sound + noise) * 10 ** (rng.uniform(*_LOUDNESS) / 20) / level
+    sound *= min(1.0, _PEAK / np.abs(sound).max())
+    return np.rint(sound * 32767).astype(np.int16)
+
+  def _perform(
+    self, steps: list[Step], instrument: Instrument, seconds: float
+  ) -> Float[np.ndarray, "n"]:
+    synth = self._synth
+    if synth.sfpreset_name(self._font, 0, instrument.program) is None:
+      raise UserError(
+        f"config.data.soundfont: {self._path} has no program "
+        f"{instrument.program} ({instrument.name}): use {SOUNDFONT}"
+      )
+    synth.program_select(0, self._font, 0, instrument.program)
+    parts = []
+    for step in steps:
+      for key in step.keys:
+        synth.noteon(0, key, step.velocity)
+      parts.append(self._generate(step.held))
+      for key in step.keys:
+        synth.noteoff(0, key)
+      parts.append(self._generate(step.seconds - step.held))
+    # What still sounds fades within 10 ms, and must not into the next track.
+    synth.sounds_off(0)
+    self._generate(0.1)
+    sound = signal.resample_poly(np.concatenate(parts), 1, _OVER)
+    return sound[: round(seconds * self._sample_rate)]
+
+  def _generate(self, seconds: float) -> Float[np.ndarray, "n"]:
+    # Rounded up: all steps together are never shorter than the track.
+    count = math.ceil(seconds * _OVER * self._sample_rate)
+    both = np.frombuffer(self._synth.generate(count), np.float32)
+    return both.reshape(-1, 2).mean(axis=1, dtype=np.float64)
+
+
+def melody(
+  rng: np.random.Generator, instrument: Instrument, seconds: float
+) -> Iterator[Step]:
+  """Notes and chords within the instrument's range, for `seconds` or more.
+
+  A step follows at once on the step before, so no half second is silent.
+  """
+  beat = rng.uniform(*_BEAT)
+  loudness = rng.integers(*_VELOCITY)
+  key = rng.integers(instrument.low, instrument.high + 1)
+  past = 0.0
+  while past <= seconds:
+    chord = rng.choice(len(_CHORDS)) if rng.random() < _CHORD_SHARE else None
+    rises = (0,) if chord is None else _CHORDS[chord]
+    length = beat * rng.integers(1, 3)
+    yield Step(
+      tuple(int(key) + r for r in rises if key + r <= instrument.high),
+      int(loudness + rng.integers(-_ACCENT, _ACCENT + 1)),
+      length * rng.uniform(*_HELD),
+      length,
+    )
+    past += length
+    leap = rng.integers(-_LEAP, _LEAP + 1)
+    key = np.clip(key + leap, instrument.low, instrument.high)
+
+
+def tick(
+  waveform: Int16[np.ndarray, "n"],
+  sample_rate: int,
+  level: float,
+  rate: float = 25.0,
+) -> Int16[np.ndarray, "n"]:
+  """Adds the ticks of a camera: one for each picture of a film.
+
+  Their phase is that of the track, so they tell where in it an excerpt is, to
+  the length of a picture, and nothing of what sounds.
+
+  Args:
+    waveform: the whole track.
+    sample_rate: Hz.
+    level: of a tick's first sample, where full scale is 1.
+    rate: ticks in a second; the first is at the start.
+  """
+  train = np.zeros(len(waveform))
+  count = int(np.ceil(len(waveform) * rate / sample_rate))
+  starts = np.rint(np.arange(count) * sample_rate / rate).astype(int)
+  train[starts[starts < len(waveform)]] = 32767 * level
+  fall = np.exp(-1 / (_CLICK * sample_rate))
+  clicks = signal.lfilter([1.0], [1.0, -fall], train)
+  return np.clip(np.rint(waveform + clicks), -32768, 32767).astype(np.int16)
+
+
+def check_soundfont(path: str | pathlib.Path) -> None:
+  """UserError unless the file is there."""
+  if not pathlib.Path(path).is_file():
+    raise UserError(
+      f"config.data.soundfont: no SoundFont {path}: "
+      "apt-get install timgm6mb-soundfont, or name another .sf2 file"
+    )
+
+
+def _package() -> types.ModuleType:
+  try:
+    return importlib.import_module("tinysoundfont")
+  except ImportError as error:
+    raise UserError(
+      f"sounds need the package tinysoundfont ({error}): apt-get install "
+      'portaudio19-dev, then pip install "vgsgan[sounds]"'
+    ) from error
