@@ -45,7 +45,13 @@ setuptools.setup(
       "espeakng-loader>=0.2.4",  # espeak-ng, library and voices; GPL-3.
       "ttspico==0.3.2",  # SVOX Pico; Apache-2.0; built with a C compiler.
     ],
+    "sounds": [  # The world of instruments, and sounds from spectrograms.
+      "librosa>=0.11",
+      "tinysoundfont>=0.3.7",  # Plays it; its PyAudio needs PortAudio's headers.
+    ],
+    "retrieval": ["cca-zoo>=4"],  # Canonical correlations for baselines.
     "tests": [
+      "cca-zoo>=4",
       "espeakng-loader>=0.2.4",
       "ttspico==0.3.2",
       "beartype>=0.20",  # Checks the jaxtyping annotations.

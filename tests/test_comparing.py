@@ -291,3 +291,27 @@ def test_a_finished_arm_of_another_config_is_refused(runs, tmp_path):
   other.optim.name = "sgd"
   with pytest.raises(UserError, match=r"plain-0 is finished.*optim\.name"):
     comparing.run(other, tmp_path, "train")
+
+
+def test_rows_take_parts_of_an_arm_and_may_lack_figures():
+  run = {
+    "plain": {"near": {"value": 0.3, "chance": 0.1}},
+    "fitted": {
+      "near": {"value": 0.5, "chance": 0.1},
+      "far": {"value": 0.4, "chance": 0.2},
+    },
+  }
+  columns = {"near": "{part}.near", "far": "{part}.far"}
+  rows = [("l3", "one", "plain"), ("l3 + CCA", "one", "fitted")]
+  lines = comparing.table(comparing.summary({"one": [run]}, columns, rows))
+  assert lines[2:] == [
+    "| l3 | 1 | 30.0 | – |",
+    "| l3 + CCA | 1 | 50.0 | 40.0 |",
+    "| chance | | 10.0 | 20.0 |",
+  ]
+
+
+def test_a_column_that_no_row_has_is_named():
+  run = {"plain": {"near": {"value": 0.3, "chance": 0.1}}}
+  with pytest.raises(UserError, match="no row has the figure 'plain.far'"):
+    comparing.summary({"a": [run]}, {"far": "plain.far"}, [("a", "a", "")])

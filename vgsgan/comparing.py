@@ -1,7 +1,7 @@
 """Several runs of one config that differ in a few fields; table and bars."""
 
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -64,7 +64,8 @@ def run(
 
   What is finished is not run again, so the same command goes on. The table is
   kept as `table.md` and `table.json`, and those of its columns that
-  `config.compare.bars` names as `bars.svg`.
+  `config.compare.bars` names as `bars.svg`. A row is an arm, or what
+  `config.compare.rows` makes of them; see `summary`.
 
   Returns:
     The exit status: that of the first run that was interrupted, or 0.
@@ -76,6 +77,9 @@ def run(
   drawn = tuple(config.compare.get("bars", ()))
   for name in drawn:
     check_one_of("compare.bars", name, tuple(columns))
+  rows = tuple(config.compare.get("rows", ()))
+  for _, arm, _ in rows:
+    check_one_of("compare.rows", arm, tuple(config.compare.arms))
   results: dict[str, list[dict[str, Any]]] = {}
   # All at once: a mistake in the last arm shows before the first has run.
   for name, seed, one in list(arms(config)):
@@ -89,10 +93,11 @@ def run(
       if status:
         return status
     read = jsonfiles.read_json(done)
-    for path in columns.values():
-      _figure(read, path)  # Refuses before the other runs.
+    if not rows:
+      for path in columns.values():
+        _figure(read, path)  # Refuses before the other runs.
     results.setdefault(name, []).append(read)
-  found = summary(results, columns)
+  found = summary(results, columns, rows)
   lines = table(found)
   jsonfiles.write_json(workdir / "table.json", found)
   jsonfiles.replace(workdir / "table.md", "\n".join([*lines, ""]).encode())
@@ -114,35 +119,54 @@ def _require_same(
 
 
 def summary(
-  results: Mapping[str, list[dict[str, Any]]], columns: Mapping[str, str]
+  results: Mapping[str, list[dict[str, Any]]],
+  columns: Mapping[str, str],
+  rows: Sequence[tuple[str, str, str]] = (),
 ) -> dict[str, Any]:
   """Figures of each arm over its seeds.
 
   Args:
     results: contents of `results.json`, a list an arm.
     columns: the path of a figure in them, by heading.
+    rows: (name, arm, part) of each row, where one run has the figures of
+      several systems: `part` stands in for `{part}` in the paths, and a row may
+      lack figures that another has. Without it every arm is a row.
 
   Returns:
     `{"arms": {name: {"seeds": n, "figures": {heading: {"mean", "std",
     "values"}}}}, "chance": {heading: chance}}`, all as shares of 1; `std` over
-    n - 1, None of one seed.
+    n - 1, None of one seed; None for a figure that a row lacks.
 
   Raises:
-    UserError: a run lacks a figure, or what is there is none.
+    UserError: a run lacks a figure, or all do, or what is there is none.
   """
+  table_rows = rows or [(name, name, "") for name in results]
   arms: dict[str, Any] = {}
-  for name, of in results.items():
-    values = {
-      head: [_figure(one, path)["value"] for one in of]
-      for head, path in columns.items()
-    }
-    figures = {head: _spread(several) for head, several in values.items()}
-    arms[name] = {"seeds": len(of), "figures": figures}
-  first = next(iter(results.values()))[0]
-  chance = {
-    head: _figure(first, path)["chance"] for head, path in columns.items()
-  }
-  return {"arms": arms, "chance": chance}
+  chance: dict[str, float] = {}
+  for row, arm, part in table_rows:
+    figures: dict[str, Any] = {}
+    for head, path in columns.items():
+      path = path.replace("{part}", part)
+      if rows and not _has(results[arm][0], path):
+        figures[head] = None
+        continue
+      several = [_figure(one, path) for one in results[arm]]
+      figures[head] = _spread([one["value"] for one in several])
+      chance.setdefault(head, several[0]["chance"])
+    arms[row] = {"seeds": len(results[arm]), "figures": figures}
+  for head, path in columns.items():
+    if head not in chance:
+      raise UserError(f"config.compare.columns: no row has the figure {path!r}")
+  return {"arms": arms, "chance": {head: chance[head] for head in columns}}
+
+
+def _has(results: dict[str, Any], path: str) -> bool:
+  node: Any = results
+  for name in path.split("."):
+    if not isinstance(node, dict) or name not in node:
+      return False
+    node = node[name]
+  return True
 
 
 def _spread(values: list[float]) -> dict[str, Any]:
@@ -164,7 +188,9 @@ def table(found: Mapping[str, Any]) -> list[str]:
   return [*lines, f"| chance | | {cells} |"]
 
 
-def _cell(figure: Mapping[str, Any]) -> str:
+def _cell(figure: Mapping[str, Any] | None) -> str:
+  if figure is None:
+    return "–"
   mean = f"{100 * figure['mean']:.1f}"
   if figure["std"] is None:
     return mean
