@@ -9,9 +9,11 @@ from typing import Any
 import ml_collections
 import numpy as np
 
+from vgsgan.data import clip_sets
 from vgsgan.data.pipeline import Record, Records
 from vgsgan.data.splits import SPLITS
 from vgsgan.errors import UserError
+from vgsgan.evals.hierarchy import Hierarchy
 from vgsgan.options import check_at_least, check_one_of
 
 Splits = dict[str, Records]
@@ -252,6 +254,32 @@ DATASETS = {
   "clevrgan_folder": Dataset(
     _clevrgan_folder, ("image_size", "sample_rate", "max_bad_share")
   ),
+  "sounding": Dataset(
+    clip_sets.load_sounding,
+    (
+      "image_size",
+      "sample_rate",
+      "track",
+      "fewest",
+      "most",
+      "num_train",
+      "num_validation",
+      "num_test",
+      "scene_seed",
+      "tick",
+    ),
+  ),
+  "clips": Dataset(
+    clip_sets.load_clips,
+    (
+      "under",
+      "seconds",
+      "image_size",
+      "sample_rate",
+      "split_seed",
+      "max_bad_share",
+    ),
+  ),
 }
 
 
@@ -265,8 +293,8 @@ def identity(data: ml_collections.ConfigDict) -> dict[str, Any]:
 def load(data: ml_collections.ConfigDict) -> Splits:
   """The splits `train`, `validation` and `test` of `config.data`.
 
-  And more, for tests alone, of `clevrgan`. Prepares the data set first where
-  that has not been done.
+  And more, for tests alone, of `clevrgan` and of sets of sounds. Prepares the
+  data set first where that has not been done.
 
   Raises:
     UserError: if the data set is unknown or its source is missing or broken.
@@ -275,3 +303,8 @@ def load(data: ml_collections.ConfigDict) -> Splits:
   check_at_least("data.num_workers", data.num_workers, 0)
   check_at_least("data.num_threads", data.num_threads, 1)
   return DATASETS[data.dataset].load(data)
+
+
+def hierarchy(data: ml_collections.ConfigDict) -> Hierarchy:
+  """What the labels of a data set of sounds are labels of."""
+  return load(data)["train"].hierarchy
