@@ -315,3 +315,12 @@ def test_a_column_that_no_row_has_is_named():
   run = {"plain": {"near": {"value": 0.3, "chance": 0.1}}}
   with pytest.raises(UserError, match="no row has the figure 'plain.far'"):
     comparing.summary({"a": [run]}, {"far": "plain.far"}, [("a", "a", "")])
+
+
+def test_numbers_that_are_no_shares_stay_as_they_are():
+  runs = [{"d": {"value": v, "chance": 7.0}} for v in (1.0, 2.0)]
+  found = comparing.summary({"one": runs}, {"Frechet": "d"})
+  assert comparing.table(found, ["Frechet"])[2:] == [
+    "| one | 2 | 1.500 ± 0.707 |",
+    "| chance | | 7.000 |",
+  ]

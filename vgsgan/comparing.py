@@ -65,7 +65,8 @@ def run(
   What is finished is not run again, so the same command goes on. The table is
   kept as `table.md` and `table.json`, and those of its columns that
   `config.compare.bars` names as `bars.svg`. A row is an arm, or what
-  `config.compare.rows` makes of them; see `summary`.
+  `config.compare.rows` makes of them; see `summary`. Figures are shares, shown
+  in per cent, but for the columns that `config.compare.numbers` names.
 
   Returns:
     The exit status: that of the first run that was interrupted, or 0.
@@ -77,6 +78,9 @@ def run(
   drawn = tuple(config.compare.get("bars", ()))
   for name in drawn:
     check_one_of("compare.bars", name, tuple(columns))
+  numbers = tuple(config.compare.get("numbers", ()))
+  for name in numbers:
+    check_one_of("compare.numbers", name, tuple(columns))
   rows = tuple(config.compare.get("rows", ()))
   for _, arm, _ in rows:
     check_one_of("compare.rows", arm, tuple(config.compare.arms))
@@ -98,7 +102,7 @@ def run(
         _figure(read, path)  # Refuses before the other runs.
     results.setdefault(name, []).append(read)
   found = summary(results, columns, rows)
-  lines = table(found)
+  lines = table(found, numbers)
   jsonfiles.write_json(workdir / "table.json", found)
   jsonfiles.replace(workdir / "table.md", "\n".join([*lines, ""]).encode())
   if drawn:
@@ -174,27 +178,32 @@ def _spread(values: list[float]) -> dict[str, Any]:
   return {"mean": float(np.mean(values)), "std": std, "values": values}
 
 
-def table(found: Mapping[str, Any]) -> list[str]:
-  """Lines of Markdown from `summary`: a row an arm, in per cent."""
+def table(found: Mapping[str, Any], numbers: Sequence[str] = ()) -> list[str]:
+  """Lines of Markdown from `summary`: a row an arm.
+
+  In per cent, but for the headings in `numbers`, which are no shares.
+  """
   heads = list(found["chance"])
+  scales = {head: (1.0, 3) if head in numbers else (100.0, 1) for head in heads}
   lines = [
     "| arm | seeds | " + " | ".join(heads) + " |",
     "|---|---|" + "---|" * len(heads),
   ]
   for name, arm in found["arms"].items():
-    cells = " | ".join(_cell(arm["figures"][head]) for head in heads)
+    cells = " | ".join(_cell(arm["figures"][h], *scales[h]) for h in heads)
     lines.append(f"| {name} | {arm['seeds']} | {cells} |")
-  cells = " | ".join(f"{100 * found['chance'][head]:.1f}" for head in heads)
+  chance = {h: {"mean": found["chance"][h], "std": None} for h in heads}
+  cells = " | ".join(_cell(chance[h], *scales[h]) for h in heads)
   return [*lines, f"| chance | | {cells} |"]
 
 
-def _cell(figure: Mapping[str, Any] | None) -> str:
+def _cell(figure: Mapping[str, Any] | None, scale: float, digits: int) -> str:
   if figure is None:
     return "–"
-  mean = f"{100 * figure['mean']:.1f}"
+  mean = f"{scale * figure['mean']:.{digits}f}"
   if figure["std"] is None:
     return mean
-  return f"{mean} ± {100 * figure['std']:.1f}"
+  return f"{mean} ± {scale * figure['std']:.{digits}f}"
 
 
 def _figure(results: dict[str, Any], path: str) -> dict[str, float]:

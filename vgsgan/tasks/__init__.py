@@ -23,7 +23,17 @@ Metrics = dict[str, jax.Array]
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 Poll = Callable[[], None]
 
-TASKS = ("grounding", "drawing", "gan", "recognition", "inversion")
+TASKS = (
+  "grounding",
+  "drawing",
+  "gan",
+  "recognition",
+  "inversion",
+  "correspondence",
+  "classification",
+  "generation",
+  "idea",
+)
 
 
 @dataclasses.dataclass(frozen=True)

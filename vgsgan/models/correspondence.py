@@ -1,0 +1,119 @@
+"""Towers and heads of audio-visual correspondence.
+
+L3-Net: Arandjelovic and Zisserman, "Look, Listen and Learn" (ICCV 2017).
+AVE-Net, AVOL-Net: the same, "Objects that Sound" (ECCV 2018).
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from vgsgan.models.layers import Conv2D, Norm, max_pool
+from vgsgan.scores import l2_normalize
+
+
+class Tower(nn.Module):
+  """The convolutions of L3-Net, of pictures and of spectrograms alike.
+
+  Two 3 x 3 convolutions a stage, each with batch normalisation and ReLU, and a
+  max pool between some of the stages. "Objects that Sound" (section 3.1) gives
+  the first a stride of 2: 224 pixels make a map of 14.
+
+  Attributes:
+    widths: channels of each stage.
+    pools: whether a pool of 2 x 2 follows the stage.
+    stride: of the first convolution, 1 or 2.
+    dtype: of the computation; parameters stay float32.
+  """
+
+  widths: tuple[int, ...] = (64, 128, 256, 512)
+  pools: tuple[bool, ...] = (True, True, True, False)
+  stride: int = 2
+  dtype: Any = jnp.float32
+
+  @property
+  def cell(self) -> int:
+    """Pixels per cell of the map, along each side."""
+    return self.stride * 2 ** sum(self.pools)
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "b h w c"], train: bool
+  ) -> Float[Array, "b i j {self.widths[-1]}"]:
+    """Maps a batch.
+
+    Args:
+      x: pictures (`data.features.normalize_image`), or spectrograms with one
+        channel (`data.features.spectrogram`).
+      train: whether BatchNorm uses, and stores, the batch's statistics.
+
+    Raises:
+      ValueError: widths and pools differ in length.
+    """
+    if len(self.widths) != len(self.pools):
+      raise ValueError(
+        f"one width and one pool a stage, not {self.widths} and {self.pools}"
+      )
+    x = x.astype(self.dtype)
+    for stage, units in enumerate(self.widths, start=1):
+      for layer in (1, 2):
+        name = f"{stage}_{layer}"
+        if stage == layer == 1 and self.stride == 2:
+          x = StridedConv(units, dtype=self.dtype, name=f"conv{name}")(x)
+        else:
+          x = Conv2D(units, 3, False, self.dtype, name=f"conv{name}")(x)
+        x = Norm("batch", dtype=self.dtype, name=f"norm{name}")(x, train)
+        x = nn.relu(x)
+      if self.pools[stage - 1]:
+        x = max_pool(x, (2, 2), (2, 2))
+    return x
+
+
+class StridedConv(nn.Module):
+  """3 x 3 convolution of stride 2, without bias."""
+
+  features: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b i j d"]:
+    shape = (3, 3, x.shape[-1], self.features)
+    kernel = self.param("kernel", nn.initializers.he_normal(), shape)
+    return lax.conv_general_dilated(
+      x,
+      kernel.astype(self.dtype),
+      (2, 2),
+      "SAME",
+      dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+class Projection(nn.Module):
+  """Two layers on each place: fc1, ReLU, fc2, as AVE-Net and AVOL-Net have it.
+
+  On a pooled map these are the fully connected layers of AVE-Net, on a whole
+  one the 1 x 1 convolutions of AVOL-Net's picture.
+
+  Attributes:
+    embed: channels of both layers.
+    normalize: whether every output has length 1.
+  """
+
+  embed: int = 128
+  normalize: bool = True
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "*b d"]
+  ) -> Float[Array, "*b {self.embed}"]:
+    x = nn.relu(nn.Dense(self.embed, name="fc1")(x))
+    x = nn.Dense(self.embed, name="fc2")(x)
+    return l2_normalize(x) if self.normalize else x
+
+
+def global_max(x: Float[Array, "b h w d"]) -> Float[Array, "b d"]:
+  """The largest value of each channel."""
+  return jnp.max(x, axis=(1, 2))

@@ -1,0 +1,282 @@
+"""Audio-visual correspondence: do a picture and a sound belong together?
+
+L3-Net (Arandjelovic and Zisserman, "Look, Listen and Learn", ICCV 2017),
+AVE-Net and AVOL-Net (the same, "Objects that Sound", ECCV 2018): two towers,
+whose pair is scored by layers over both (l3), by a calibrated distance (ave)
+or by the best place of the picture (avol).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float
+
+from vgsgan import contrastive, losses, objectives, scores
+from vgsgan.data import augment, features, pipeline
+from vgsgan.data.clips import ClipExample
+from vgsgan.errors import UserError
+from vgsgan.models.correspondence import Projection, Tower, global_max
+from vgsgan.options import check_at_least, check_one_of
+from vgsgan.state import TrainState, optimizer, schedule
+from vgsgan.tasks import Batch, Metrics, Task
+from vgsgan.tasks import correspondence_figures as figures
+
+SYSTEMS = ("l3", "ave", "avol")
+MODALITIES = ("image", "audio")
+VIDEO_RATE = 25  # Frames a second; where the shortcut has sounds begin.
+
+
+class Encoded(NamedTuple):
+  """A batch of pairs, encoded.
+
+  Attributes:
+    image: what the score is of: pooled to one place, or a map (avol).
+    audio: likewise, of one frame.
+    valid: all of it.
+    features: vectors to compare within and across modalities: the towers'
+      pooled outputs (l3, avol) or the embeddings (ave).
+  """
+
+  image: Float[Array, "b h w d"]
+  audio: Float[Array, "b 1 d"]
+  valid: Bool[Array, "b 1"]
+  features: dict[str, Float[Array, "b k"]]
+
+
+class Correspondence:
+  """The networks of a config and what is computed with them."""
+
+  def __init__(self, config: ml_collections.ConfigDict, mesh: Mesh):
+    model = config.model
+    check_one_of("model.system", model.system, SYSTEMS)
+    check_one_of("loss.negatives", config.loss.negatives, losses.PAIR_NEGATIVES)
+    check_one_of(
+      "data.spectrogram", config.data.spectrogram, features.SPECTROGRAMS
+    )
+    check_at_least("data.seconds", config.data.seconds, 0.1)
+    self.config = config
+    self.mesh = mesh
+    self.towers = {
+      name: Tower(tuple(model.widths), tuple(model.pools), model.stride)
+      for name in MODALITIES
+    }
+    self.projection = Projection(model.embed, model.system == "ave")
+    self.tx = optimizer(config.optim, config.train.steps)
+    self.rate = schedule(config.optim, config.train.steps)
+    try:
+      jax.eval_shape(lambda: self.init(jax.random.key(0)))
+      jax.eval_shape(self.spectrogram, self._silence(), jnp.ones(1, jnp.int32))
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+      reason = " ".join(str(error).split())
+      raise UserError(f"config.model or config.data: {reason}") from error
+
+  def _silence(self) -> Array:
+    data = self.config.data
+    return jnp.zeros((1, int(data.seconds * data.sample_rate)), jnp.int16)
+
+  def init(self, key: jax.Array) -> TrainState:
+    """A fresh state."""
+    data, model = self.config.data, self.config.model
+    keys = jax.random.split(key, 5)
+    sound = self.spectrogram(self._silence(), jnp.ones(1, jnp.int32))
+    inputs = {
+      "image": jnp.zeros((1, data.image_size, data.image_size, 3)),
+      "audio": sound[..., None],
+    }
+    made = {
+      name: self.towers[name].init(keys[i], inputs[name], train=False)
+      for i, name in enumerate(MODALITIES)
+    }
+    params = {name: made[name]["params"] for name in MODALITIES}
+    stats = {name: made[name]["batch_stats"] for name in MODALITIES}
+    width = model.widths[-1]
+    if model.system == "l3":
+      params["score"] = fusion_params(keys[2], width, model.embed)
+    else:
+      for i, name in enumerate(MODALITIES, start=2):
+        made = self.projection.init(keys[i], jnp.zeros((1, width)))
+        params[f"{name}_projection"] = made["params"]
+      params["score"] = calibration(model.system)
+    return TrainState.create(params, stats, self.tx)
+
+  def spectrogram(self, waveform, num_samples) -> Float[Array, "b t f"]:
+    """Sound as the towers see it."""
+    data = self.config.data
+    return features.spectrogram(
+      waveform,
+      num_samples,
+      kind=data.spectrogram,
+      frames=data.frames,
+      sample_rate=data.sample_rate,
+      num_mels=data.num_mels,
+    )
+
+  def pictures(self, batch: Batch, key: jax.Array | None):
+    """Normalised pictures; augmented if there is a key."""
+    pixels = batch["image"].astype(jnp.float32) / 255.0
+    if key is not None:
+      use = self.config.data.augment
+      key_move, key_light = jax.random.split(key)
+      pixels = augment.shift_and_flip(key_move, pixels, use.shift, use.flip)
+      low, high = 1 - use.brightness, 1 + use.brightness
+      gain = jax.random.uniform(
+        key_light, (len(pixels), 1, 1, 1), float, low, high
+      )
+      pixels = jnp.clip(gain * pixels, 0.0, 1.0)
+    return features.standardize(pixels)
+
+  def encode(
+    self, params, stats, pictures, spectrograms, train: bool = False
+  ) -> tuple[Encoded, Any]:
+    """Encodes pairs; there may be more sounds than pictures.
+
+    Args:
+      params: of the state.
+      stats: `batch_stats` of the state.
+      pictures: normalised [b, s, s, 3].
+      spectrograms: [c, t, f].
+      train: whether normalisation uses, and notes, the batch's statistics.
+
+    Returns:
+      What was found, and the new statistics.
+    """
+    maps, new = {}, {}
+    inputs = {"image": pictures, "audio": spectrograms[..., None]}
+    for name, x in inputs.items():
+      variables = {"params": params[name], "batch_stats": stats[name]}
+      maps[name], changed = self.towers[name].apply(
+        variables, x, train=train, mutable=["batch_stats"]
+      )
+      new[name] = changed["batch_stats"]
+    pooled = {name: global_max(x) for name, x in maps.items()}
+    image, audio, kept = maps["image"], pooled["audio"], pooled
+    if self.config.model.system != "avol":
+      image = pooled["image"][:, None, None]
+    if self.config.model.system != "l3":
+      image = self.project(params, "image", image)
+      audio = self.project(params, "audio", audio)
+    if self.config.model.system == "ave":
+      kept = {"image": image[:, 0, 0], "audio": audio}
+    valid = jnp.ones((len(audio), 1), bool)
+    return Encoded(image, audio[:, None], valid, kept), new
+
+  def project(self, params, name: str, x: Array) -> Array:
+    return self.projection.apply({"params": params[f"{name}_projection"]}, x)
+
+  def score(self, params) -> Callable[..., Array]:
+    """The logit of every picture with every sound: see `scores`."""
+    own = params["score"]
+    system = self.config.model.system
+
+    def score(images, audio, valid):
+      del valid
+      if system == "l3":
+        return scores.fusion(images, audio, own)
+      pair = {
+        "ave": scores.calibrated_distance,
+        "avol": scores.calibrated_peak,
+      }[system]
+      return pair(images, audio, own["scale"], own["bias"])
+
+    return score
+
+  def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    """One update. Random draws depend on the seed and the step alone."""
+    key = jax.random.fold_in(jax.random.key(self.config.seed), state.step)
+    key_augment, key_negatives = jax.random.split(key)
+    pictures = self.pictures(batch, key_augment)
+    sounds = self.spectrogram(batch["waveform"], batch["num_samples"])
+    if "aligned" in batch:
+      own = self.spectrogram(batch["aligned"], batch["num_samples"])
+      # Pair by pair, so that each device keeps its own.
+      sounds = jnp.stack([sounds, own], 1).reshape(-1, *sounds.shape[1:])
+
+    def loss(params):
+      found, stats = self.encode(
+        params, state.batch_stats, pictures, sounds, train=True
+      )
+      audio, valid, partner = found.audio, found.valid, None
+      if "aligned" in batch:
+        audio, valid, partner = (
+          found.audio[0::2],
+          found.valid[0::2],
+          (found.audio[1::2], found.valid[1::2]),
+        )
+      value, metrics = contrastive.contrastive(
+        found.image,
+        audio,
+        valid,
+        batch["clip_id"],
+        batch["clip_id"],
+        score=self.score(params),
+        objective=objectives.correspondence(self.config.loss.negatives),
+        partner=partner,
+        key=key_negatives,
+        mesh=self.mesh,
+      )
+      return value, (metrics, stats)
+
+    (value, (metrics, stats)), grads = jax.value_and_grad(loss, has_aux=True)(
+      state.params
+    )
+    metrics = metrics | {
+      "loss": value,
+      "grad_norm": optax.global_norm(grads),
+      "param_norm": optax.global_norm(state.params),
+      "learning_rate": self.rate(state.step),
+    }
+    return state.update(grads, stats, self.tx), metrics
+
+
+def fusion_params(key: jax.Array, width: int, embed: int) -> dict[str, Array]:
+  """What `scores.fusion` needs, at the start."""
+  keys = jax.random.split(key, 3)
+  normal = jax.nn.initializers.he_normal()
+  joint = normal(keys[0], (2 * width, embed))
+  return {
+    "image": joint[:width],
+    "audio": joint[width:],
+    "hidden": jnp.zeros(embed),
+    "out": jax.random.normal(keys[1], (embed,)) * embed**-0.5,
+    "bias": jnp.zeros(()),
+  }
+
+
+def calibration(system: str) -> dict[str, Array]:
+  """Scale and shift at the start, of the sign that is right.
+
+  So that a small distance means correspondence ("Objects that Sound", section
+  3.2). Vectors of length 1 without relation are about 1.4 apart; products of
+  AVOL-Net's are of about `embed ** 0.5`.
+  """
+  scale, bias = {"ave": (5.0, 6.0), "avol": (0.1, 0.0)}[system]
+  return {"scale": jnp.array(scale), "bias": jnp.array(bias)}
+
+
+def example(config: ml_collections.ConfigDict) -> ClipExample:
+  """What a record is made into, in training and in evaluation."""
+  data = config.data
+  grid = data.sample_rate // VIDEO_RATE if data.shortcut else 0
+  return ClipExample(int(data.seconds * data.sample_rate), grid)
+
+
+def build(
+  config: ml_collections.ConfigDict,
+  mesh: Mesh,
+  splits: dict[str, pipeline.Records],
+) -> Task:
+  """The task on these splits."""
+  model = Correspondence(config, mesh)
+  return Task(
+    transform=example(config),
+    init=model.init,
+    step=model.step,
+    evaluate=figures.Evaluation(model, example(config), splits),
+    select=lambda results: results["correspondence"]["value"],
+    selection="accuracy of correspondence",
+  )
