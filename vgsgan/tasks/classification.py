@@ -1,0 +1,241 @@
+"""What a picture shows and what a sound is, each told by a tower of its own.
+
+Learned from labels, to judge generated pictures and sounds. The two towers
+share nothing, so that neither knows what the other modality looks like.
+"""
+
+import collections
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
+
+from vgsgan import losses
+from vgsgan import mesh as mesh_lib
+from vgsgan.data import augment, features, pipeline
+from vgsgan.data.clips import ClipExample
+from vgsgan.errors import UserError
+from vgsgan.models.correspondence import Tower, global_max
+from vgsgan.options import check_at_least, check_one_of
+from vgsgan.state import TrainState, optimizer, schedule
+from vgsgan.tasks import Batch, Metrics, Poll, Task
+
+MODALITIES = ("image", "audio")
+
+
+class Classifier(nn.Module):
+  """A tower, its largest values over all places, and one layer to the classes.
+
+  Attributes:
+    tower: of pictures or of spectrograms.
+    classes: how many there are.
+  """
+
+  tower: Tower
+  classes: int
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "b h w c"], train: bool
+  ) -> tuple[Float[Array, "b d"], Float[Array, "b {self.classes}"]]:
+    """Pooled features, and logits of the classes."""
+    pooled = global_max(self.tower(x, train))
+    return pooled, nn.Dense(self.classes, name="classes")(pooled)
+
+
+class Classification:
+  """The two networks of a config and how they are trained.
+
+  Args:
+    config: of the task.
+    classes: labels in the hierarchy of the data set.
+  """
+
+  def __init__(self, config: ml_collections.ConfigDict, classes: int):
+    model, data = config.model, config.data
+    check_one_of("data.spectrogram", data.spectrogram, features.SPECTROGRAMS)
+    check_at_least("data.seconds", data.seconds, 0.1)
+    self.config = config
+    self.classes = classes
+    self.network = Classifier(
+      Tower(tuple(model.widths), tuple(model.pools), model.stride), classes
+    )
+    self.tx = optimizer(config.optim, config.train.steps)
+    self.rate = schedule(config.optim, config.train.steps)
+    try:
+      jax.eval_shape(lambda: self.init(jax.random.key(0)))
+    except ValueError as error:
+      reason = " ".join(str(error).split())
+      raise UserError(f"config.model or config.data: {reason}") from error
+
+  def init(self, key: jax.Array) -> TrainState:
+    """A fresh state."""
+    made = {
+      name: self.network.init(
+        jax.random.fold_in(key, i), jnp.zeros(x.shape), train=False
+      )
+      for i, (name, x) in enumerate(self.shapes().items())
+    }
+    return TrainState.create(
+      {name: made[name]["params"] for name in MODALITIES},
+      {name: made[name]["batch_stats"] for name in MODALITIES},
+      self.tx,
+    )
+
+  def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+    """Of one clip's inputs."""
+    data = self.config.data
+    size, samples = data.image_size, example(data).samples
+    clip = {
+      "image": jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8),
+      "waveform": jax.ShapeDtypeStruct((1, samples), jnp.int16),
+      "num_samples": jax.ShapeDtypeStruct((1,), jnp.int32),
+    }
+    return jax.eval_shape(lambda clip: self.inputs(clip, None), clip)
+
+  def inputs(self, batch: Batch, key: jax.Array | None) -> dict[str, Array]:
+    """What each network sees; pictures are moved if there is a key."""
+    data = self.config.data
+    pictures = features.normalize_image(batch["image"])
+    if key is not None:
+      pictures = augment.shift_and_flip(
+        key, pictures, data.augment.shift, flip=False
+      )
+    sounds = features.spectrogram(
+      batch["waveform"],
+      batch["num_samples"],
+      kind=data.spectrogram,
+      frames=data.frames,
+      sample_rate=data.sample_rate,
+      num_mels=data.num_mels,
+    )
+    return {"image": pictures, "audio": sounds[..., None]}
+
+  def look(
+    self, params, batch_stats, name: str, x: Float[Array, "b h w c"]
+  ) -> tuple[Float[Array, "b d"], Float[Array, "b k"]]:
+    """Features and logits of one modality, for evaluation.
+
+    Args:
+      params: of the state.
+      batch_stats: of the state.
+      name: 'image' or 'audio'.
+      x: normalised pictures, or spectrograms with one channel.
+    """
+    variables = {"params": params[name], "batch_stats": batch_stats[name]}
+    return self.network.apply(variables, x, train=False)
+
+  def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    """One update. Random draws depend on the seed and the step alone."""
+    key = jax.random.fold_in(jax.random.key(self.config.seed), state.step)
+    target = uniform(batch["labels"], self.classes)
+    inputs = self.inputs(batch, key)
+
+    def loss(params):
+      parts, stats = {}, {}
+      for name, x in inputs.items():
+        (_, logits), changed = self.network.apply(
+          {"params": params[name], "batch_stats": state.batch_stats[name]},
+          x,
+          train=True,
+          mutable=["batch_stats"],
+        )
+        parts[f"{name}_loss"] = jnp.mean(losses.soft_ce(logits, target))
+        stats[name] = changed["batch_stats"]
+      return sum(parts.values()), (parts, stats)
+
+    (value, (parts, stats)), grads = jax.value_and_grad(loss, has_aux=True)(
+      state.params
+    )
+    metrics = parts | {
+      "loss": value,
+      "grad_norm": optax.global_norm(grads),
+      "param_norm": optax.global_norm(state.params),
+      "learning_rate": self.rate(state.step),
+    }
+    return state.update(grads, stats, self.tx), metrics
+
+
+def uniform(labels: Int[Array, "b l"], classes: int) -> Float[Array, "b c"]:
+  """The same weight on each label of a clip, in all 1; -1 is padding."""
+  has = jnp.max(jax.nn.one_hot(labels, classes), axis=1)
+  return has / jnp.sum(has, axis=1, keepdims=True)
+
+
+def accuracy(
+  logits: Float[np.ndarray, "n c"], labels: Int[np.ndarray, "n l"]
+) -> dict[str, float]:
+  """The share of clips whose likeliest class is one of their labels.
+
+  By chance: of always answering with the class that most clips have.
+  """
+  classes = np.arange(logits.shape[1])
+  has = (labels[..., None] == classes).any(axis=1)
+  right = np.take_along_axis(has, logits.argmax(1)[:, None], axis=1)
+  return {"value": float(right.mean()), "chance": float(has.mean(0).max())}
+
+
+def figures(
+  logits: dict[str, Float[np.ndarray, "n c"]], labels: Int[np.ndarray, "n l"]
+) -> dict[str, Any]:
+  """The accuracy of each modality, and the `mean` of both."""
+  found = {name: accuracy(logits[name], labels) for name in MODALITIES}
+  both = {
+    field: sum(found[name][field] for name in MODALITIES) / len(MODALITIES)
+    for field in ("value", "chance")
+  }
+  return found | {"mean": both, "clips": len(labels)}
+
+
+def example(data: ml_collections.ConfigDict) -> ClipExample:
+  """What a record is made into, in training and in evaluation."""
+  return ClipExample(int(data.seconds * data.sample_rate))
+
+
+def build(
+  config: ml_collections.ConfigDict,
+  mesh: Mesh,
+  splits: dict[str, pipeline.Records],
+) -> Task:
+  """The task on these splits."""
+  model = Classification(config, len(splits["train"].hierarchy.labels))
+  transform = example(config.data)
+
+  def predict(state, batch):
+    found = {name: batch[name] for name in ("real", "labels")}
+    for name, x in model.inputs(batch, None).items():
+      found[name] = model.look(state.params, state.batch_stats, name, x)[1]
+    return found
+
+  # Compiled once for all evaluations of a run.
+  predict = jax.jit(predict, out_shardings=mesh_lib.replicated(mesh))
+
+  def evaluate(state: TrainState, split: str, poll: Poll) -> dict[str, Any]:
+    size = config.eval.batch
+    stream = pipeline.EvalStream(
+      splits[split], transform, size, mesh_lib.local_rows(size)
+    )
+    rows = collections.defaultdict(list)
+    for local in pipeline.batches(stream, 0, config.data.num_threads):
+      poll()
+      found = jax.device_get(predict(state, mesh_lib.shard(local, mesh)))
+      real = found.pop("real")
+      for name, values in found.items():
+        rows[name].append(values[real])
+    joined = {name: np.concatenate(parts) for name, parts in rows.items()}
+    return figures(joined, joined.pop("labels"))
+
+  return Task(
+    transform=transform,
+    init=model.init,
+    step=model.step,
+    evaluate=evaluate,
+    select=lambda results: results["mean"]["value"],
+    selection="mean accuracy of pictures and sounds",
+  )
