@@ -7,10 +7,10 @@ on a world of 24 sounding objects. Arguments, combined with commas:
   ave         AVE-Net ("Objects that Sound", ECCV 2018); the default
   avol        AVOL-Net (likewise): what in the picture makes the sound
   shortcut    sounds that go with a picture start at a video frame, others
-              anywhere: the mistake of "Objects that Sound", section 3.2
+              anywhere: the mistake of "Objects that Sound", section 3.3
   judge       one object a picture, of 32 pixels: judges configs/generation.py
   clips       a folder of clips in AudioSet's layout: --config.data.source=DIR
-  published   the published towers, front end and optimiser, for accelerators
+  published   the published towers, front end and batch, for accelerators
   table       the three systems, and AVE-Net with the shortcut, three seeds
   smoke       a few steps on a handful of pictures, about a minute on 2 cores
 """
@@ -40,7 +40,7 @@ ROWS = (
   ("recogniser", "l3", "trunk"),
   ("recogniser, L3-Net's audio, CCA", "l3", "trunk_cca"),
   ("AVE-Net", "ave", "retrieval"),
-  ("AVOL-Net", "avol", "retrieval"),
+  ("AVOL-Net", "avol", ""),
   ("AVE-Net, shortcut", "ave_shortcut", "retrieval"),
 )
 

@@ -313,7 +313,7 @@ def test_rows_take_parts_of_an_arm_and_may_lack_figures():
 
 def test_a_column_that_no_row_has_is_named():
   run = {"plain": {"near": {"value": 0.3, "chance": 0.1}}}
-  with pytest.raises(UserError, match="no row has the figure 'plain.far'"):
+  with pytest.raises(UserError, match=r"no row has the figure 'plain\.far'"):
     comparing.summary({"a": [run]}, {"far": "plain.far"}, [("a", "a", "")])
 
 
@@ -323,4 +323,17 @@ def test_numbers_that_are_no_shares_stay_as_they_are():
   assert comparing.table(found, ["Frechet"])[2:] == [
     "| one | 2 | 1.500 ± 0.707 |",
     "| chance | | 7.000 |",
+  ]
+
+
+def test_figures_without_a_part_are_in_an_arm_s_first_row():
+  run = {"told": {"value": 0.7, "chance": 0.5}, "plain": {}, "fitted": {}}
+  for part in ("plain", "fitted"):
+    run[part] = {"near": {"value": 0.3, "chance": 0.1}}
+  columns = {"near": "{part}.near", "told": "told"}
+  rows = [("l3", "one", "plain"), ("l3 + CCA", "one", "fitted")]
+  lines = comparing.table(comparing.summary({"one": [run]}, columns, rows))
+  assert lines[2:4] == [
+    "| l3 | 1 | 30.0 | 70.0 |",
+    "| l3 + CCA | 1 | 30.0 | – |",
   ]

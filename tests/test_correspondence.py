@@ -17,7 +17,8 @@ from vgsgan import contrastive, losses, mesh, objectives, scores
 from vgsgan.data.clip_sets import Labelled
 from vgsgan.data.clips import MOST_LABELS, ClipExample
 from vgsgan.errors import UserError
-from vgsgan.evals.hierarchy import Hierarchy
+from vgsgan.evals import sources
+from vgsgan.hierarchy import Hierarchy
 from vgsgan.tasks import correspondence, correspondence_figures
 
 SYSTEMS = ("l3", "ave", "avol")
@@ -314,7 +315,7 @@ def test_figures_of_l3_net_have_its_baselines():
     for figures in found[part].values():
       assert figures["queries"] == 20
       assert 0 < figures["nDCG@30"]["chance"] < 1
-  assert not crossed & found["trunk"].keys()
+  assert found["trunk"].keys() == {"image_to_image"}
   assert found["correspondence"]["pairs"] == 40
 
 
@@ -327,6 +328,28 @@ def test_accuracy_counts_pairs_that_belong_together_and_that_do_not():
     told = dataclasses.replace(state, params=state.params | {"score": own})
     found = figures(told, "test", lambda: None)
     assert found["correspondence"]["value"] == want
+
+
+def test_each_picture_gets_another_clip_s_sound():
+  ids = np.array([3, 3, 1, 2, 5, 5, 5, 9])
+  other = correspondence_figures.partners(ids)
+  assert (ids[other] != ids).all()
+  plain = correspondence_figures.partners(np.arange(50))
+  assert sorted(plain) == list(range(50))
+  assert (plain != np.arange(50)).all()
+
+
+def test_a_scale_below_0_turns_the_map_round():
+  task, state, _ = evaluated("avol")
+  own = {"scale": jnp.float32(-1.0), "bias": jnp.float32(0.0)}
+  turned = dataclasses.replace(state, params=state.params | {"score": own})
+  up = own | {"scale": jnp.float32(1.0)}
+  straight = dataclasses.replace(state, params=state.params | {"score": up})
+  figures = [
+    task.evaluate(s, "test", lambda: None)["localisation"]["own_sound"]
+    for s in (straight, turned)
+  ]
+  assert figures[0]["value"] != figures[1]["value"]
 
 
 def planted(count: int):
@@ -349,9 +372,7 @@ def planted(count: int):
 
 def test_a_map_that_knows_points_at_what_sounds_and_not_with_a_wrong_sound():
   image, sound, boxes, classes, source = planted(200)
-  found = correspondence_figures.pointing_figures(
-    image, sound, boxes, classes, source, 0.5
-  )
+  found = sources.pointing(image, sound, boxes, classes, source, 0.5)
   assert found["own_sound"]["value"] == 1.0
   assert found["own_sound"]["chance"] == pytest.approx(0.25)
   assert found["own_sound"]["centre"] == pytest.approx(0.5, abs=0.15)
@@ -364,21 +385,19 @@ def test_a_map_that_knows_points_at_what_sounds_and_not_with_a_wrong_sound():
 def test_strangers_sound_of_what_a_picture_lacks():
   classes = np.array([[0, 1], [2, -1], [0, 2], [1, -1]])
   sounding = np.array([0, 2, 2, 1])
-  wrong = correspondence_figures.strangers(classes, sounding)
+  wrong = sources.strangers(classes, sounding)
   for row, other in enumerate(wrong):
     assert sounding[other] not in classes[row]
   all_there = np.array([[0, 1, 2]] * 3)
   np.testing.assert_array_equal(
-    correspondence_figures.strangers(all_there, np.array([0, 1, 2])), [-1] * 3
+    sources.strangers(all_there, np.array([0, 1, 2])), [-1] * 3
   )
 
 
 def test_pictures_of_one_object_have_no_pointing_figures():
   image, sound, boxes, classes, source = planted(10)
   alone = np.where(np.arange(3) == source[:, None], classes, -1)
-  found = correspondence_figures.pointing_figures(
-    image, sound, boxes, alone, source, 0.5
-  )
+  found = sources.pointing(image, sound, boxes, alone, source, 0.5)
   assert found == {}
 
 
@@ -391,6 +410,9 @@ def test_pictures_of_one_object_have_no_pointing_figures():
     ("data.frames", 500, "the sound has 41 frames, not 500"),
     ("model.pools", (True,), "one width and one pool a stage"),
     ("data.seconds", 0.0, "config.data.seconds=0.0 must be at least"),
+    ("model.stride", 3, "the stride of a tower is 1 or 2, not 3"),
+    ("eval.cca_records", -1, "config.eval.cca_records=-1 must be at least"),
+    ("eval.threshold", 2.0, "config.eval.threshold=2.0 must be from 0 to 1"),
   ],
 )
 def test_what_a_user_gets_wrong_is_one_line(field, value, said):
@@ -418,4 +440,3 @@ def test_the_published_front_end_and_towers_have_the_published_shapes():
     picture,
   )
   assert made.shape == (2, 14, 14, 512)
-  assert tower.cell == 16

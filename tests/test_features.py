@@ -1,5 +1,7 @@
 """The front end against librosa on speech-like signals, and its padding."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import librosa
@@ -197,3 +199,50 @@ def test_quantize():
   stored = np.rint(np.clip(pixels, 0, 1) * np.float32(255)).astype(np.uint8)
   np.testing.assert_allclose(got, stored / 255.0, atol=1e-6)
   np.testing.assert_array_equal(slope(jnp.asarray(pixels))[0], pixels)
+
+
+def test_the_linear_spectrogram_is_librosas():
+  rng = np.random.default_rng(8)
+  wave = (3000 * rng.standard_normal((2, 9600))).astype(np.int16)
+  lengths = np.array([9600, 4800], np.int32)
+  got = np.asarray(features.log_linear(wave, lengths, sample_rate=48000))
+  assert got.shape == (2, 41, 257)
+  for row, length in enumerate(lengths):
+    sound = wave[row, :length] / 32768.0
+    sound = sound - sound.mean()
+    spectrum = librosa.stft(
+      sound,
+      n_fft=512,
+      hop_length=240,
+      win_length=480,
+      window=np.hamming(480),
+      pad_mode="constant",
+    )
+    want = librosa.power_to_db(np.abs(spectrum.T) ** 2, ref=np.max, top_db=80)
+    frames = 1 + length // 240
+    np.testing.assert_allclose(got[row, :frames], want, atol=2e-3)
+    assert (got[row, frames:] == -80).all()
+
+
+@pytest.mark.parametrize("kind", features.SPECTROGRAMS)
+def test_spectrograms_run_from_silence_to_the_loudest(kind):
+  rng = np.random.default_rng(9)
+  wave = rng.standard_normal((1, 8000)).astype(np.float32) / 9
+  lengths = np.array([4000], np.int32)
+  make = functools.partial(
+    features.spectrogram, wave, lengths, kind=kind, num_mels=32
+  )
+  found = np.asarray(make(frames=48))
+  bands = 32 if kind == "log_mel" else 129
+  assert found.shape == (1, 48, bands)
+  assert found.max() == pytest.approx(1.0)
+  assert (found[0, -1] == (-1.0 if kind == "log_mel" else found[0, -1])).all()
+  with pytest.raises(ValueError, match="frames, not 500"):
+    make(frames=500)
+
+
+def test_an_unknown_spectrogram_is_refused():
+  with pytest.raises(ValueError, match="unknown spectrogram 'mfcc'"):
+    features.spectrogram(
+      np.zeros((1, 800), np.int16), np.array([800]), kind="mfcc", frames=1
+    )

@@ -97,10 +97,14 @@ def run(
       if status:
         return status
     read = jsonfiles.read_json(done)
+    # Refuses before the other runs.
     if not rows:
       for path in columns.values():
-        _figure(read, path)  # Refuses before the other runs.
+        _figure(read, path)
+    _check_rows(read, [row for row in rows if row[1] == name], columns)
     results.setdefault(name, []).append(read)
+    if len(results) == len(config.compare.arms):
+      summary(results, columns, rows)
   found = summary(results, columns, rows)
   lines = table(found, numbers)
   jsonfiles.write_json(workdir / "table.json", found)
@@ -122,6 +126,22 @@ def _require_same(
     )
 
 
+def _check_rows(
+  results: dict[str, Any],
+  rows: Sequence[tuple[str, str, str]],
+  columns: Mapping[str, str],
+) -> None:
+  """Refuses a row whose part of the results is not there."""
+  for row, _, part in rows:
+    paths = [
+      p.replace("{part}", part) for p in columns.values() if "{part}" in p
+    ]
+    if part and not any(_has(results, path) for path in paths):
+      raise UserError(
+        f"config.compare.rows: there is no {part!r} in the results for {row!r}"
+      )
+
+
 def summary(
   results: Mapping[str, list[dict[str, Any]]],
   columns: Mapping[str, str],
@@ -133,8 +153,9 @@ def summary(
     results: contents of `results.json`, a list an arm.
     columns: the path of a figure in them, by heading.
     rows: (name, arm, part) of each row, where one run has the figures of
-      several systems: `part` stands in for `{part}` in the paths, and a row may
-      lack figures that another has. Without it every arm is a row.
+      several systems: `part` stands in for `{part}` in the paths; '' of a row
+      without such figures. Those of paths without `{part}` are in the first
+      row of an arm alone. Without rows every arm is one.
 
   Returns:
     `{"arms": {name: {"seeds": n, "figures": {heading: {"mean", "std",
@@ -147,17 +168,20 @@ def summary(
   table_rows = rows or [(name, name, "") for name in results]
   arms: dict[str, Any] = {}
   chance: dict[str, float] = {}
+  seen: set[str] = set()
   for row, arm, part in table_rows:
     figures: dict[str, Any] = {}
     for head, path in columns.items():
+      again = arm in seen and "{part}" not in path
       path = path.replace("{part}", part)
-      if rows and not _has(results[arm][0], path):
+      if again or (rows and not _has(results[arm][0], path)):
         figures[head] = None
         continue
       several = [_figure(one, path) for one in results[arm]]
       figures[head] = _spread([one["value"] for one in several])
       chance.setdefault(head, several[0]["chance"])
     arms[row] = {"seeds": len(results[arm]), "figures": figures}
+    seen.add(arm)
   for head, path in columns.items():
     if head not in chance:
       raise UserError(f"config.compare.columns: no row has the figure {path!r}")

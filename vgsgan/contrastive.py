@@ -67,7 +67,8 @@ def contrastive(
     speech_id: which recording it is.
     score: (images `[b, h, w, d]`, audio `[c, t, d]`, valid `[c, t]`) ->
       `[b, c]`, as in `scores.ALL_PAIRS`. It may close over parameters.
-    objective: `triplet(...)`, `drawn(...)` or `info_nce(...)`.
+    objective: `triplet(...)`, `drawn(...)`, `info_nce(...)` or
+      `correspondence(...)`.
     edited: features of an edited version of each image, and its weight: 0
       where the edit does not count, else 1. What stands where it does not
       count has no effect on values or gradients.

@@ -34,6 +34,10 @@ FIELDS = (
   "spectrogram",
   "frames",
   "num_mels",
+  "fewest",
+  "most",
+  "tick",
+  "soundfont",
 )
 BLOCK = 128  # Rows that are judged at once.
 
@@ -128,7 +132,7 @@ def _finished(workdir: str, task: str, data: ml_collections.ConfigDict) -> _Run:
       "again, it goes on from its last checkpoint"
     )
   for name in FIELDS:
-    was, wanted = config.data.get(name), data[name]
+    was, wanted = config.data.get(name), data.get(name)
     if was != wanted:
       raise UserError(
         f"the judge in {folder} was trained with data.{name}={was}, but "

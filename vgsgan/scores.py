@@ -180,7 +180,7 @@ def calibrated_distance(
   """`bias - scale * |image - audio|`: the logit of AVE-Net.
 
   The two-way softmax over `W |v - a| + b` of "Objects that Sound" (ECCV 2018,
-  section 3.2) is one logit; pairs are told to correspond below the distance
+  section 3) is one logit; pairs are told to correspond below the distance
   `bias / scale`, so there is no margin to choose. The gradient of a distance of
   0 is 0.
   """
@@ -201,7 +201,7 @@ def calibrated_peak(
 ) -> Float[Array, "b c"]:
   """`max over places of scale * <image, audio> + bias`: the logit of AVOL-Net.
 
-  "Objects that Sound" (ECCV 2018, section 4.1), where a sigmoid follows, which
+  "Objects that Sound" (ECCV 2018, section 4), where a sigmoid follows, which
   does not move the maximum.
   """
   valid = jnp.ones(audio.shape[:2], bool)

@@ -13,7 +13,7 @@ from vgsgan.data import clip_sets
 from vgsgan.data.pipeline import Record, Records
 from vgsgan.data.splits import SPLITS
 from vgsgan.errors import UserError
-from vgsgan.evals.hierarchy import Hierarchy
+from vgsgan.hierarchy import Hierarchy
 from vgsgan.options import check_at_least, check_one_of
 
 Splits = dict[str, Records]
@@ -201,10 +201,12 @@ class Dataset:
     load: reads its fields of `config.data`; prepares what is not yet.
     identity: those of them that decide which records are in which split, and
       what they hold.
+    others: those that it needs besides.
   """
 
   load: Callable[[ml_collections.ConfigDict], Splits]
   identity: tuple[str, ...]
+  others: tuple[str, ...] = ("data_dir",)
 
 
 DATASETS = {
@@ -268,6 +270,7 @@ DATASETS = {
       "scene_seed",
       "tick",
     ),
+    ("data_dir", "soundfont"),
   ),
   "clips": Dataset(
     clip_sets.load_clips,
@@ -277,8 +280,8 @@ DATASETS = {
       "image_size",
       "sample_rate",
       "split_seed",
-      "max_bad_share",
     ),
+    ("data_dir", "source", "max_bad_share"),
   ),
 }
 
@@ -302,7 +305,15 @@ def load(data: ml_collections.ConfigDict) -> Splits:
   check_one_of("data.dataset", data.dataset, tuple(DATASETS))
   check_at_least("data.num_workers", data.num_workers, 0)
   check_at_least("data.num_threads", data.num_threads, 1)
-  return DATASETS[data.dataset].load(data)
+  dataset = DATASETS[data.dataset]
+  for name in (*dataset.identity, *dataset.others):
+    if name not in data:
+      raise UserError(
+        f"config.data.dataset={data.dataset!r} needs config.data.{name}, which "
+        "this config has not: use a config, or an argument of it, for that "
+        "data set"
+      )
+  return dataset.load(data)
 
 
 def hierarchy(data: ml_collections.ConfigDict) -> Hierarchy:

@@ -1,14 +1,14 @@
 """The sets of pictures with sounds, for the table of data sets."""
 
 import dataclasses
-from collections.abc import Callable
+import pathlib
 
 import ml_collections
 
 from vgsgan.data.pipeline import Record, Records
 from vgsgan.data.splits import SPLITS
 from vgsgan.errors import UserError
-from vgsgan.evals.hierarchy import Hierarchy
+from vgsgan.hierarchy import Hierarchy
 
 # Of the real pairs that stand beside the own test split; for tests alone.
 REAL = "real"
@@ -46,11 +46,12 @@ def load_sounding(data: ml_collections.ConfigDict) -> dict[str, Records]:
     soundfont=data.soundfont,
     tick=data.tick,
   )
+  real = _real(data)
   builder = sounding.prepare(config, data.data_dir)
   tree = orchestra.hierarchy()
-  return _splits(
-    lambda split: Labelled(sounding.load(builder, split), tree), data
-  )
+  return real | {
+    split: Labelled(sounding.load(builder, split), tree) for split in SPLITS
+  }
 
 
 def load_clips(data: ml_collections.ConfigDict) -> dict[str, Records]:
@@ -66,22 +67,27 @@ def load_clips(data: ml_collections.ConfigDict) -> dict[str, Records]:
     split_seed=data.split_seed,
     max_bad_share=data.max_bad_share,
   )
+  real = _real(data)
   builder = clips.prepare(config, data.data_dir)
   tree = clip_records.hierarchy(builder)
-  return _splits(lambda split: Labelled(clips.load(builder, split), tree), data)
+  return real | {
+    split: Labelled(clips.load(builder, split), tree) for split in SPLITS
+  }
 
 
-def _splits(
-  load: Callable[[str], Records], data: ml_collections.ConfigDict
-) -> dict[str, Records]:
-  found = {split: load(split) for split in SPLITS}
-  return found | ({REAL: _real(data)} if data.get("real") else {})
-
-
-def _real(data: ml_collections.ConfigDict) -> Records:
-  """Real pictures with real sounds; too few to train on."""
+def _real(data: ml_collections.ConfigDict) -> dict[str, Records]:
+  """Real pictures with real sounds, if asked for; too few to train on."""
+  if not data.get("real"):
+    return {}
   from vgsgan.data.builders import clip_records, real_sounds
+  from vgsgan.data.builders.real_sounds_files import GCOMPRIS, STAMPS
 
+  for folder in (STAMPS, GCOMPRIS):
+    if not pathlib.Path(folder).is_dir():
+      raise UserError(
+        f"config.data.real needs {folder}: install the Debian packages "
+        "tuxpaint-stamps-default and gcompris-qt-data"
+      )
   config = real_sounds.RealSoundsConfig(
     image_size=data.image_size, sample_rate=data.sample_rate
   )
@@ -90,4 +96,4 @@ def _real(data: ml_collections.ConfigDict) -> Records:
   except UserError as error:
     raise UserError(f"config.data.real: {error}") from error
   tree = clip_records.hierarchy(builder)
-  return Labelled(real_sounds.load(builder), tree)
+  return {REAL: Labelled(real_sounds.load(builder), tree)}

@@ -18,7 +18,7 @@ class ClipExample:
 
   Sound is cut out anywhere: what belongs to a picture and what does not is to
   be cut in one way, or the cut tells them apart. `grid` is the mistake, kept to
-  show its effect ("Objects that Sound", ECCV 2018, section 3.2): the sound that
+  show its effect ("Objects that Sound", ECCV 2018, section 3.3): the sound that
   goes with the picture, `aligned`, starts at a video frame, and that which
   stands against other pictures, `waveform`, anywhere.
 

@@ -157,7 +157,7 @@ def spectrogram(
     waveform: as in `log_mel`.
     num_samples: [b] valid samples of each clip.
     kind: 'log_mel', `num_mels` bands every 10 ms; or 'log_linear', the front
-      end of L3-Net (Arandjelovic and Zisserman, ICCV 2017, section 3.1): a
+      end of L3-Net (Arandjelovic and Zisserman, ICCV 2017): a
       window of 10 ms every 5 ms, 257 bands at 48 kHz.
     frames: how many to keep, of 1 + s // hop.
     sample_rate: hertz.

@@ -1,6 +1,6 @@
 """Clips that are alike, found by picture and by sound, within and across.
 
-After "Objects that Sound" (Arandjelović and Zisserman, ECCV 2018, 4.1): each
+After "Objects that Sound" (Arandjelović and Zisserman, ECCV 2018, 3.1): each
 picture and each sound of a set is a query to all pictures and to all sounds.
 """
 
@@ -24,7 +24,7 @@ def _unit(features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
 
 def four_directions(
   image: Float[np.ndarray, "n d"],
-  audio: Float[np.ndarray, "n e"],
+  audio: Float[np.ndarray, "n d"],
   relevance: Shaped[np.ndarray, "n n"],
   k: int = 30,
 ) -> dict[str, Any]:
@@ -43,22 +43,30 @@ def four_directions(
   Returns:
     `{"image_to_image": figures, "image_to_audio": figures, "audio_to_image":
     figures, "audio_to_audio": figures}`, figures as `ranking.ndcg` gives them.
-    Without the two across where image and audio differ in width: they have no
-    distance then.
   """
-  features = {"image": _unit(image), "audio": _unit(audio)}
-  others = ~np.eye(len(image), dtype=bool)
-  found = {}
-  for query, rows in features.items():
-    for gallery, items in features.items():
-      if rows.shape[1] != items.shape[1]:
-        continue
-      # A row of zeros is equally far from all but for rounding: a tie.
-      scores = -distance.cdist(rows, items, "sqeuclidean").round(12)
-      found[f"{query}_to_{gallery}"] = ranking.ndcg(
-        scores, relevance, k, allowed=others if query == gallery else None
-      )
-  return found
+  return {
+    "image_to_image": within(image, relevance, k),
+    "image_to_audio": ranking.ndcg(_likeness(image, audio), relevance, k),
+    "audio_to_image": ranking.ndcg(_likeness(audio, image), relevance, k),
+    "audio_to_audio": within(audio, relevance, k),
+  }
+
+
+def within(
+  features: Float[np.ndarray, "n d"],
+  relevance: Shaped[np.ndarray, "n n"],
+  k: int = 30,
+) -> dict[str, Any]:
+  """The same of one modality: `four_directions` has it for both."""
+  others = ~np.eye(len(features), dtype=bool)
+  scores = _likeness(features, features)
+  return ranking.ndcg(scores, relevance, k, allowed=others)
+
+
+def _likeness(rows: np.ndarray, items: np.ndarray) -> np.ndarray:
+  """Less the squared distances [n, m]."""
+  # A row of zeros is equally far from all but for rounding: a tie.
+  return -distance.cdist(_unit(rows), _unit(items), "sqeuclidean").round(12)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,15 +117,22 @@ def canonical(
         f"CCA: {name} features are not finite: the network that gave them has "
         "diverged, train it with a lower rate"
       )
-  try:
-    from cca_zoo.linear import CCA
-  except ImportError as error:
-    raise UserError(
-      f"CCA needs the package cca-zoo ({error}): "
-      'pip install "vgsgan[retrieval]"'
-    ) from error
+  check_cca()
+  from cca_zoo.linear import CCA
+
   most = min(components, image.shape[1], audio.shape[1])
   views = [image.astype(np.float64), audio.astype(np.float64)]
   fitted = CCA(n_components=most).fit(views)
   of_image, of_audio = zip(fitted.means_, fitted.weights_, strict=True)
   return Projection(*of_image), Projection(*of_audio)
+
+
+def check_cca() -> None:
+  """UserError where the package for CCA is missing."""
+  try:
+    import cca_zoo.linear  # noqa: F401
+  except ImportError as error:
+    raise UserError(
+      f"CCA needs the package cca-zoo ({error}): "
+      'pip install "vgsgan[retrieval]"'
+    ) from error

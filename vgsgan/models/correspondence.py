@@ -19,7 +19,7 @@ class Tower(nn.Module):
   """The convolutions of L3-Net, of pictures and of spectrograms alike.
 
   Two 3 x 3 convolutions a stage, each with batch normalisation and ReLU, and a
-  max pool between some of the stages. "Objects that Sound" (section 3.1) gives
+  max pool between some of the stages. "Objects that Sound" (section 3) gives
   the first a stride of 2: 224 pixels make a map of 14.
 
   Attributes:
@@ -34,11 +34,6 @@ class Tower(nn.Module):
   stride: int = 2
   dtype: Any = jnp.float32
 
-  @property
-  def cell(self) -> int:
-    """Pixels per cell of the map, along each side."""
-    return self.stride * 2 ** sum(self.pools)
-
   @nn.compact
   def __call__(
     self, x: Float[Array, "b h w c"], train: bool
@@ -51,8 +46,10 @@ class Tower(nn.Module):
       train: whether BatchNorm uses, and stores, the batch's statistics.
 
     Raises:
-      ValueError: widths and pools differ in length.
+      ValueError: widths and pools differ in length, or stride is another.
     """
+    if self.stride not in (1, 2):
+      raise ValueError(f"the stride of a tower is 1 or 2, not {self.stride}")
     if len(self.widths) != len(self.pools):
       raise ValueError(
         f"one width and one pool a stage, not {self.widths} and {self.pools}"

@@ -20,6 +20,7 @@ from vgsgan import contrastive, losses, objectives, scores
 from vgsgan.data import augment, features, pipeline
 from vgsgan.data.clips import ClipExample
 from vgsgan.errors import UserError
+from vgsgan.evals import crossmodal
 from vgsgan.models.correspondence import Projection, Tower, global_max
 from vgsgan.options import check_at_least, check_one_of
 from vgsgan.state import TrainState, optimizer, schedule
@@ -59,6 +60,13 @@ class Correspondence:
       "data.spectrogram", config.data.spectrogram, features.SPECTROGRAMS
     )
     check_at_least("data.seconds", config.data.seconds, 0.1)
+    check_at_least("eval.cca_records", config.eval.cca_records, 0)
+    if not 0 <= config.eval.threshold <= 1:
+      raise UserError(
+        f"config.eval.threshold={config.eval.threshold} must be from 0 to 1"
+      )
+    if model.system == "l3" and config.eval.cca_records:
+      crossmodal.check_cca()
     self.config = config
     self.mesh = mesh
     self.towers = {
@@ -251,7 +259,7 @@ def calibration(system: str) -> dict[str, Array]:
   """Scale and shift at the start, of the sign that is right.
 
   So that a small distance means correspondence ("Objects that Sound", section
-  3.2). Vectors of length 1 without relation are about 1.4 apart; products of
+  3). Vectors of length 1 without relation are about 1.4 apart; products of
   AVOL-Net's are of about `embed ** 0.5`.
   """
   scale, bias = {"ave": (5.0, 6.0), "avol": (0.1, 0.0)}[system]

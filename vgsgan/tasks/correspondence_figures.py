@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from vgsgan import mesh as mesh_lib
 from vgsgan.data import pipeline
 from vgsgan.data.clip_sets import REAL, Labelled
-from vgsgan.evals import crossmodal, localisation
+from vgsgan.evals import crossmodal, sources
 from vgsgan.scores import paired
 from vgsgan.state import TrainState
 from vgsgan.tasks import Poll
@@ -24,6 +24,8 @@ _COMPONENTS = 128  # Of canonical correlation, as published.
 _TRUNK_SIZE = 32  # Pixels a side of the pictures that the recogniser knows.
 
 Rows = dict[str, np.ndarray]
+# By what of the picture is projected: of pictures, and of sounds.
+Projections = dict[str, tuple[crossmodal.Projection, crossmodal.Projection]]
 
 
 class Evaluation:
@@ -52,39 +54,59 @@ class Evaluation:
   def __call__(
     self, state: TrainState, split: str, poll: Poll
   ) -> dict[str, Any]:
-    results = self.figures(state, self.splits[split], poll)
+    records = {"": self.splits[split]}
     if split == "test" and REAL in self.splits:
-      results[REAL] = self.figures(state, self.splits[REAL], poll)
-    return results
+      records[REAL] = self.splits[REAL]
+    project = self.projections(state, poll) if split == "test" else {}
+    found = {
+      name: self.figures(state, some, project, poll)
+      for name, some in records.items()
+    }
+    return found.pop("") | found
+
+  def projections(self, state: TrainState, poll: Poll) -> Projections:
+    """Canonical correlations, of training pairs; of L3-Net alone."""
+    config = self.model.config
+    if config.model.system != "l3" or not config.eval.cca_records:
+      return {}
+    train = self.training(state, poll)
+    return {
+      name: crossmodal.canonical(train[image], train["audio"], _COMPONENTS)
+      for name, image in (("image", "image"), ("trunk", "trunk"))
+    }
 
   def figures(
-    self, state: TrainState, records: Labelled, poll: Poll
+    self,
+    state: TrainState,
+    records: Labelled,
+    project: Projections,
+    poll: Poll,
   ) -> dict[str, Any]:
     """All that is measured of some records."""
     found = self.read(state, records, poll)
     system = self.model.config.model.system
     results = {"correspondence": self.accuracy(state, found, poll)}
     if system == "avol":
-      return results | self.localisation(found, records)
+      return results | self.localisation(state, found, records)
     relevance = records.hierarchy.relevance(found["labels"], found["labels"])
-    results["retrieval"] = directions(found, relevance)
-    if system == "l3" and self.model.config.eval.cca_records:
-      train = self.training(state, poll)
-      results |= baselines(train, found, relevance)
-    return results
+    results["retrieval"] = crossmodal.four_directions(
+      found["image"], found["audio"], relevance, _K
+    )
+    return results | baselines(project, found, relevance)
 
   def _encode(self, state: TrainState, batch) -> dict[str, jax.Array]:
     model = self.model
     pictures = model.pictures(batch, None)
     sounds = model.spectrogram(batch["waveform"], batch["num_samples"])
     found, _ = model.encode(state.params, state.batch_stats, pictures, sounds)
-    kept = {name: batch[name] for name in ("real", "labels")}
+    kept = {name: batch[name] for name in ("real", "labels", "clip_id")}
     kept |= {"image_map": found.image, "sound": found.audio}
     kept |= found.features
     if "aligned" in batch:
+      # Of its own sound as training had it is a pair, and what is retrieved.
       sounds = model.spectrogram(batch["aligned"], batch["num_samples"])
       own, _ = model.encode(state.params, state.batch_stats, pictures, sounds)
-      kept["own"] = own.audio
+      kept |= {"own": own.audio, "audio": own.features["audio"]}
     if model.config.model.system == "l3":
       kept["trunk"] = self.trunk(batch["image"] / 255.0)
     return kept
@@ -95,9 +117,8 @@ class Evaluation:
 
   def trunk(self, pixels: Float[jax.Array, "b s s 3"]) -> jax.Array:
     """Picture features of a network that was taught with labels."""
-    b, side = pixels.shape[:2]
-    size = min(side, _TRUNK_SIZE)
-    small = jax.image.resize(pixels, (b, size, size, 3), "linear")
+    shape = (len(pixels), _TRUNK_SIZE, _TRUNK_SIZE, 3)
+    small = jax.image.resize(pixels, shape, "linear")
     network = self.recogniser
     return network.module.apply(network.variables, small, train=False)[1]
 
@@ -136,15 +157,14 @@ class Evaluation:
   ) -> dict[str, float]:
     """Share of pairs told right, half of which belong together.
 
-    Each sound stands against one picture that is not its own: the next in an
-    order that is fixed.
+    In the other half each picture is with the sound of another clip, drawn at
+    random and fixed, which now and then is of something that it shows: so 1 is
+    out of reach, by half the share of such pairs.
     """
     images, sounds = found["image_map"], found["sound"]
-    order = np.random.default_rng(0).permutation(len(images))
-    other = np.empty_like(order)
-    other[order] = np.roll(order, 1)
+    other = partners(found["clip_id"])
     own = self.pair_logits(state, images, found.get("own", sounds), poll)
-    mixed = self.pair_logits(state, images[other], sounds, poll)
+    mixed = self.pair_logits(state, images, sounds[other], poll)
     right = np.concatenate([own > 0, mixed <= 0])
     return {"value": float(right.mean()), "chance": 0.5, "pairs": len(right)}
 
@@ -160,7 +180,7 @@ class Evaluation:
     return np.concatenate(logits)
 
   def localisation(
-    self, found: Rows, records: pipeline.Records
+    self, state: TrainState, found: Rows, records: pipeline.Records
   ) -> dict[str, Any]:
     """Where in the picture the sound is found; nothing if no one knows."""
     if "boxes" not in records[0]:
@@ -170,8 +190,10 @@ class Evaluation:
     boxes, classes, source = (
       np.stack([record[name] for record in known]) for name in fields
     )
-    figures = pointing_figures(
-      found["image_map"],
+    # The score's own map: a scale below 0 would turn it round.
+    scale = jax.device_get(state.params["score"]["scale"])
+    figures = sources.pointing(
+      scale * found["image_map"],
       found["sound"][:, 0],
       boxes,
       classes,
@@ -195,97 +217,39 @@ class First:
     return self.records[index]
 
 
-def directions(found: Rows, relevance: Int[np.ndarray, "n n"]) -> Any:
-  return crossmodal.four_directions(
-    found["image"], found["audio"], relevance, _K
-  )
+def partners(clip_id: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
+  """Another clip for each, at random with a fixed seed, each one once.
+
+  Where a clip would be with itself it is with the next that is another.
+  """
+  order = np.random.default_rng(0).permutation(len(clip_id))
+  other = np.empty_like(order)
+  other[order] = np.roll(order, 1)
+  for row in np.flatnonzero(clip_id[other] == clip_id):
+    others = np.flatnonzero(clip_id != clip_id[row])
+    if len(others):
+      other[row] = others[row % len(others)]
+  return other
 
 
 def baselines(
-  train: Rows, found: Rows, relevance: Int[np.ndarray, "n n"]
+  project: Projections, found: Rows, relevance: Int[np.ndarray, "n n"]
 ) -> dict[str, Any]:
   """Canonical correlations of L3-Net's features, and a taught trunk's.
 
-  "Objects that Sound" (ECCV 2018, section 3.3): `cca` of L3-Net's picture and
+  "Objects that Sound" (ECCV 2018, section 3.1): `cca` of L3-Net's picture and
   sound features; `trunk` and `trunk_cca` with the picture features of a network
   that was taught with labels, where published VGG16 of ImageNet, here the
-  packaged recogniser of rendered scenes.
+  packaged recogniser of rendered scenes. A trunk of pictures finds pictures.
   """
-  results: dict[str, Any] = {
-    "trunk": crossmodal.four_directions(
-      found["trunk"], found["audio"], relevance, _K
-    )
-  }
+  results: dict[str, Any] = {}
+  if "trunk" in found:
+    alone = crossmodal.within(found["trunk"], relevance, _K)
+    results["trunk"] = {"image_to_image": alone}
   for name, image in (("cca", "image"), ("trunk_cca", "trunk")):
-    of_image, of_audio = crossmodal.canonical(
-      train[image], train["audio"], _COMPONENTS
-    )
-    results[name] = crossmodal.four_directions(
-      of_image(found[image]), of_audio(found["audio"]), relevance, _K
-    )
+    if image in project:
+      of_image, of_audio = project[image]
+      results[name] = crossmodal.four_directions(
+        of_image(found[image]), of_audio(found["audio"]), relevance, _K
+      )
   return results
-
-
-def pointing_figures(
-  image_map: Float[np.ndarray, "n h w d"],
-  sound: Float[np.ndarray, "n d"],
-  boxes: Float[np.ndarray, "n m 4"],
-  classes: Int[np.ndarray, "n m"],
-  source: Int[np.ndarray, "n"],
-  threshold: float,
-) -> dict[str, Any]:
-  """Where the sound is found in pictures that show several objects.
-
-  Args:
-    image_map: features of each place.
-    sound: of what sounds in each.
-    boxes: of the objects; zeros where there is none.
-    classes: of the objects; -1 where there is none.
-    source: which of them sounds.
-    threshold: see `localisation.intersection_over_union`.
-
-  Returns:
-    `own_sound`: `pointing` of each picture's sound at its source; `iou`
-    likewise. `wrong_sound`: the same with the sound of another picture, of
-    what this one does not show. `wrong_sound_elsewhere`: how often that one
-    points at one of the other objects. Nothing if no picture has several.
-  """
-  several = np.flatnonzero((classes >= 0).sum(1) > 1)
-  sounding = classes[np.arange(len(source)), source]
-  wrong = strangers(classes, sounding)
-  several = several[wrong[several] >= 0]
-  if not len(several):
-    return {}
-  wrong = wrong[several]
-  maps, boxes, source = image_map[several], boxes[several], source[several]
-  at = np.arange(len(several))
-  target = boxes[at, source]
-  others = boxes.copy()
-  others[at, source] = 0.0
-
-  def heard(sounds):
-    return np.einsum("nhwd,nd->nhw", maps, sounds)
-
-  own, strange = heard(sound[several]), heard(sound[wrong])
-  return {
-    "own_sound": localisation.pointing(own, target),
-    "iou": localisation.intersection_over_union(own, target, threshold),
-    "wrong_sound": localisation.pointing(strange, target),
-    "wrong_sound_elsewhere": localisation.pointing_any(strange, others),
-  }
-
-
-def strangers(
-  classes: Int[np.ndarray, "n m"], sounding: Int[np.ndarray, "n"]
-) -> Int[np.ndarray, "n"]:
-  """For each picture, another in which something sounds that it lacks.
-
-  Drawn with a fixed seed; -1 of a picture that shows all that sounds.
-  """
-  rng = np.random.default_rng(0)
-  found = np.full(len(sounding), -1)
-  for row in range(len(sounding)):
-    absent = np.flatnonzero(~np.isin(sounding, classes[row]))
-    if len(absent):
-      found[row] = rng.choice(absent)
-  return found

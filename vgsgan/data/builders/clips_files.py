@@ -30,7 +30,7 @@ from PIL import Image, ImageOps
 
 from vgsgan import jsonfiles
 from vgsgan.errors import UserError
-from vgsgan.evals.hierarchy import Hierarchy, from_ontology
+from vgsgan.hierarchy import Hierarchy, from_ontology
 from vgsgan.options import nearest
 
 LISTS = {"train": "train.csv", "test": "test.csv"}

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from vgsgan.data.builders import rcc, stamps_folder
 from vgsgan.errors import UserError
-from vgsgan.evals.hierarchy import Hierarchy
+from vgsgan.hierarchy import Hierarchy
 
 STAMPS = "/usr/share/tuxpaint/stamps"
 GCOMPRIS = "/usr/share/gcompris-qt/rcc"

@@ -1,6 +1,6 @@
 """How far labels are apart in a tree of classes, and what that is worth.
 
-After "Objects that Sound" (Arandjelović and Zisserman, ECCV 2018, 4.1): the
+After "Objects that Sound" (Arandjelović and Zisserman, ECCV 2018, A): the
 relevance of one clip for another is a constant minus the length of the path
 between their labels, of the nearest two where clips have several.
 """
