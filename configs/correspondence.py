@@ -2,7 +2,12 @@
 
     python -m vgsgan.main --config=configs/correspondence.py:ave --workdir=DIR
 
-on a world of 24 sounding objects. Arguments, combined with commas:
+on a world of 24 sounding objects: about four minutes to prepare it and four to
+train, on one core of an AMD EPYC. After 1,000 steps (seeds 0 to 2, 2026-11-21)
+the nDCG@30 from image to audio is 24.3 ± 4.4 (chance 9.5), and 75.5 ± 1.3 % of
+pairs are told (50); the table of all systems is in docs/correspondence.md.
+
+Arguments, combined with commas:
   l3          L3-Net ("Look, Listen and Learn", ICCV 2017), with its baselines
   ave         AVE-Net ("Objects that Sound", ECCV 2018); the default
   avol        AVOL-Net (likewise): what in the picture makes the sound

@@ -14,7 +14,7 @@ from vgsgan.data import features
 from vgsgan.data.builders.scenes import encode
 from vgsgan.data.clip_sets import Labelled
 from vgsgan.errors import UserError
-from vgsgan.evals.hierarchy import Hierarchy
+from vgsgan.hierarchy import Hierarchy
 from vgsgan.models.correspondence import Tower
 from vgsgan.state import TrainState
 from vgsgan.tasks import classification
