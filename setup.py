@@ -47,7 +47,7 @@ setuptools.setup(
     ],
     "sounds": [  # The world of instruments, and sounds from spectrograms.
       "librosa>=0.11",
-      "tinysoundfont>=0.3.7",  # Plays it; its PyAudio needs PortAudio's headers.
+      "tinysoundfont>=0.3.7",  # Plays; its PyAudio needs PortAudio's headers.
     ],
     "retrieval": ["cca-zoo>=4"],  # Canonical correlations for baselines.
     "tests": [

@@ -1,0 +1,206 @@
+"""Generation: pictures alone, and pictures with their sounds.
+
+    python -m vgsgan.main --config=configs/generation.py:idea-gan \\
+      --workdir=runs/idea-gan
+
+Arguments, combined with commas (`configs/generation.py:idea-gan,smoke`):
+  idea, idea-ae   pictures and sounds through one representation: autoencoder
+  idea-vae        variational
+  idea-gan        and adversarial, against an audio-visual correspondence net
+  idea-vae-gan    all of that
+  ae, vae         autoencoder of pictures alone; variational
+  gan             pictures of random latents; the generator's loss does not
+                  saturate
+  minimax         the same with the loss of the game as it stands
+  dcgan           gan with the architecture and the optimiser of DCGAN
+  table           the four of `idea` with three seeds; wants judges
+  smoke           a few steps of small networks
+
+Two frozen networks judge what is generated, if they are named:
+
+    python -m vgsgan.main --config=configs/classification.py \\
+      --workdir=runs/classifier
+    python -m vgsgan.main --config=configs/correspondence.py \\
+      --workdir=runs/correspondence
+    python -m vgsgan.main --config=configs/generation.py:table \\
+      --config.judges.classifier=runs/classifier \\
+      --config.judges.correspondence=runs/correspondence --workdir=runs/idea
+"""
+
+from typing import Any
+
+import ml_collections
+
+from vgsgan import options
+
+IDEA = ("ae", "vae", "gan", "vae-gan")
+
+_TEST = "splits.test"
+_JUDGED = f"{_TEST}.judged"
+COLUMNS = {
+  "picture, error": f"{_TEST}.squared_error.picture.from_both",
+  "sound, error": f"{_TEST}.squared_error.sound.from_both",
+  "picture, Frechet": f"{_JUDGED}.picture.frechet.from_both",
+  "sound, Frechet": f"{_JUDGED}.sound.frechet.from_both",
+  "new pair, Frechet": f"{_JUDGED}.pair.frechet.sampled",
+  "picture of sound": f"{_JUDGED}.class.picture_from_sound",
+  "sound of picture": f"{_JUDGED}.class.sound_from_picture",
+  "pair of picture, match": f"{_JUDGED}.match.accuracy.from_picture",
+  "new pair, match": f"{_JUDGED}.match.accuracy.sampled",
+}
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+  return options.choose(default(), arg, VARIANTS)
+
+
+def optim(**fields: Any) -> ml_collections.ConfigDict:
+  config = ml_collections.ConfigDict()
+  config.name = "adam"
+  config.lr = 1e-3
+  config.schedule = "constant"
+  config.decay_steps = 0
+  config.warmup_steps = 0
+  config.momentum = 0.5
+  config.b2 = 0.99
+  config.weight_decay = 0.0
+  config.clip_norm = 0.0
+  config.update(fields)
+  return config
+
+
+def default() -> ml_collections.ConfigDict:
+  config = ml_collections.ConfigDict()
+  config.task = "idea"
+  config.seed = 0
+  config.transfer_guard = "allow"
+
+  config.data = ml_collections.ConfigDict()
+  config.data.dataset = "sounding"
+  config.data.data_dir = "~/.cache/vgsgan"
+  config.data.soundfont = "/usr/share/sounds/sf2/TimGM6mb.sf2"
+  config.data.image_size = 32
+  config.data.sample_rate = 16000
+  config.data.track = 2.0
+  config.data.seconds = 1.0
+  config.data.frames = 96
+  config.data.spectrogram = "log_mel"
+  config.data.num_mels = 64
+  config.data.fewest = 1
+  config.data.most = 1
+  config.data.tick = 0.0
+  config.data.num_train = 4000
+  config.data.num_validation = 400
+  config.data.num_test = 1000
+  config.data.scene_seed = 0
+  config.data.num_workers = 0
+  config.data.num_threads = 2
+
+  config.idea = ml_collections.ConfigDict()
+  config.idea.kind = "ae"
+  config.idea.latent = 64
+  config.idea.features = 128
+  config.idea.widths = (32, 32, 64, 64)  # Of all towers.
+  config.idea.pools = 2
+  config.idea.picture_decoder = (64, 64, 32)
+  config.idea.sound_decoder = (64, 48, 24, 12)
+  config.idea.drop = 0.3  # Share of the rows that lack either of the two.
+  config.idea.weight = 10.0  # Of the squared errors.
+  config.idea.kl_weight = 2e-4
+
+  config.optim = ml_collections.ConfigDict()
+  config.optim.generator = optim()
+  config.optim.discriminator = optim()
+
+  config.train = ml_collections.ConfigDict()
+  config.train.batch = 32
+  config.train.steps = 1500
+  config.train.log_every = 20
+  config.train.eval_every = 500
+  config.train.save_every = 500
+  config.train.keep = 2
+  config.train.average = 0.99
+
+  config.judges = ml_collections.ConfigDict()
+  config.judges.classifier = (
+    ""  # Workdir of a run of configs/classification.py.
+  )
+  config.judges.correspondence = ""  # And of configs/correspondence.py.
+
+  config.eval = ml_collections.ConfigDict()
+  config.eval.batch = 50
+  config.eval.fitted = 1000  # Training clips whose latents new ones are like.
+  return config
+
+
+def idea(kind: str) -> options.Variant:
+  def variant(config: ml_collections.ConfigDict) -> None:
+    config.idea.kind = kind
+
+  return variant
+
+
+def pictures(kind: str, **fields: Any) -> options.Variant:
+  """Pictures alone."""
+
+  def variant(config: ml_collections.ConfigDict) -> None:
+    config.task = "generation"
+    del config.idea
+    config.generation = ml_collections.ConfigDict()
+    config.generation.kind = kind
+    config.generation.network = "plain"
+    config.generation.loss = "non_saturating"
+    config.generation.latent = 64
+    config.generation.widths = (16, 32, 64, 64)
+    config.generation.pools = 2
+    config.generation.decoder = (64, 64, 32)
+    config.generation.kl_weight = 1e-4
+    config.generation.update(fields)
+
+  return variant
+
+
+def dcgan(config: ml_collections.ConfigDict) -> None:
+  pictures("gan", network="dcgan", latent=100, widths=(16, 32, 64))(config)
+  for name in ("generator", "discriminator"):
+    config.optim[name].update({"lr": 2e-4, "b2": 0.999})
+  config.train.batch = 128
+
+
+def table(config: ml_collections.ConfigDict) -> None:
+  config.compare = ml_collections.ConfigDict()
+  config.compare.seeds = (0, 1, 2)
+  config.compare.arms = ml_collections.ConfigDict(
+    {f"idea-{kind}": {"idea": {"kind": kind}} for kind in IDEA}
+  )
+  config.compare.columns = tuple(COLUMNS.items())
+
+
+def smoke(config: ml_collections.ConfigDict) -> None:
+  config.data.update({"num_train": 250, "num_validation": 32, "num_test": 32})
+  config.data.image_size = 16
+  use = config[config.task]
+  use.widths = (4, 8, 8) if "network" not in use else (4, 8)
+  if config.task == "idea":
+    use.update({"picture_decoder": (8, 8), "sound_decoder": (8, 8, 4)})
+    use.update({"latent": 8, "features": 16})
+  else:
+    use.update({"decoder": (8, 8), "latent": 8})
+  config.train.update(
+    {"batch": 16, "steps": 6, "log_every": 2, "eval_every": 3}
+  )
+  config.train.save_every = 3
+  config.eval.update({"batch": 16, "fitted": 64})
+
+
+VARIANTS = {
+  "idea": lambda config: None,
+  **{f"idea-{kind}": idea(kind) for kind in IDEA},
+  "ae": pictures("ae"),
+  "vae": pictures("vae"),
+  "gan": pictures("gan"),
+  "minimax": pictures("gan", loss="minimax"),
+  "dcgan": dcgan,
+  "table": table,
+  "smoke": smoke,
+}

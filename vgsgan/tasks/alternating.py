@@ -1,0 +1,112 @@
+"""Networks that are updated in turn, each by a loss of its own."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from vgsgan import generative
+from vgsgan.state import TrainState, optimizer, schedule
+from vgsgan.tasks import Batch, Metrics
+
+Found = tuple[jax.Array, tuple[Metrics, Any]]
+
+
+class Alternating:
+  """A generator, perhaps against a discriminator, and the generator's average.
+
+  A subclass says what each network learns:
+
+  * `inputs(batch)`, what the losses see of a batch;
+  * `chances(key, rows)`, the random numbers of a step;
+  * `generate(params, stats, inputs, chances)`, the generator's pass in
+    training: what it makes, and its new `batch_stats`;
+  * for each network NAME a method `NAME_loss(own, params, stats, inputs,
+    chances)`: the loss with `own` as its params, and metrics and its new
+    `batch_stats`. `params` and `stats` are those of all networks.
+
+  Attributes:
+    config: of the task.
+    modules: the networks in the order of their updates, the generator last.
+  """
+
+  config: ml_collections.ConfigDict
+  modules: Mapping[str, nn.Module]
+
+  def prepare(self) -> None:
+    """Optimisers of `config.optim`, once config and modules are there."""
+    steps = self.config.train.steps
+    self.tx = {
+      name: optimizer(self.config.optim[name], steps) for name in self.modules
+    }
+    self.rate = schedule(self.config.optim.generator, steps)
+
+  def start(self, made: Mapping[str, Any]) -> TrainState:
+    """The state of networks as `module.init` makes them.
+
+    `batch_stats.average` is the averaged generator, both its trees.
+    """
+    params = {name: x["params"] for name, x in made.items()}
+    stats = {name: x["batch_stats"] for name, x in made.items()}
+    # A copy: the same buffer cannot be donated twice.
+    stats["average"] = jax.tree.map(jnp.copy, dict(made["generator"]))
+    opt_state = {name: self.tx[name].init(params[name]) for name in params}
+    return TrainState(jnp.zeros((), jnp.int32), params, stats, opt_state)
+
+  def apply(self, name: str, params: Any, stats: Any, *args: Any) -> Any:
+    """What a network makes of its arguments in training, and new statistics."""
+    made, new = self.modules[name].apply(
+      {"params": params, "batch_stats": stats},
+      *args,
+      train=True,
+      mutable=["batch_stats"],
+    )
+    return made, new["batch_stats"]
+
+  def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    """One update of each network.
+
+    Random numbers depend on the seed and the step alone.
+    """
+    key = jax.random.fold_in(jax.random.key(self.config.seed), state.step)
+    inputs = self.inputs(batch)
+    chances = self.chances(key, len(batch["image"]))
+    params, stats = dict(state.params), dict(state.batch_stats)
+    opt_state, metrics = dict(state.opt_state), {}
+    values, grads = {}, {}
+    for name in self.modules:
+      loss = jax.value_and_grad(getattr(self, f"{name}_loss"), has_aux=True)
+      (values[name], (parts, stats[name])), grads[name] = loss(
+        params[name], params, stats, inputs, chances
+      )
+      updates, opt_state[name] = self.tx[name].update(
+        grads[name], opt_state[name], params[name]
+      )
+      params[name] = optax.apply_updates(params[name], updates)
+      metrics |= parts | {
+        f"loss_{name}": values[name],
+        f"grad_norm_{name}": optax.global_norm(grads[name]),
+      }
+    stats["average"] = self._averaged(
+      state.step, params, stats["average"], inputs, chances
+    )
+    metrics |= {
+      "loss": sum(values.values()),
+      "grad_norm": optax.global_norm(grads),
+      "learning_rate": self.rate(state.step),
+    }
+    return TrainState(state.step + 1, params, stats, opt_state), metrics
+
+  def _averaged(self, step, params, average, inputs, chances) -> Any:
+    """The averaged generator after a step, its own statistics noted."""
+    weights = generative.averaged(
+      step, self.config.train.average, average["params"], params["generator"]
+    )
+    # Every other row, so that each device has its share of them.
+    some = jax.tree.map(lambda x: x[::2], (inputs, chances))
+    _, stats = self.generate(weights, average["batch_stats"], *some)
+    return {"params": weights, "batch_stats": stats}

@@ -1,0 +1,225 @@
+"""Pictures alone, generated, by `config.generation.kind`:
+
+  ae    squared error of the picture decoded from its own latent
+  vae   squared error + kl_weight * KL(q(z | x) | N(0, I)), z drawn from q
+        (Kingma and Welling, ICLR 2014)
+  gan   min over G, max over D of E log D(x) + E log(1 - D(G(z))), z of N(0, I)
+        (Goodfellow et al., NIPS 2014)
+
+The error is a mean over n numbers, so that kl_weight k makes the loss 2 / n
+times the negative evidence lower bound of normal pixels of variance k n / 2,
+but for a constant.
+
+`generation.loss` is what G is trained by: 'minimax' minimises log(1 - D(G(z))),
+'non_saturating' maximises log D(G(z)). `generation.network` 'dcgan' has the
+discriminator of Radford, Metz and Chintala (ICLR 2016), and their start of all
+kernels; doublings by nearest neighbours stand for transposed convolutions.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+from jax.sharding import Mesh
+from jaxtyping import Array
+
+from vgsgan import generative
+from vgsgan.data import pipeline
+from vgsgan.errors import UserError
+from vgsgan.models.decoders import (
+  Autoencoder,
+  DcganDiscriminator,
+  Decoder,
+  Encoder,
+)
+from vgsgan.options import check_one_of
+from vgsgan.state import TrainState
+from vgsgan.tasks import Batch, Task
+from vgsgan.tasks import generation_figures as figures
+from vgsgan.tasks.alternating import Alternating
+from vgsgan.tasks.inversion import PictureExample
+
+KINDS = ("ae", "vae", "gan")
+NETWORKS = ("plain", "dcgan")
+
+
+class Pictures(Alternating):
+  """What the kinds share: the decoder is the generator, or part of it."""
+
+  def __init__(self, config: ml_collections.ConfigDict):
+    side, halved = config.data.image_size, 2 ** len(config.generation.decoder)
+    if side % halved:
+      raise UserError(
+        f"config.generation.decoder: {len(config.generation.decoder)} widths "
+        f"need config.data.image_size to be a multiple of {halved}, not {side}"
+      )
+    self.config = config
+    self.modules = self.networks()
+    self.prepare()
+    try:
+      jax.eval_shape(lambda: self.init(jax.random.key(0)))
+    except (ValueError, ZeroDivisionError) as error:
+      reason = " ".join(str(error).split())
+      raise UserError(f"config.generation: {reason}") from error
+
+  def inputs(self, batch: Batch) -> Array:
+    """Pictures in [-1, 1]."""
+    return batch["image"].astype(jnp.float32) / 127.5 - 1
+
+  def chances(self, key: Array, rows: int) -> Array:
+    """Standard normal numbers, a latent's length a row."""
+    return jax.random.normal(key, (rows, self.config.generation.latent))
+
+  def picture(self) -> Array:
+    """A black one."""
+    side = self.config.data.image_size
+    return jnp.zeros((1, side, side, 3))
+
+
+class Autoencoding(Pictures):
+  """ae and vae."""
+
+  def networks(self) -> dict[str, nn.Module]:
+    use = self.config.generation
+    return {
+      "generator": Autoencoder(
+        use.latent,
+        tuple(use.widths),
+        use.pools,
+        tuple(use.decoder),
+        self.config.data.image_size,
+      )
+    }
+
+  def init(self, key: Array) -> TrainState:
+    made = self.modules["generator"].init(
+      key, self.picture(), None, train=False
+    )
+    return self.start({"generator": made})
+
+  def generate(self, params, stats, inputs, chances):
+    noise = chances if self.config.generation.kind == "vae" else None
+    return self.apply("generator", params, stats, inputs, noise)
+
+  def generator_loss(self, own, params, stats, inputs, chances):
+    del params
+    (made, known), new = self.generate(own, stats["generator"], inputs, chances)
+    error = jnp.mean(generative.squared_error(made, inputs))
+    kl = jnp.mean(generative.kl_divergence(*known))
+    loss, metrics = error, {"error": error}
+    if self.config.generation.kind == "vae":
+      loss = error + self.config.generation.kl_weight * kl
+      metrics["kl"] = kl
+    return loss, (metrics, new)
+
+  def encode(self, state: TrainState, inputs: Array) -> Array:
+    """Latents, those that are likeliest."""
+    known = self.modules["generator"].apply(
+      state.batch_stats["average"], inputs, train=False, method="encode"
+    )
+    return known.mean
+
+  def decode(self, state: TrainState, latent: Array) -> Array:
+    """Pictures in [-1, 1]."""
+    return self.modules["generator"].apply(
+      state.batch_stats["average"], latent, train=False, method="decode"
+    )
+
+
+class Adversarial(Pictures):
+  """gan: pictures of random latents, against a discriminator."""
+
+  def networks(self) -> dict[str, nn.Module]:
+    use, side = self.config.generation, self.config.data.image_size
+    check_one_of("generation.network", use.network, NETWORKS)
+    check_one_of(
+      "generation.loss", use.loss, tuple(generative.GENERATOR_LOSSES)
+    )
+    bottom = side // 2 ** len(use.decoder)
+    shape = (bottom, bottom), tuple(use.decoder), 3
+    if use.network == "dcgan":
+      init = nn.initializers.normal(0.02)
+      discriminator = DcganDiscriminator(tuple(use.widths))
+      generator = Decoder(*shape, init, init)
+    else:
+      discriminator = Encoder(1, tuple(use.widths), use.pools)
+      generator = Decoder(*shape)
+    return {"discriminator": discriminator, "generator": generator}
+
+  def init(self, key: Array) -> TrainState:
+    inputs = {
+      "discriminator": self.picture(),
+      "generator": jnp.zeros((1, self.config.generation.latent)),
+    }
+    return self.start(
+      {
+        name: self.modules[name].init(
+          jax.random.fold_in(key, i), x, train=False
+        )
+        for i, (name, x) in enumerate(inputs.items())
+      }
+    )
+
+  def generate(self, params, stats, inputs, chances):
+    del inputs
+    return self.apply("generator", params, stats, chances)
+
+  def judge(self, params, stats, real: Array, drawn: Array):
+    """Logits of the real and of the drawn, and new statistics.
+
+    Normalisation sees both together, so that one function judges both.
+    """
+    both = jnp.concatenate([real, drawn])
+    logits, new = self.apply("discriminator", params, stats, both)
+    return jnp.split(logits[:, 0], 2), new
+
+  def discriminator_loss(self, own, params, stats, inputs, chances):
+    drawn, _ = self.generate(
+      params["generator"], stats["generator"], inputs, chances
+    )
+    (real, drawn), new = self.judge(own, stats["discriminator"], inputs, drawn)
+    metrics = {
+      "right_real": jnp.mean(real > 0),
+      "right_drawn": jnp.mean(drawn < 0),
+    }
+    return jnp.mean(generative.discriminator(real, drawn)), (metrics, new)
+
+  def generator_loss(self, own, params, stats, inputs, chances):
+    drawn, new = self.generate(own, stats["generator"], inputs, chances)
+    (_, logits), _ = self.judge(
+      params["discriminator"], stats["discriminator"], inputs, drawn
+    )
+    loss = generative.GENERATOR_LOSSES[self.config.generation.loss]
+    return jnp.mean(loss(logits)), ({}, new)
+
+  def decode(self, state: TrainState, latent: Array) -> Array:
+    """Pictures in [-1, 1]."""
+    return self.modules["generator"].apply(
+      state.batch_stats["average"], latent, train=False
+    )
+
+
+def model_of(config: ml_collections.ConfigDict) -> Autoencoding | Adversarial:
+  check_one_of("generation.kind", config.generation.kind, KINDS)
+  gan = config.generation.kind == "gan"
+  return Adversarial(config) if gan else Autoencoding(config)
+
+
+def build(
+  config: ml_collections.ConfigDict,
+  mesh: Mesh,
+  splits: dict[str, pipeline.Records],
+) -> Task:
+  """The task on these splits."""
+  model = model_of(config)
+  gan = config.generation.kind == "gan"
+  looks = figures.Looks(model, mesh, splits)
+  return Task(
+    transform=PictureExample(),
+    init=model.init,
+    step=model.step,
+    evaluate=looks.evaluate,
+    select=figures.likest if gan else figures.nearest,
+    selection="least Frechet distance" if gan else "least squared error",
+    pictures=looks.pictures,
+  )

@@ -1,0 +1,223 @@
+"""Generation from audio-visual correspondence: one representation of both.
+
+Pictures and their sounds are encoded apart, mixed into one latent, and decoded
+apart. In training one of the two is missing now and then, so that either is
+generated from the other. By `config.idea.kind`:
+
+  ae        squared errors e of both:           weight * (e_picture + e_sound)
+  vae       and what the latent says, in nats:  + kl_weight * KL(q(z) | N(0, I))
+  gan       the errors, and a game of two:      + -log D(generated pair)
+  vae-gan   all three
+
+D is an audio-visual correspondence network (L3-Net) that learns on the way:
+real pictures with their own sounds are real, generated pairs and real pictures
+with other sounds are not. So a generated pair has to look and sound right, and
+to belong together.
+
+An error is a mean over n numbers, so that kl_weight k is an evidence lower
+bound for normal numbers of variance k n / 2 around what is decoded. New pairs
+come of latents of N(0, I) where KL has made it the prior, and else of a normal
+distribution with the mean and covariance of the training clips' latents.
+"""
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool
+
+from vgsgan import generative
+from vgsgan.data import features, pipeline
+from vgsgan.data.clips import ClipExample
+from vgsgan.errors import UserError
+from vgsgan.models.decoders import Mixture, Pair, PairDiscriminator
+from vgsgan.options import check_at_least, check_one_of
+from vgsgan.state import TrainState
+from vgsgan.tasks import Batch, Task
+from vgsgan.tasks import idea_figures as figures
+from vgsgan.tasks.alternating import Alternating
+
+KINDS = ("ae", "vae", "gan", "vae-gan")
+
+
+class Idea(Alternating):
+  """The networks of a config and how they are trained."""
+
+  def __init__(self, config: ml_collections.ConfigDict):
+    model, data = config.idea, config.data
+    check_one_of("idea.kind", model.kind, KINDS)
+    check_one_of("data.spectrogram", data.spectrogram, features.SPECTROGRAMS)
+    check_at_least("data.seconds", data.seconds, 0.1)
+    if not 0 <= model.drop <= 0.5:
+      raise UserError(
+        f"config.idea.drop={model.drop} must be from 0 to 0.5: each of the two "
+        "is dropped in that share of the rows, and never both"
+      )
+    self.config = config
+    self.variational = model.kind.startswith("vae")
+    self.adversarial = model.kind.endswith("gan")
+    try:
+      self.modules = self.networks()
+      self.prepare()
+      jax.eval_shape(lambda: self.init(jax.random.key(0)))
+    except (ValueError, ZeroDivisionError) as error:
+      reason = " ".join(str(error).split())
+      raise UserError(f"config.idea or config.data: {reason}") from error
+
+  def networks(self):
+    """The discriminator, if there is one, and the generator."""
+    use = self.config.idea
+    shapes = tuple(x.shape[1:3] for x in self.nothing())
+    decoders = tuple(use.picture_decoder), tuple(use.sound_decoder)
+    for shape, widths in zip(shapes, decoders, strict=True):
+      halved = 2 ** len(widths)
+      if any(n % halved for n in shape):
+        raise ValueError(
+          f"{len(widths)} widths of a decoder need sides that are multiples of "
+          f"{halved}, not {shape}"
+        )
+    towers = tuple(use.widths), use.pools
+    modules = {"discriminator": PairDiscriminator(*towers)}
+    modules = modules if self.adversarial else {}
+    return modules | {
+      "generator": Mixture(use.latent, use.features, *towers, decoders, shapes)
+    }
+
+  def nothing(self) -> Pair:
+    """Two rows of zeros, shaped as `inputs` are."""
+    data = self.config.data
+    examples = {
+      "image": ((data.image_size, data.image_size, 3), jnp.uint8),
+      "waveform": ((example(data).samples,), jnp.int16),
+      "num_samples": ((), jnp.int32),
+    }
+    shapes = jax.eval_shape(
+      self.inputs,
+      {
+        name: jax.ShapeDtypeStruct((2, *shape), dtype)
+        for name, (shape, dtype) in examples.items()
+      },
+    )
+    return tuple(jnp.zeros(x.shape, x.dtype) for x in shapes)
+
+  def inputs(self, batch: Batch) -> Pair:
+    """Pictures, and spectrograms of one channel, in [-1, 1]."""
+    data = self.config.data
+    sounds = features.spectrogram(
+      batch["waveform"],
+      batch["num_samples"],
+      kind=data.spectrogram,
+      frames=data.frames,
+      sample_rate=data.sample_rate,
+      num_mels=data.num_mels,
+    )
+    return batch["image"].astype(jnp.float32) / 127.5 - 1, sounds[..., None]
+
+  def init(self, key: Array) -> TrainState:
+    """A fresh state."""
+    pair = self.nothing()
+    inputs = {
+      "discriminator": (pair, pair),
+      "generator": (pair, jnp.ones((2, 2), bool), None),
+    }
+    return self.start(
+      {
+        name: module.init(
+          jax.random.fold_in(key, i), *inputs[name], train=False
+        )
+        for i, (name, module) in enumerate(self.modules.items())
+      }
+    )
+
+  def chances(self, key: Array, rows: int) -> tuple[Array, Array | None]:
+    """What is kept of each row, and the noise of its latent."""
+    keys = jax.random.split(key)
+    noise = None
+    if self.variational:
+      noise = jax.random.normal(keys[1], (rows, self.config.idea.latent))
+    return generative.drop_one(keys[0], rows, self.config.idea.drop), noise
+
+  def generate(self, params, stats, inputs, chances):
+    """The pair made again and its latent's distribution; new statistics."""
+    return self.apply("generator", params, stats, inputs, *chances)
+
+  def discriminator_loss(self, own, params, stats, inputs, chances):
+    """Of telling real pairs from generated and from mismatched ones."""
+    (made, _), _ = self.generate(
+      params["generator"], stats["generator"], inputs, chances
+    )
+    told, new = self.apply(
+      "discriminator", own, stats["discriminator"], inputs, made
+    )
+    metrics = {
+      f"right_{name}": jnp.mean((logits > 0) == (name == "matched"))
+      for name, logits in told._asdict().items()
+    }
+    return jnp.mean(generative.discriminator(*told)), (metrics, new)
+
+  def generator_loss(self, own, params, stats, inputs, chances):
+    """The sum that the module's docstring gives."""
+    use = self.config.idea
+    (made, known), new = self.generate(own, stats["generator"], inputs, chances)
+    metrics = {
+      f"error_{name}": jnp.mean(generative.squared_error(*both))
+      for name, *both in zip(("picture", "sound"), made, inputs, strict=True)
+    }
+    loss = use.weight * sum(metrics.values())
+    if self.variational:
+      metrics["kl"] = jnp.mean(generative.kl_divergence(*known))
+      loss = loss + use.kl_weight * metrics["kl"]
+    if self.adversarial:
+      told, _ = self.apply(
+        "discriminator",
+        params["discriminator"],
+        stats["discriminator"],
+        inputs,
+        made,
+      )
+      metrics["surprise"] = jnp.mean(generative.non_saturating(told.drawn))
+      loss = loss + metrics["surprise"]
+    return loss, (metrics, new)
+
+  def encode(
+    self, state: TrainState, inputs: Pair, keep: Bool[Array, "b 2"]
+  ) -> Array:
+    """Latents of what is kept, those that are likeliest."""
+    known = self.modules["generator"].apply(
+      state.batch_stats["average"], inputs, keep, train=False, method="encode"
+    )
+    return known.mean
+
+  def decode(self, state: TrainState, latent: Array) -> Pair:
+    """Pictures and spectrograms of one channel, in [-1, 1]."""
+    return self.modules["generator"].apply(
+      state.batch_stats["average"], latent, train=False, method="decode"
+    )
+
+
+def example(data: ml_collections.ConfigDict) -> ClipExample:
+  """What a record is made into, in training and in evaluation."""
+  return ClipExample(int(data.seconds * data.sample_rate))
+
+
+def build(
+  config: ml_collections.ConfigDict,
+  mesh: Mesh,
+  splits: dict[str, pipeline.Records],
+) -> Task:
+  """The task on these splits."""
+  model = Idea(config)
+  looks = figures.Looks(model, mesh, splits, example(config.data))
+  return Task(
+    transform=example(config.data),
+    init=model.init,
+    step=model.step,
+    evaluate=looks.evaluate,
+    select=figures.likest if model.adversarial else figures.nearest,
+    selection=(
+      "least Frechet distance of pairs"
+      if model.adversarial
+      else "least squared error of both"
+    ),
+    pictures=looks.pictures,
+  )

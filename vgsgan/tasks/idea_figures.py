@@ -1,0 +1,224 @@
+"""What a state of `idea` generates from a split: figures, and pictures.
+
+Names of what is made:
+  from_both      a pair, decoded of the latent of picture and sound
+  from_picture   a pair, decoded of the latent of a picture without its sound
+  from_sound     a pair, decoded of the latent of a sound without its picture
+  sampled        a pair, decoded of a random latent
+  given_picture  a real picture and the sound that is generated from it
+  given_sound    a real sound and the picture that is generated from it
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import UInt8
+
+from vgsgan.data.clips import ClipExample
+from vgsgan.evals import generated
+from vgsgan.evals.generated import Clips
+from vgsgan.judges import Judges
+from vgsgan.options import check_at_least
+from vgsgan.state import TrainState
+from vgsgan.tasks import Poll
+from vgsgan.tasks.generation_figures import (
+  COLUMNS,
+  FEWEST,
+  Rows,
+  judges_of,
+  sheet,
+)
+
+# What of (picture, sound) is kept.
+KEPT = {
+  "from_both": (True, True),
+  "from_picture": (True, False),
+  "from_sound": (False, True),
+}
+MODALITIES = ("picture", "sound")
+
+
+class Looks:
+  """Figures and pictures of the task `idea`.
+
+  Args:
+    model: `tasks.idea.Idea`.
+    mesh: of the run.
+    splits: of the data set.
+    transform: makes an example of a record.
+  """
+
+  def __init__(self, model: Any, mesh: Mesh, splits, transform: ClipExample):
+    config = self.config = model.config
+    for split in ("validation", "test"):
+      check_at_least(f"data.num_{split}", len(splits[split]), FEWEST)
+    check_at_least("eval.fitted", config.eval.fitted, 2)
+    self.splits, self.judges = splits, judges_of(config)
+    self.fitted = None if model.variational else splits["train"]
+
+    def decode(state, latent):
+      return dict(zip(MODALITIES, model.decode(state, latent), strict=True))
+
+    def look(state, batch):
+      pair = model.inputs(batch)
+      # All that is kept in one pass, which is compiled once.
+      many, kept = len(KEPT), np.array(list(KEPT.values()))
+      latent = model.encode(
+        state,
+        tuple(jnp.concatenate([x] * many) for x in pair),
+        jnp.repeat(kept, len(pair[0]), axis=0),
+      )
+      made = {
+        name: jnp.split(rows, many)
+        for name, rows in decode(state, latent).items()
+      }
+      found = {
+        name: dict(zip(MODALITIES, rows, strict=True))
+        for name, *rows in zip(KEPT, *made.values(), strict=True)
+      }
+      both = jnp.split(latent, many)[list(KEPT).index("from_both")]
+      found["real"] = dict(zip(MODALITIES, pair, strict=True))
+      return found | {"labels": batch["labels"], "latent": both}
+
+    self.rows = Rows(config, mesh, transform, look, decode)
+
+  def made(self, state: TrainState, records, many: int, poll: Poll):
+    """Real clips, their labels, and what is made of and beside them."""
+    found = self.rows.of(state, records, many, poll)
+    latents = self.rows.latents(state, len(found["labels"]), self.fitted, poll)
+    found["sampled"] = self.rows.decoded(state, latents, poll)
+
+    def clips(name: str) -> Clips:
+      return Clips(found[name]["picture"], found[name]["sound"][..., 0])
+
+    made = {name: clips(name) for name in (*KEPT, "sampled")}
+    return clips("real"), found["labels"], made
+
+  def evaluate(
+    self, state: TrainState, split: str, poll: Poll
+  ) -> dict[str, Any]:
+    """Squared errors; likeness in coarse features; what the judges find."""
+    records = self.splits[split]
+    real, labels, made = self.made(state, records, len(records), poll)
+    errors = {
+      part: {
+        name: generated.squared_error(
+          getattr(real, part), getattr(made[name], part)
+        )
+        for name in KEPT
+      }
+      for part in MODALITIES
+    }
+    results = {"clips": len(labels), "squared_error": errors}
+    results["coarse"] = likeness(coarse, real, made)
+    if self.judges:
+      results["judged"] = judged(self.judges, real, labels, made)
+    return results
+
+  def pictures(
+    self, state: TrainState
+  ) -> dict[str, UInt8[np.ndarray, "h w 3"]]:
+    """Rows: the real, and what is made in the order of the names above.
+
+    Spectrograms have time from left to right, and low bands below.
+    """
+    real, _, made = self.made(
+      state, self.splits["validation"], COLUMNS, lambda: None
+    )
+    shown = [real, *made.values()]
+    return {
+      "pictures": sheet([clips.picture for clips in shown]),
+      "spectrograms": sheet([upright(clips.sound) for clips in shown]),
+    }
+
+
+def upright(sound: np.ndarray) -> np.ndarray:
+  """Spectrograms [n, t, f] as pictures [n, f, t, 1], low bands below."""
+  return sound.transpose(0, 2, 1)[:, ::-1, :, None]
+
+
+def coarse(clips: Clips) -> tuple[np.ndarray, np.ndarray]:
+  return (
+    generated.coarse(clips.picture),
+    generated.coarse(clips.sound[..., None]),
+  )
+
+
+def likeness(look, real: Clips, made: dict[str, Clips]) -> dict[str, Any]:
+  """`generated.likeness` of pictures, of sounds, and of both side by side.
+
+  Side by side, what does not belong together is unlike the real too (the
+  Frechet joint distance of DeVries et al., 2019).
+
+  Args:
+    look: clips -> features of their pictures and of their sounds.
+    real: clips of the split.
+    made: what was generated.
+  """
+
+  def seen(clips):
+    picture, sound = look(clips)
+    pair = np.concatenate([picture, sound], axis=1)
+    return {"picture": picture, "sound": sound, "pair": pair}
+
+  of_real = seen(real)
+  of_mean = seen(Clips(*(generated.flat(x) for x in real)))
+  of_made = {name: seen(clips) for name, clips in made.items()}
+  return {
+    part: generated.likeness(
+      of_real[part],
+      of_mean[part],
+      {name: rows[part] for name, rows in of_made.items()},
+    )
+    for part in of_real
+  }
+
+
+def judged(
+  judges: Judges, real: Clips, labels: np.ndarray, made: dict[str, Clips]
+) -> dict[str, Any]:
+  """What networks find that took no part in training."""
+
+  def look(clips):
+    pixels = 0.5 + 0.5 * clips.picture
+    return judges.image(pixels)[0], judges.audio(clips.sound)[0]
+
+  def match(clips):
+    return judges.match(0.5 + 0.5 * clips.picture, clips.sound)
+
+  pairs = made | {
+    "given_picture": Clips(real.picture, made["from_picture"].sound),
+    "given_sound": Clips(made["from_sound"].picture, real.sound),
+  }
+  pictures, sounds = (
+    [look(x)[1] for x in (of_made, of_real)]
+    for look, of_made, of_real in (
+      (
+        lambda x: judges.image(0.5 + 0.5 * x),
+        made["from_sound"].picture,
+        real.picture,
+      ),
+      (judges.audio, made["from_picture"].sound, real.sound),
+    )
+  )
+  return likeness(look, real, made) | {
+    "match": generated.matches(match, real, pairs),
+    "class": {
+      "picture_from_sound": generated.recognised(*pictures, labels),
+      "sound_from_picture": generated.recognised(*sounds, labels),
+    },
+  }
+
+
+def nearest(results: dict[str, Any]) -> float:
+  """Less the squared errors of what is made of both."""
+  errors = results["squared_error"]
+  return -sum(errors[part]["from_both"]["value"] for part in MODALITIES)
+
+
+def likest(results: dict[str, Any]) -> float:
+  """Less the Frechet distance of pairs that are made of both."""
+  found = results.get("judged", results["coarse"])
+  return -found["pair"]["frechet"]["from_both"]["value"]
