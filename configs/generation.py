@@ -100,13 +100,13 @@ def default() -> ml_collections.ConfigDict:
   config.idea.kind = "ae"
   config.idea.latent = 64
   config.idea.features = 128
-  config.idea.widths = (32, 32, 64, 64)  # Of all towers.
+  config.idea.widths = (16, 32, 64, 64)  # Of all towers.
   config.idea.pools = 2
-  config.idea.picture_decoder = (64, 64, 32)
-  config.idea.sound_decoder = (64, 48, 24, 12)
+  config.idea.picture_decoder = (64, 32, 16)
+  config.idea.sound_decoder = (64, 32, 16, 8)
   config.idea.drop = 0.3  # Share of the rows that lack either of the two.
-  config.idea.weight = 10.0  # Of the squared errors.
-  config.idea.kl_weight = 2e-4
+  config.idea.weight = 30.0  # Of the squared errors.
+  config.idea.kl_weight = 6e-4
 
   config.optim = ml_collections.ConfigDict()
   config.optim.generator = optim()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import json
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from PIL import Image
 from sklearn.metrics import log_loss
 
 from configs import correspondence as configs
-from vgsgan import contrastive, losses, mesh, objectives, scores
+from vgsgan import contrastive, data, losses, mesh, objectives, scores, trainer
 from vgsgan.data.clip_sets import Labelled
 from vgsgan.data.clips import MOST_LABELS, ClipExample
 from vgsgan.errors import UserError
@@ -399,6 +400,23 @@ def test_pictures_of_one_object_have_no_pointing_figures():
   alone = np.where(np.arange(3) == source[:, None], classes, -1)
   found = sources.pointing(image, sound, boxes, alone, source, 0.5)
   assert found == {}
+
+
+@pytest.mark.parametrize("system", ["l3", "avol"])
+def test_a_whole_run_on_two_devices(system, tmp_path, monkeypatch):
+  two = mesh.make_mesh(2)
+  splits = {"train": records(24), "validation": records(9), "test": records(10)}
+  monkeypatch.setattr(mesh, "make_mesh", lambda: two)
+  monkeypatch.setattr(data, "load", lambda config: splits)
+  config = config_of(system)
+  config.train.update({"steps": 4, "batch": 8, "log_every": 1})
+  config.train.update({"eval_every": 2, "save_every": 2})
+  config.eval.cca_records = 0
+  config.transfer_guard = "disallow"
+  assert trainer.run(config, tmp_path, "train") == 0
+  results = json.loads((tmp_path / "results.json").read_text())
+  for split, pairs in (("validation", 18), ("test", 20)):
+    assert results["splits"][split]["correspondence"]["pairs"] == pairs
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,16 @@ def test_the_discriminators_loss_by_hand():
   np.testing.assert_allclose(
     generative.discriminator(*args), expected, rtol=1e-5
   )
+  several = np.float64(normal(5, 3, seed=4))
+  expected = [
+    -log(real[i]) - 0.5 * (log(-drawn[i]) + sum(log(-several[i])) / 3)
+    for i in range(5)
+  ]
+  np.testing.assert_allclose(
+    generative.discriminator(*args[:2], jnp.float32(several)),
+    expected,
+    rtol=1e-5,
+  )
 
 
 def test_one_of_two_is_dropped_and_never_both():

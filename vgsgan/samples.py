@@ -1,11 +1,12 @@
 """What a trained model of `configs/generation.py` makes, to look at and hear.
 
-    python -m vgsgan.samples --workdir=runs/idea-gan --out=samples
+    python -m vgsgan.samples --workdir=runs/idea-gan
 
-Writes sheet.png: the first validation clips, and what the run's best checkpoint
-makes of them and of random latents, each picture above its spectrogram. Of
-pairs also NAME-NUMBER.wav, every sound as it can be had from its spectrogram,
-the real ones too: phases and loudness are gone (`sounds` is the extra).
+Writes into the run's folder `report`, or to --out, sheet.png: the first
+validation clips, and what the run's best checkpoint makes of them and of random
+latents, each picture above its spectrogram. Of pairs also NAME-NUMBER.wav, every
+sound as it can be had from its spectrogram, the real ones too: phases and
+loudness are gone (`sounds` is the extra).
 """
 
 import io
@@ -171,16 +172,17 @@ def write(workdir: pathlib.Path, out: pathlib.Path) -> None:
 
 def define_flags() -> None:
   flags.DEFINE_string("workdir", None, "Of the run.")
-  flags.DEFINE_string("out", None, "The folder to write to.")
+  flags.DEFINE_string("out", "", "Of the files; WORKDIR/report if empty.")
 
 
 def main(argv: list[str]) -> None:
   given = flags.FLAGS
-  if len(argv) > 1 or None in (given.workdir, given.out):
-    raise UserError("--workdir and --out are needed, nothing else")
+  if len(argv) > 1 or not given.workdir:
+    raise UserError("--workdir is needed, and besides it --out alone is known")
   # Libraries log what only their authors want to read at each restore.
   logging.set_verbosity(logging.WARNING)
-  write(pathlib.Path(given.workdir), pathlib.Path(given.out))
+  workdir = pathlib.Path(given.workdir)
+  write(workdir, pathlib.Path(given.out or workdir / "report"))
 
 
 if __name__ == "__main__":

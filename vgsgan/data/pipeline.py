@@ -33,6 +33,20 @@ class Records(Protocol):
   def __getitem__(self, index: int) -> Record: ...
 
 
+@dataclasses.dataclass(frozen=True)
+class First:
+  """The first `count` records of a split, or all if there are fewer."""
+
+  records: Records
+  count: int
+
+  def __len__(self) -> int:
+    return min(self.count, len(self.records))
+
+  def __getitem__(self, index: int) -> Record:
+    return self.records[index]
+
+
 Example = dict[str, Any]  # Arrays and numpy scalars.
 # What a task makes of a record; the generator is the example's own.
 Transform = Callable[[Record, np.random.Generator], Example]

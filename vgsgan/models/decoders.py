@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
@@ -17,7 +18,6 @@ from vgsgan.models.correspondence import Tower, global_max
 from vgsgan.models.generator import double
 from vgsgan.models.image import space_to_depth
 from vgsgan.models.layers import Conv2D, Norm
-from vgsgan.models.recogniser import depth_to_space
 
 Pair = tuple[Float[Array, "b s s 3"], Float[Array, "b t f 1"]]
 
@@ -61,8 +61,9 @@ class Decoder(nn.Module):
   """Latents to pictures, or to spectrograms, in [-1, 1].
 
   A linear layer to a small map, whose sides are doubled by nearest neighbours
-  before each convolution, and once more by the channels of the last (Shi et
-  al., CVPR 2016): on a CPU both are faster than transposed convolutions.
+  before each convolution: on a CPU that is faster than transposed ones.
+  Channels folded into the last doubling (Shi et al., CVPR 2016) would leave
+  checkerboards that a discriminator does not mend.
 
   Attributes:
     bottom: height and width of the small map.
@@ -94,8 +95,8 @@ class Decoder(nn.Module):
         units, use_bias=False, kernel_init=self.kernel_init, name=f"up{i}"
       )
       x = nn.relu(Norm(name=f"norm{i}")(conv(double(x)), train))
-    last = Conv2D(4 * self.channels, kernel_init=self.last_init, name="last")
-    return jnp.tanh(depth_to_space(last(x)))
+    last = Conv2D(self.channels, kernel_init=self.last_init, name="last")
+    return jnp.tanh(last(double(x)))
 
 
 class Autoencoder(nn.Module):
@@ -240,12 +241,12 @@ class Told(NamedTuple):
   Attributes:
     matched: of real pictures with their own sounds.
     drawn: of generated pairs.
-    mismatched: of real pictures with the sounds of the rows before.
+    mismatched: of each real picture with the sounds of all other rows.
   """
 
   matched: Float[Array, "b"]
   drawn: Float[Array, "b"]
-  mismatched: Float[Array, "b"]
+  mismatched: Float[Array, "b b-1"]
 
 
 class PairDiscriminator(nn.Module):
@@ -277,11 +278,11 @@ class PairDiscriminator(nn.Module):
     )
 
   def score(
-    self, picture: Float[Array, "b d"], sound: Float[Array, "b d"]
-  ) -> Float[Array, "b"]:
+    self, picture: Float[Array, "*b d"], sound: Float[Array, "*b d"]
+  ) -> Float[Array, "*b"]:
     """A logit of each pair of features."""
     both = jnp.concatenate([picture, sound], axis=-1)
-    return self.fc2(nn.relu(self.fc1(both)))[:, 0]
+    return self.fc2(nn.relu(self.fc1(both)))[..., 0]
 
   def __call__(self, real: Pair, drawn: Pair, train: bool) -> Told:
     """Logits of three kinds of pairs.
@@ -293,8 +294,11 @@ class PairDiscriminator(nn.Module):
       jnp.concatenate(halves) for halves in zip(real, drawn, strict=True)
     )
     pictures, sounds = (jnp.split(x, 2) for x in self.look(both, train))
+    b = len(real[0])
+    row, other = np.nonzero(~np.eye(b, dtype=bool))
+    mismatched = self.score(pictures[0][row], sounds[0][other])
     return Told(
       matched=self.score(pictures[0], sounds[0]),
       drawn=self.score(pictures[1], sounds[1]),
-      mismatched=self.score(pictures[0], jnp.roll(sounds[0], 1, axis=0)),
+      mismatched=mismatched.reshape(b, b - 1),
     )

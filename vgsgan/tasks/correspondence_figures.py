@@ -1,6 +1,5 @@
 """What is measured of audio-visual correspondence, over whole splits."""
 
-import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any
@@ -148,9 +147,8 @@ class Evaluation:
 
   def training(self, state: TrainState, poll: Poll) -> Rows:
     """The same of so many training pairs: what CCA is fitted to."""
-    records = self.splits["train"]
-    count = min(len(records), self.model.config.eval.cca_records)
-    return self.read(state, First(records, count), poll)
+    count = self.model.config.eval.cca_records
+    return self.read(state, pipeline.First(self.splits["train"], count), poll)
 
   def accuracy(
     self, state: TrainState, found: Rows, poll: Poll
@@ -176,7 +174,8 @@ class Evaluation:
       block = [x[first : first + size] for x in (images, sounds)]
       count = len(block[0])
       filled = [np.resize(x, (size, *x.shape[1:])) for x in block]
-      logits.append(jax.device_get(self.logits(state.params, *filled))[:count])
+      there = jax.device_put(filled, mesh_lib.replicated(self.model.mesh))
+      logits.append(jax.device_get(self.logits(state.params, *there))[:count])
     return np.concatenate(logits)
 
   def localisation(
@@ -201,20 +200,6 @@ class Evaluation:
       self.model.config.eval.threshold,
     )
     return {"localisation": figures}
-
-
-@dataclasses.dataclass(frozen=True)
-class First:
-  """The first records of a split."""
-
-  records: pipeline.Records
-  count: int
-
-  def __len__(self) -> int:
-    return self.count
-
-  def __getitem__(self, index: int) -> pipeline.Record:
-    return self.records[index]
 
 
 def partners(clip_id: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:

@@ -59,7 +59,7 @@ class Rows:
     """What is found in the first records, `many` at most."""
     size, parts = self.config.eval.batch, []
     stream = pipeline.EvalStream(
-      First(records, min(many, len(records))),
+      pipeline.First(records, many),
       self.transform,
       size,
       mesh_lib.local_rows(size),
@@ -109,19 +109,6 @@ class Rows:
 
 def joined(parts: Sequence[Any]) -> Any:
   return jax.tree.map(lambda *x: np.concatenate(x), *parts)
-
-
-class First:
-  """The first records of a split."""
-
-  def __init__(self, records: pipeline.Records, many: int):
-    self.records, self.many = records, many
-
-  def __len__(self) -> int:
-    return self.many
-
-  def __getitem__(self, index: int) -> pipeline.Record:
-    return self.records[index]
 
 
 class Looks:

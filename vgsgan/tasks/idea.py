@@ -141,11 +141,23 @@ class Idea(Alternating):
     """The pair made again and its latent's distribution; new statistics."""
     return self.apply("generator", params, stats, inputs, *chances)
 
+  def shown(self, real, made, keep):
+    import os
+
+    if not os.environ.get("SHOW"):
+      return made
+    alone = (keep & ~keep[:, ::-1]).T
+    return tuple(
+      jnp.where(x.reshape(-1, 1, 1, 1), *both)
+      for x, *both in zip(alone, real, made, strict=True)
+    )
+
   def discriminator_loss(self, own, params, stats, inputs, chances):
     """Of telling real pairs from generated and from mismatched ones."""
     (made, _), _ = self.generate(
       params["generator"], stats["generator"], inputs, chances
     )
+    made = self.shown(inputs, made, chances[0])
     told, new = self.apply(
       "discriminator", own, stats["discriminator"], inputs, made
     )
@@ -159,15 +171,24 @@ class Idea(Alternating):
     """The sum that the module's docstring gives."""
     use = self.config.idea
     (made, known), new = self.generate(own, stats["generator"], inputs, chances)
+    errors = [
+      generative.squared_error(*both) for both in zip(made, inputs, strict=True)
+    ]
+    keep = chances[0].T
+    import os
+
+    if self.adversarial and os.environ.get("KEEP"):
+      errors = [e * k for e, k in zip(errors, keep)]
     metrics = {
-      f"error_{name}": jnp.mean(generative.squared_error(*both))
-      for name, *both in zip(("picture", "sound"), made, inputs, strict=True)
+      f"error_{name}": jnp.mean(e)
+      for name, e in zip(("picture", "sound"), errors, strict=True)
     }
     loss = use.weight * sum(metrics.values())
     if self.variational:
       metrics["kl"] = jnp.mean(generative.kl_divergence(*known))
       loss = loss + use.kl_weight * metrics["kl"]
     if self.adversarial:
+      made = self.shown(inputs, made, chances[0])
       told, _ = self.apply(
         "discriminator",
         params["discriminator"],
