@@ -105,8 +105,9 @@ def default() -> ml_collections.ConfigDict:
   config.idea.picture_decoder = (64, 32, 16)
   config.idea.sound_decoder = (64, 32, 16, 8)
   config.idea.drop = 0.3  # Share of the rows that lack either of the two.
-  config.idea.weight = 30.0  # Of the squared errors.
-  config.idea.kl_weight = 6e-4
+  config.idea.weight = 100.0  # Of the squared errors.
+  config.idea.kl_weight = 2e-3
+  config.idea.game_from = 500  # Steps before what is generated is told apart.
 
   config.optim = ml_collections.ConfigDict()
   config.optim.generator = optim()
@@ -183,7 +184,7 @@ def smoke(config: ml_collections.ConfigDict) -> None:
   use.widths = (4, 8, 8) if "network" not in use else (4, 8)
   if config.task == "idea":
     use.update({"picture_decoder": (8, 8), "sound_decoder": (8, 8, 4)})
-    use.update({"latent": 8, "features": 16})
+    use.update({"latent": 8, "features": 16, "game_from": 2})
   else:
     use.update({"decoder": (8, 8), "latent": 8})
   config.train.update(

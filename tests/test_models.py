@@ -105,6 +105,17 @@ def test_conv2d_is_the_convolution(kernel, channels):
   _same_as_flax(layers.Conv2D(4, kernel), nn.Conv(4, (kernel, kernel)), x)
 
 
+def test_doubled_conv2d_is_the_convolution_of_a_doubled_map():
+  ours, x = layers.DoubledConv2D(4), _normal(2, 5, 4, 3)
+  variables = _init(ours, x)
+  kernel, bias = variables["params"]["kernel"], _normal(4)
+  variables = {"params": {"kernel": kernel, "bias": bias}}
+  large = np.repeat(np.repeat(x, 2, axis=1), 2, axis=2)
+  want = nn.Conv(4, (3, 3)).apply(variables, large)
+  got = jax.jit(ours.apply)(variables, x)
+  np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(
   ("kernel", "t"), [(1, 9), (3, 9), (5, 5), (5, 4), (17, 3), (17, 1)]
 )

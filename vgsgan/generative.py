@@ -51,7 +51,7 @@ GENERATOR_LOSSES = {"non_saturating": non_saturating, "minimax": minimax}
 
 
 def discriminator(
-  real: Float[Array, "b"], *unreal: Float[Array, "b *n"]
+  real: Float[Array, "b"], *unreal: Float[Array, "b ..."]
 ) -> Float[Array, "b"]:
   """-log D(real) - log(1 - D(unreal)) (Goodfellow et al., equation 1).
 

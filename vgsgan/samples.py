@@ -2,10 +2,10 @@
 
     python -m vgsgan.samples --workdir=runs/idea-gan
 
-Writes into the run's folder `report`, or to --out, sheet.png: the first
+Writes sheet.png into the run's folder `report`, or to --out: the first
 validation clips, and what the run's best checkpoint makes of them and of random
-latents, each picture above its spectrogram. Of pairs also NAME-NUMBER.wav, every
-sound as it can be had from its spectrogram, the real ones too: phases and
+latents, each picture above its spectrogram. Of pairs also NAME-NUMBER.wav,
+every sound as it can be had from its spectrogram, the real ones too: phases and
 loudness are gone (`sounds` is the extra).
 """
 

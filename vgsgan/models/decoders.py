@@ -15,9 +15,8 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from vgsgan.models.correspondence import Tower, global_max
-from vgsgan.models.generator import double
 from vgsgan.models.image import space_to_depth
-from vgsgan.models.layers import Conv2D, Norm
+from vgsgan.models.layers import DoubledConv2D, Norm
 
 Pair = tuple[Float[Array, "b s s 3"], Float[Array, "b t f 1"]]
 
@@ -91,12 +90,12 @@ class Decoder(nn.Module):
     x = linear(latent).reshape(-1, h, w, first)
     x = nn.relu(Norm(name="norm")(x, train))
     for i, units in enumerate(self.widths[1:], start=1):
-      conv = Conv2D(
+      conv = DoubledConv2D(
         units, use_bias=False, kernel_init=self.kernel_init, name=f"up{i}"
       )
-      x = nn.relu(Norm(name=f"norm{i}")(conv(double(x)), train))
-    last = Conv2D(self.channels, kernel_init=self.last_init, name="last")
-    return jnp.tanh(last(double(x)))
+      x = nn.relu(Norm(name=f"norm{i}")(conv(x), train))
+    last = DoubledConv2D(self.channels, kernel_init=self.last_init, name="last")
+    return jnp.tanh(last(x))
 
 
 class Autoencoder(nn.Module):

@@ -11,6 +11,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
@@ -169,6 +170,47 @@ class Conv2D(nn.Module):
     if self.use_bias:
       zeros = nn.initializers.zeros
       y = y + self.param("bias", zeros, (self.features,)).astype(self.dtype)
+    return y
+
+
+class DoubledConv2D(nn.Module):
+  """3 x 3 convolution of a map whose sides nearest neighbours have doubled.
+
+  Equal to `Conv2D` after such a doubling but for rounding, with as many
+  products. It runs on the small map and weighs a point's neighbours for each of
+  the four places that it becomes: faster, where the large map has few channels.
+
+  Attributes:
+    features: output channels.
+    use_bias: False where a normalisation follows.
+    kernel_init: initialiser of the kernel.
+  """
+
+  features: int
+  use_bias: bool = True
+  kernel_init: Callable = nn.initializers.he_normal()
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "b h w c"]
+  ) -> Float[Array, "b 2*h 2*w {self.features}"]:
+    b, h, w, c = x.shape
+    kernel = self.param("kernel", self.kernel_init, (3, 3, c, self.features))
+    # place, tap -> neighbour of the small map that the tap falls on.
+    falls = (np.arange(2)[:, None] + np.arange(3) - 1) // 2 + 1
+    on = np.float32(falls[..., None] == np.arange(3))
+    kernel = jnp.einsum("pat,qbu,abcf->tucpqf", on, on, kernel)
+    y = lax.conv_general_dilated(
+      x,
+      kernel.reshape(3, 3, c, 4 * self.features),
+      (1, 1),
+      "SAME",
+      dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    y = y.reshape(b, h, w, 2, 2, self.features).transpose(0, 1, 3, 2, 4, 5)
+    y = y.reshape(b, 2 * h, 2 * w, self.features)
+    if self.use_bias:
+      y = y + self.param("bias", nn.initializers.zeros, (self.features,))
     return y
 
 

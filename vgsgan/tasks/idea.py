@@ -10,9 +10,10 @@ generated from the other. By `config.idea.kind`:
   vae-gan   all three
 
 D is an audio-visual correspondence network (L3-Net) that learns on the way:
-real pictures with their own sounds are real, generated pairs and real pictures
-with other sounds are not. So a generated pair has to look and sound right, and
-to belong together.
+real pictures with their own sounds are real, real pictures with other sounds of
+the batch are not, and from step `game_from` on neither is what is generated.
+Where one of the two was missing, what is generated stands beside the real
+other. So a pair has to look and sound right, and to belong together.
 
 An error is a mean over n numbers, so that kl_weight k is an evidence lower
 bound for normal numbers of variance k n / 2 around what is decoded. New pairs
@@ -20,11 +21,13 @@ come of latents of N(0, I) where KL has made it the prior, and else of a normal
 distribution with the mean and covariance of the training clips' latents.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import ml_collections
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float
 
 from vgsgan import generative
 from vgsgan.data import features, pipeline
@@ -38,6 +41,20 @@ from vgsgan.tasks import idea_figures as figures
 from vgsgan.tasks.alternating import Alternating
 
 KINDS = ("ae", "vae", "gan", "vae-gan")
+
+
+class Chances(NamedTuple):
+  """Of a step's rows.
+
+  Attributes:
+    keep: which of (picture, sound) there is.
+    noise: of the latents, if they are drawn.
+    playing: whether the game has begun.
+  """
+
+  keep: Bool[Array, "b 2"]
+  noise: Float[Array, "b z"] | None
+  playing: Bool[Array, "b"]
 
 
 class Idea(Alternating):
@@ -129,75 +146,74 @@ class Idea(Alternating):
       }
     )
 
-  def chances(self, key: Array, rows: int) -> tuple[Array, Array | None]:
+  def chances(self, key: Array, step: Array, rows: int) -> Chances:
     """What is kept of each row, and the noise of its latent."""
-    keys = jax.random.split(key)
-    noise = None
+    use, keys, noise = self.config.idea, jax.random.split(key), None
     if self.variational:
-      noise = jax.random.normal(keys[1], (rows, self.config.idea.latent))
-    return generative.drop_one(keys[0], rows, self.config.idea.drop), noise
+      noise = jax.random.normal(keys[1], (rows, use.latent))
+    return Chances(
+      keep=generative.drop_one(keys[0], rows, use.drop),
+      noise=noise,
+      playing=jnp.full(rows, step >= use.game_from),
+    )
 
   def generate(self, params, stats, inputs, chances):
     """The pair made again and its latent's distribution; new statistics."""
-    return self.apply("generator", params, stats, inputs, *chances)
-
-  def shown(self, real, made, keep):
-    import os
-
-    if not os.environ.get("SHOW"):
-      return made
-    alone = (keep & ~keep[:, ::-1]).T
-    return tuple(
-      jnp.where(x.reshape(-1, 1, 1, 1), *both)
-      for x, *both in zip(alone, real, made, strict=True)
+    return self.apply(
+      "generator", params, stats, inputs, chances.keep, chances.noise
     )
+
+  def shown(self, real: Pair, made: Pair, keep: Bool[Array, "b 2"]) -> Pair:
+    """The generated pair of each row, beside what was kept alone, if it was."""
+    alone = (keep & ~keep[:, ::-1]).T[..., None, None, None]
+    return tuple(jnp.where(*row) for row in zip(alone, real, made, strict=True))
 
   def discriminator_loss(self, own, params, stats, inputs, chances):
     """Of telling real pairs from generated and from mismatched ones."""
     (made, _), _ = self.generate(
       params["generator"], stats["generator"], inputs, chances
     )
-    made = self.shown(inputs, made, chances[0])
     told, new = self.apply(
-      "discriminator", own, stats["discriminator"], inputs, made
+      "discriminator",
+      own,
+      stats["discriminator"],
+      inputs,
+      self.shown(inputs, made, chances.keep),
     )
     metrics = {
       f"right_{name}": jnp.mean((logits > 0) == (name == "matched"))
       for name, logits in told._asdict().items()
     }
-    return jnp.mean(generative.discriminator(*told)), (metrics, new)
+    loss = jnp.where(
+      chances.playing,
+      generative.discriminator(*told),
+      generative.discriminator(told.matched, told.mismatched),
+    )
+    return jnp.mean(loss), (metrics, new)
 
   def generator_loss(self, own, params, stats, inputs, chances):
     """The sum that the module's docstring gives."""
     use = self.config.idea
     (made, known), new = self.generate(own, stats["generator"], inputs, chances)
-    errors = [
-      generative.squared_error(*both) for both in zip(made, inputs, strict=True)
-    ]
-    keep = chances[0].T
-    import os
-
-    if self.adversarial and os.environ.get("KEEP"):
-      errors = [e * k for e, k in zip(errors, keep)]
     metrics = {
-      f"error_{name}": jnp.mean(e)
-      for name, e in zip(("picture", "sound"), errors, strict=True)
+      f"error_{name}": jnp.mean(generative.squared_error(*both))
+      for name, *both in zip(("picture", "sound"), made, inputs, strict=True)
     }
     loss = use.weight * sum(metrics.values())
     if self.variational:
       metrics["kl"] = jnp.mean(generative.kl_divergence(*known))
       loss = loss + use.kl_weight * metrics["kl"]
     if self.adversarial:
-      made = self.shown(inputs, made, chances[0])
       told, _ = self.apply(
         "discriminator",
         params["discriminator"],
         stats["discriminator"],
         inputs,
-        made,
+        self.shown(inputs, made, chances.keep),
       )
-      metrics["surprise"] = jnp.mean(generative.non_saturating(told.drawn))
-      loss = loss + metrics["surprise"]
+      surprise = generative.non_saturating(told.drawn)
+      metrics["surprise"] = jnp.mean(surprise)
+      loss = loss + jnp.mean(chances.playing * surprise)
     return loss, (metrics, new)
 
   def encode(
