@@ -20,7 +20,7 @@ Two frozen networks judge what is generated, if they are named:
 
     python -m vgsgan.main --config=configs/classification.py \\
       --workdir=runs/classifier
-    python -m vgsgan.main --config=configs/correspondence.py \\
+    python -m vgsgan.main --config=configs/correspondence.py:ave,judge \\
       --workdir=runs/correspondence
     python -m vgsgan.main --config=configs/generation.py:table \\
       --config.judges.classifier=runs/classifier \\
@@ -105,9 +105,8 @@ def default() -> ml_collections.ConfigDict:
   config.idea.picture_decoder = (64, 32, 16)
   config.idea.sound_decoder = (64, 32, 16, 8)
   config.idea.drop = 0.3  # Share of the rows that lack either of the two.
-  config.idea.weight = 100.0  # Of the squared errors.
-  config.idea.kl_weight = 2e-3
-  config.idea.game_from = 500  # Steps before what is generated is told apart.
+  config.idea.weight = 300.0  # Of the squared errors.
+  config.idea.kl_weight = 6e-3
 
   config.optim = ml_collections.ConfigDict()
   config.optim.generator = optim()
@@ -115,7 +114,7 @@ def default() -> ml_collections.ConfigDict:
 
   config.train = ml_collections.ConfigDict()
   config.train.batch = 32
-  config.train.steps = 1500
+  config.train.steps = 2000
   config.train.log_every = 20
   config.train.eval_every = 500
   config.train.save_every = 500
@@ -184,7 +183,7 @@ def smoke(config: ml_collections.ConfigDict) -> None:
   use.widths = (4, 8, 8) if "network" not in use else (4, 8)
   if config.task == "idea":
     use.update({"picture_decoder": (8, 8), "sound_decoder": (8, 8, 4)})
-    use.update({"latent": 8, "features": 16, "game_from": 2})
+    use.update({"latent": 8, "features": 16})
   else:
     use.update({"decoder": (8, 8), "latent": 8})
   config.train.update(

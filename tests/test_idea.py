@@ -146,7 +146,7 @@ def with_sgd(model, rate=0.1):
 @pytest.fixture(scope="module")
 def game():
   """The variant in which all parts of the loss are."""
-  config = small("vae-gan", kl_weight=0.3, weight=0.7, drop=0.4, game_from=0)
+  config = small("vae-gan", kl_weight=0.3, weight=0.7, drop=0.4)
   model = idea.Idea(config)
   return model, with_sgd(model), quick_jit(model.step), batch_of(config)
 
@@ -266,7 +266,7 @@ def test_three_kinds_of_pairs_have_the_right_targets(game):
   params, stats = state.params, state.batch_stats
   inputs = quick_jit(model.inputs)(batch)
   key = jax.random.fold_in(jax.random.key(model.config.seed), 0)
-  chances = model.chances(key, jnp.int32(0), 8)
+  chances = model.chances(key, 8)
   generate = quick_jit(model.generate)
   (made, known), _ = generate(
     params["generator"], stats["generator"], inputs, chances
@@ -303,43 +303,6 @@ def test_three_kinds_of_pairs_have_the_right_targets(game):
   assert float(value) == pytest.approx(expected, rel=1e-3)
 
 
-def test_before_the_game_the_discriminator_learns_correspondence_alone(game):
-  """And the generator nothing of it, whose slopes are those of `vae`."""
-  _, state, _, batch = game
-  model = idea.Idea(small("vae-gan", kl_weight=0.3, weight=0.7, game_from=1))
-  inputs = quick_jit(model.inputs)(batch)
-  params, stats = state.params, state.batch_stats
-  at = {step: model.chances(KEY, jnp.int32(step), 8) for step in (0, 1)}
-  (made, _), _ = quick_jit(model.generate)(
-    params["generator"], stats["generator"], inputs, at[0]
-  )
-  logits = dense_logits(
-    model,
-    params["discriminator"],
-    stats["discriminator"],
-    (inputs, shown_by_hand(inputs, made, at[0].keep)),
-  )
-  loss = quick_jit(model.discriminator_loss)
-  value, _ = loss(params["discriminator"], params, stats, inputs, at[0])
-  expected = np.mean(np.log1p(np.exp(-np.array(logits["matched"]))))
-  expected += np.mean(np.log1p(np.exp(logits["mismatched"])))
-  assert float(value) == pytest.approx(expected, rel=1e-3)
-
-  slope = quick_jit(jax.grad(model.generator_loss, has_aux=True))
-  before, after = (
-    slope(params["generator"], params, stats, inputs, at[step])[0]
-    for step in (0, 1)
-  )
-  alone = idea.Idea(small("vae", kl_weight=0.3, weight=0.7))
-  chances = alone.chances(KEY, jnp.int32(0), 8)
-  plain = quick_jit(jax.grad(alone.generator_loss, has_aux=True))(
-    params["generator"], params, stats, inputs, chances
-  )[0]
-  for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(before), strict=True):
-    np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6)
-  assert not same(before, after)
-
-
 def test_the_discriminator_moves_first_and_each_by_its_own_loss(game):
   model, state, step, batch = game
   after, metrics = step(state, batch)
@@ -361,7 +324,7 @@ def test_the_discriminator_moves_first_and_each_by_its_own_loss(game):
   key = jax.random.fold_in(jax.random.key(model.config.seed), 0)
   inputs, chances = (
     quick_jit(model.inputs)(batch),
-    model.chances(key, jnp.int32(0), 8),
+    model.chances(key, 8),
   )
   loss = quick_jit(model.generator_loss)
   found = [
@@ -400,7 +363,7 @@ def test_the_default_networks_fit_the_default_data():
 def test_without_an_adversary_there_is_none(game):
   model = idea.Idea(small("ae"))
   assert set(model.modules) == {"generator"}
-  assert model.chances(KEY, jnp.int32(0), 4).noise is None
+  assert model.chances(KEY, 4).noise is None
   state = jax.eval_shape(model.init, KEY)
   assert set(state.params) == {"generator"}
   assert set(game[1].params) == {"generator", "discriminator"}
@@ -431,7 +394,7 @@ def test_eight_devices_do_as_one(game):
 
 def test_either_is_learned_from_the_other():
   """On a few pairs: errors fall far below those of the mean clip."""
-  config = small("ae", picture_decoder=(16,), sound_decoder=(16,))
+  config = small("ae", picture_decoder=(16,), sound_decoder=(16,), drop=0.45)
   config.idea.widths = (8,)
   model = idea.Idea(config)
   model.tx = {"generator": optax.adam(1e-2)}

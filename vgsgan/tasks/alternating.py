@@ -22,7 +22,7 @@ class Alternating:
   A subclass says what each network learns:
 
   * `inputs(batch)`, what the losses see of a batch;
-  * `chances(key, step, rows)`, the random numbers of a step, a row each;
+  * `chances(key, rows)`, the random numbers of a step;
   * `generate(params, stats, inputs, chances)`, the generator's pass in
     training: what it makes, and its new `batch_stats`;
   * for each network NAME a method `NAME_loss(own, params, stats, inputs,
@@ -74,7 +74,7 @@ class Alternating:
     """
     key = jax.random.fold_in(jax.random.key(self.config.seed), state.step)
     inputs = self.inputs(batch)
-    chances = self.chances(key, state.step, len(batch["image"]))
+    chances = self.chances(key, len(batch["image"]))
     params, stats = dict(state.params), dict(state.batch_stats)
     opt_state, metrics = dict(state.opt_state), {}
     values, grads = {}, {}

@@ -66,9 +66,8 @@ class Pictures(Alternating):
     """Pictures in [-1, 1]."""
     return batch["image"].astype(jnp.float32) / 127.5 - 1
 
-  def chances(self, key: Array, step: Array, rows: int) -> Array:
+  def chances(self, key: Array, rows: int) -> Array:
     """Standard normal numbers, a latent's length a row."""
-    del step
     return jax.random.normal(key, (rows, self.config.generation.latent))
 
   def picture(self) -> Array:

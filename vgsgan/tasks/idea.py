@@ -10,10 +10,10 @@ generated from the other. By `config.idea.kind`:
   vae-gan   all three
 
 D is an audio-visual correspondence network (L3-Net) that learns on the way:
-real pictures with their own sounds are real, real pictures with other sounds of
-the batch are not, and from step `game_from` on neither is what is generated.
-Where one of the two was missing, what is generated stands beside the real
-other. So a pair has to look and sound right, and to belong together.
+real pictures with their own sounds are real, real pictures with the other
+sounds of the batch are not, and what is generated is not. Where one of the two
+was missing, what is generated stands beside the real other. So a pair has to
+look and sound right, and to belong together.
 
 An error is a mean over n numbers, so that kl_weight k is an evidence lower
 bound for normal numbers of variance k n / 2 around what is decoded. New pairs
@@ -49,12 +49,10 @@ class Chances(NamedTuple):
   Attributes:
     keep: which of (picture, sound) there is.
     noise: of the latents, if they are drawn.
-    playing: whether the game has begun.
   """
 
   keep: Bool[Array, "b 2"]
   noise: Float[Array, "b z"] | None
-  playing: Bool[Array, "b"]
 
 
 class Idea(Alternating):
@@ -146,22 +144,16 @@ class Idea(Alternating):
       }
     )
 
-  def chances(self, key: Array, step: Array, rows: int) -> Chances:
+  def chances(self, key: Array, rows: int) -> Chances:
     """What is kept of each row, and the noise of its latent."""
     use, keys, noise = self.config.idea, jax.random.split(key), None
     if self.variational:
       noise = jax.random.normal(keys[1], (rows, use.latent))
-    return Chances(
-      keep=generative.drop_one(keys[0], rows, use.drop),
-      noise=noise,
-      playing=jnp.full(rows, step >= use.game_from),
-    )
+    return Chances(generative.drop_one(keys[0], rows, use.drop), noise)
 
   def generate(self, params, stats, inputs, chances):
     """The pair made again and its latent's distribution; new statistics."""
-    return self.apply(
-      "generator", params, stats, inputs, chances.keep, chances.noise
-    )
+    return self.apply("generator", params, stats, inputs, *chances)
 
   def shown(self, real: Pair, made: Pair, keep: Bool[Array, "b 2"]) -> Pair:
     """The generated pair of each row, beside what was kept alone, if it was."""
@@ -184,12 +176,7 @@ class Idea(Alternating):
       f"right_{name}": jnp.mean((logits > 0) == (name == "matched"))
       for name, logits in told._asdict().items()
     }
-    loss = jnp.where(
-      chances.playing,
-      generative.discriminator(*told),
-      generative.discriminator(told.matched, told.mismatched),
-    )
-    return jnp.mean(loss), (metrics, new)
+    return jnp.mean(generative.discriminator(*told)), (metrics, new)
 
   def generator_loss(self, own, params, stats, inputs, chances):
     """The sum that the module's docstring gives."""
@@ -211,9 +198,8 @@ class Idea(Alternating):
         inputs,
         self.shown(inputs, made, chances.keep),
       )
-      surprise = generative.non_saturating(told.drawn)
-      metrics["surprise"] = jnp.mean(surprise)
-      loss = loss + jnp.mean(chances.playing * surprise)
+      metrics["surprise"] = jnp.mean(generative.non_saturating(told.drawn))
+      loss = loss + metrics["surprise"]
     return loss, (metrics, new)
 
   def encode(
