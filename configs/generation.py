@@ -42,11 +42,13 @@ COLUMNS = {
   "sound, error": f"{_TEST}.squared_error.sound.from_both",
   "picture, Frechet": f"{_JUDGED}.picture.frechet.from_both",
   "sound, Frechet": f"{_JUDGED}.sound.frechet.from_both",
+  "pair, Frechet": f"{_JUDGED}.pair.frechet.from_both",
   "new pair, Frechet": f"{_JUDGED}.pair.frechet.sampled",
-  "picture of sound": f"{_JUDGED}.class.picture_from_sound",
-  "sound of picture": f"{_JUDGED}.class.sound_from_picture",
-  "pair of picture, match": f"{_JUDGED}.match.accuracy.from_picture",
   "new pair, match": f"{_JUDGED}.match.accuracy.sampled",
+  "sound of picture, match": f"{_JUDGED}.match.accuracy.given_picture",
+  "picture of sound, match": f"{_JUDGED}.match.accuracy.given_sound",
+  "sound of picture, class": f"{_JUDGED}.class.sound_from_picture",
+  "picture of sound, class": f"{_JUDGED}.class.picture_from_sound",
 }
 
 
@@ -174,6 +176,9 @@ def table(config: ml_collections.ConfigDict) -> None:
     {f"idea-{kind}": {"idea": {"kind": kind}} for kind in IDEA}
   )
   config.compare.columns = tuple(COLUMNS.items())
+  config.compare.numbers = tuple(
+    name for name in COLUMNS if name.endswith(("error", "Frechet"))
+  )
 
 
 def smoke(config: ml_collections.ConfigDict) -> None:

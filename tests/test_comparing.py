@@ -321,8 +321,14 @@ def test_numbers_that_are_no_shares_stay_as_they_are():
   runs = [{"d": {"value": v, "chance": 7.0}} for v in (1.0, 2.0)]
   found = comparing.summary({"one": runs}, {"Frechet": "d"})
   assert comparing.table(found, ["Frechet"])[2:] == [
-    "| one | 2 | 1.500 ± 0.707 |",
-    "| chance | | 7.000 |",
+    "| one | 2 | 1.5 ± 0.707 |",
+    "| chance | | 7 |",
+  ]
+  large = [{"d": {"value": 523.94, "chance": 0.0434}}]
+  found = comparing.summary({"one": large}, {"Frechet": "d"})
+  assert comparing.table(found, ["Frechet"])[2:] == [
+    "| one | 1 | 524 |",
+    "| chance | | 0.0434 |",
   ]
 
 

@@ -208,7 +208,9 @@ def table(found: Mapping[str, Any], numbers: Sequence[str] = ()) -> list[str]:
   In per cent, but for the headings in `numbers`, which are no shares.
   """
   heads = list(found["chance"])
-  scales = {head: (1.0, 3) if head in numbers else (100.0, 1) for head in heads}
+  scales = {
+    head: (1.0, ".3g") if head in numbers else (100.0, ".1f") for head in heads
+  }
   lines = [
     "| arm | seeds | " + " | ".join(heads) + " |",
     "|---|---|" + "---|" * len(heads),
@@ -221,13 +223,13 @@ def table(found: Mapping[str, Any], numbers: Sequence[str] = ()) -> list[str]:
   return [*lines, f"| chance | | {cells} |"]
 
 
-def _cell(figure: Mapping[str, Any] | None, scale: float, digits: int) -> str:
+def _cell(figure: Mapping[str, Any] | None, scale: float, form: str) -> str:
   if figure is None:
     return "–"
-  mean = f"{scale * figure['mean']:.{digits}f}"
+  mean = format(scale * figure["mean"], form)
   if figure["std"] is None:
     return mean
-  return f"{mean} ± {scale * figure['std']:.{digits}f}"
+  return f"{mean} ± {format(scale * figure['std'], form)}"
 
 
 def _figure(results: dict[str, Any], path: str) -> dict[str, float]:
