@@ -108,7 +108,7 @@ def default() -> ml_collections.ConfigDict:
   config.idea.sound_decoder = (64, 32, 16, 8)
   config.idea.drop = 0.3  # Share of the rows that lack either of the two.
   config.idea.weight = 300.0  # Of the squared errors.
-  config.idea.kl_weight = 6e-3
+  config.idea.kl_weight = 3e-2
 
   config.optim = ml_collections.ConfigDict()
   config.optim.generator = optim()

@@ -258,6 +258,7 @@ def test_a_whole_run_of_every_variant(variant, tmp_path, in_memory):
   found = results["splits"]["test"]
   assert found["pictures"] == 9 and "judged" not in found
   names = {"sampled"} | ({"reconstructed"} if "ae" in variant else set())
+  names |= {"prior"} if variant == "vae" else set()
   for name in ("frechet", "diversity"):
     assert set(found["coarse"][name]) == names
     for figure in found["coarse"][name].values():
@@ -314,23 +315,24 @@ def test_a_judge_is_asked_where_it_is_named(monkeypatch, in_memory):
 def test_new_latents_are_normal_or_like_those_of_the_training_pictures(
   in_memory,
 ):
-  """Of the autoencoder the mean and the covariance of what it encodes."""
+  """The mean and the covariance of what is encoded, or N(0, I)."""
   splits = data.load(None)
   for variant in ("ae", "vae"):
     model = generation.model_of(small(variant))
     looks = generation_figures.Looks(model, MAKE_MESH(1), splits)
     state = with_sgd(model)
     rows = looks.rows
-    got = rows.latents(state, 4000, looks.fitted, lambda: None)
+    train = jnp.asarray(shades(24, 0)[:12])
+    seen = np.asarray(model.encode(state, model.inputs({"image": train})))
+    expected = {"sampled": (seen.mean(0), np.cov(seen.T))}
     if variant == "vae":
-      mean, covariance = np.zeros(5), np.eye(5)
-    else:
-      train = jnp.asarray(shades(24, 0)[:12])
-      seen = np.asarray(model.encode(state, model.inputs({"image": train})))
-      mean, covariance = seen.mean(0), np.cov(seen.T)
-    scale = np.sqrt(np.trace(covariance))
-    np.testing.assert_allclose(got.mean(0), mean, atol=0.1 * scale)
-    np.testing.assert_allclose(np.cov(got.T), covariance, atol=0.1 * scale**2)
+      expected["prior"] = np.zeros(5), np.eye(5)
+    assert looks.drawn.keys() == expected.keys()
+    for name, (mean, covariance) in expected.items():
+      got = rows.latents(state, 4000, looks.drawn[name], lambda: None)
+      scale = np.sqrt(np.trace(covariance))
+      np.testing.assert_allclose(got.mean(0), mean, atol=0.1 * scale)
+      np.testing.assert_allclose(np.cov(got.T), covariance, atol=0.1 * scale**2)
 
 
 @pytest.mark.parametrize(

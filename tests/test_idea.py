@@ -540,6 +540,7 @@ def test_a_whole_run_of_every_kind(kind, tmp_path, monkeypatch, in_memory):
       figure = found["squared_error"][part][name]
       assert figure["value"] > 0 and figure["chance"] > 0
   names = {"from_both", "from_picture", "from_sound", "sampled"}
+  names |= {"prior"} if kind.startswith("vae") else set()
   for part in ("picture", "sound", "pair"):
     assert set(found["coarse"][part]["frechet"]) == names
   assert ("judged" in found) == (kind == "gan")
@@ -547,9 +548,9 @@ def test_a_whole_run_of_every_kind(kind, tmp_path, monkeypatch, in_memory):
     assert found["judged"]["class"]["picture_from_sound"]["real"] == 1
     assert set(found["judged"]["match"]) == {"accuracy", "score"}
   with Image.open(tmp_path / "pictures" / "4.png") as opened:
-    assert opened.size == (9 * 8, 5 * 8)
+    assert opened.size == (9 * 8, (1 + len(names)) * 8)
   with Image.open(tmp_path / "spectrograms" / "4.png") as opened:
-    assert opened.size == (9 * 16, 5 * 8)
+    assert opened.size == (9 * 16, (1 + len(names)) * 8)
 
 
 @pytest.mark.parametrize(

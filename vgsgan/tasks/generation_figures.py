@@ -127,7 +127,10 @@ class Looks:
     check_at_least("eval.fitted", config.eval.fitted, 2)
     self.splits, self.judges = splits, judges_of(config)
     self.encodes = config.generation.kind != "gan"
-    self.fitted = splits["train"] if config.generation.kind == "ae" else None
+    # What random latents are like.
+    self.drawn = {"sampled": splits["train"] if self.encodes else None}
+    if config.generation.kind == "vae":
+      self.drawn["prior"] = None
 
     def look(state, batch):
       found = {"picture": model.inputs(batch)}
@@ -143,8 +146,9 @@ class Looks:
     found = self.rows.of(state, records, many, poll)
     found.pop("latent", None)
     real = found.pop("picture")
-    latents = self.rows.latents(state, len(real), self.fitted, poll)
-    found["sampled"] = self.rows.decoded(state, latents, poll)
+    for name, like in self.drawn.items():
+      latents = self.rows.latents(state, len(real), like, poll)
+      found[name] = self.rows.decoded(state, latents, poll)
     return real, found
 
   def evaluate(

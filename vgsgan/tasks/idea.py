@@ -15,10 +15,12 @@ sounds of the batch are not, and what is generated is not. Where one of the two
 was missing, what is generated stands beside the real other. So a pair has to
 look and sound right, and to belong together.
 
-An error is a mean over n numbers, so that kl_weight k is an evidence lower
-bound for normal numbers of variance k n / 2 around what is decoded. New pairs
-come of latents of N(0, I) where KL has made it the prior, and else of a normal
-distribution with the mean and covariance of the training clips' latents.
+An error is a mean over n numbers, so that weight w and kl_weight k make an
+evidence lower bound of normal numbers of variance k n / 2w around what is
+decoded. New pairs
+come of latents that are normal with the mean and covariance of the training
+clips' latents (Ghosh et al., ICLR 2020, section 4), and, where the latents are
+trained towards N(0, I), of that as well.
 """
 
 from typing import NamedTuple

@@ -4,7 +4,9 @@ Names of what is made:
   from_both      a pair, decoded of the latent of picture and sound
   from_picture   a pair, decoded of the latent of a picture without its sound
   from_sound     a pair, decoded of the latent of a sound without its picture
-  sampled        a pair, decoded of a random latent
+  sampled        a pair, decoded of a random latent that is normal with the
+                 mean and covariance of the training clips' latents
+  prior          the same of N(0, I), for those that are trained towards it
   given_picture  a real picture and the sound that is generated from it
   given_sound    a real sound and the picture that is generated from it
 """
@@ -56,7 +58,9 @@ class Looks:
       check_at_least(f"data.num_{split}", len(splits[split]), FEWEST)
     check_at_least("eval.fitted", config.eval.fitted, 2)
     self.splits, self.judges = splits, judges_of(config)
-    self.fitted = None if model.variational else splits["train"]
+    # What random latents are like.
+    self.drawn = {"sampled": splits["train"]}
+    self.drawn |= {"prior": None} if model.variational else {}
 
     def decode(state, latent):
       return dict(zip(MODALITIES, model.decode(state, latent), strict=True))
@@ -87,13 +91,14 @@ class Looks:
   def made(self, state: TrainState, records, many: int, poll: Poll):
     """Real clips, their labels, and what is made of and beside them."""
     found = self.rows.of(state, records, many, poll)
-    latents = self.rows.latents(state, len(found["labels"]), self.fitted, poll)
-    found["sampled"] = self.rows.decoded(state, latents, poll)
+    for name, like in self.drawn.items():
+      latents = self.rows.latents(state, len(found["labels"]), like, poll)
+      found[name] = self.rows.decoded(state, latents, poll)
 
     def clips(name: str) -> Clips:
       return Clips(found[name]["picture"], found[name]["sound"][..., 0])
 
-    made = {name: clips(name) for name in (*KEPT, "sampled")}
+    made = {name: clips(name) for name in (*KEPT, *self.drawn)}
     return clips("real"), found["labels"], made
 
   def evaluate(
