@@ -23,8 +23,7 @@ Two frozen networks judge what is generated, if they are named:
     python -m vgsgan.main --config=configs/correspondence.py:ave,judge \\
       --workdir=runs/correspondence
     python -m vgsgan.main --config=configs/generation.py:table \\
-      --config.judges.classifier=runs/classifier \\
-      --config.judges.correspondence=runs/correspondence --workdir=runs/idea
+      --workdir=runs/idea
 """
 
 from typing import Any
@@ -32,6 +31,7 @@ from typing import Any
 import ml_collections
 
 from vgsgan import options
+from vgsgan.errors import UserError
 
 IDEA = ("ae", "vae", "gan", "vae-gan")
 
@@ -44,6 +44,9 @@ COLUMNS = {
   "sound, Frechet": f"{_JUDGED}.sound.frechet.from_both",
   "pair, Frechet": f"{_JUDGED}.pair.frechet.from_both",
   "new pair, Frechet": f"{_JUDGED}.pair.frechet.sampled",
+  "pair, diversity": f"{_JUDGED}.pair.diversity.from_both",
+  "new pair, diversity": f"{_JUDGED}.pair.diversity.sampled",
+  "pair, match": f"{_JUDGED}.match.accuracy.from_both",
   "new pair, match": f"{_JUDGED}.match.accuracy.sampled",
   "sound of picture, match": f"{_JUDGED}.match.accuracy.given_picture",
   "picture of sound, match": f"{_JUDGED}.match.accuracy.given_sound",
@@ -106,7 +109,7 @@ def default() -> ml_collections.ConfigDict:
   config.idea.pools = 2
   config.idea.picture_decoder = (64, 32, 16)
   config.idea.sound_decoder = (64, 32, 16, 8)
-  config.idea.drop = 0.3  # Share of the rows that lack either of the two.
+  config.idea.drop = 0.3  # Share without the picture, and without the sound.
   config.idea.weight = 300.0  # Of the squared errors.
   config.idea.kl_weight = 3e-2
 
@@ -146,6 +149,10 @@ def pictures(kind: str, **fields: Any) -> options.Variant:
   """Pictures alone."""
 
   def variant(config: ml_collections.ConfigDict) -> None:
+    if config.task != "idea" or config.idea.kind != "ae":
+      raise UserError(
+        f"config argument {kind!r}: name one kind of generation alone"
+      )
     config.task = "generation"
     del config.idea
     config.generation = ml_collections.ConfigDict()
@@ -170,6 +177,12 @@ def dcgan(config: ml_collections.ConfigDict) -> None:
 
 
 def table(config: ml_collections.ConfigDict) -> None:
+  config.judges.update(
+    {
+      "classifier": "runs/classifier",
+      "correspondence": "runs/correspondence",
+    }
+  )
   config.compare = ml_collections.ConfigDict()
   config.compare.seeds = (0, 1, 2)
   config.compare.arms = ml_collections.ConfigDict(
@@ -177,7 +190,7 @@ def table(config: ml_collections.ConfigDict) -> None:
   )
   config.compare.columns = tuple(COLUMNS.items())
   config.compare.numbers = tuple(
-    name for name in COLUMNS if name.endswith(("error", "Frechet"))
+    name for name in COLUMNS if name.endswith(("error", "Frechet", "diversity"))
   )
 
 
@@ -185,12 +198,12 @@ def smoke(config: ml_collections.ConfigDict) -> None:
   config.data.update({"num_train": 250, "num_validation": 32, "num_test": 32})
   config.data.image_size = 16
   use = config[config.task]
-  use.widths = (4, 8, 8) if "network" not in use else (4, 8)
+  use.latent = 8
   if config.task == "idea":
+    use.update({"widths": (4, 8, 8), "features": 16})
     use.update({"picture_decoder": (8, 8), "sound_decoder": (8, 8, 4)})
-    use.update({"latent": 8, "features": 16})
   else:
-    use.update({"decoder": (8, 8), "latent": 8})
+    use.update({"widths": (4, 8), "decoder": (8, 8)})
   config.train.update(
     {"batch": 16, "steps": 6, "log_every": 2, "eval_every": 3}
   )

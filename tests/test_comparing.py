@@ -332,6 +332,22 @@ def test_numbers_that_are_no_shares_stay_as_they_are():
   ]
 
 
+def test_what_the_real_would_have_is_a_row():
+  runs = [
+    {
+      "a": {"value": v, "chance": 0.1, "real": 0.9},
+      "b": {"value": v, "chance": 0},
+    }
+    for v in (0.25, 0.75)
+  ]
+  found = comparing.summary({"one": runs}, {"A": "a", "B": "b"})
+  assert comparing.table(found)[2:] == [
+    "| one | 2 | 50.0 ± 35.4 | 50.0 ± 35.4 |",
+    "| real | | 90.0 | – |",
+    "| chance | | 10.0 | 0.0 |",
+  ]
+
+
 def test_figures_without_a_part_are_in_an_arm_s_first_row():
   run = {"told": {"value": 0.7, "chance": 0.5}, "plain": {}, "fitted": {}}
   for part in ("plain", "fitted"):

@@ -347,6 +347,9 @@ def test_new_latents_are_normal_or_like_those_of_the_training_pictures(
       "4 widths need config.data.image_size to be a multiple of 16, not 8",
     ),
     ("ae", {"pools": 5, "widths": (4,) * 5}, "config.generation: "),
+    ("gan", {"decoder": ()}, "config.generation.decoder=(): name the channels"),
+    ("dcgan", {"widths": (0,)}, "config.generation.widths=(0,): name the"),
+    ("vae", {"latent": -1}, "config.generation.latent=-1 must be at least 1"),
   ],
 )
 def test_a_wrong_value_is_named_in_one_line(variant, fields, said):
@@ -354,6 +357,21 @@ def test_a_wrong_value_is_named_in_one_line(variant, fields, said):
     generation.model_of(small(variant, **fields))
   assert said in str(refused.value)
   assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("names", ["vae,gan", "idea-gan,vae"])
+def test_kinds_of_generation_exclude_each_other(names):
+  with pytest.raises(UserError, match="name one kind of generation alone"):
+    load("generation").get_config(names)
+
+
+def test_networks_without_normalisation_are_trained():
+  """One convolution of DCGAN's discriminator has none."""
+  model = generation.model_of(small("dcgan", widths=(4,)))
+  state = jax.eval_shape(model.init, KEY)
+  batch = {"image": jax.ShapeDtypeStruct((8, 8, 8, 3), jnp.uint8)}
+  after, _ = jax.eval_shape(model.step, state, batch)
+  assert jax.tree.structure(after) == jax.tree.structure(state)
 
 
 def test_halves_of_too_few_pictures_cannot_be_compared():

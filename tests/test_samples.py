@@ -114,16 +114,17 @@ def test_files_of_a_run_of_pairs(tmp_path, monkeypatch, in_memory):
   monkeypatch.setattr(samples, "waveform", waveform)
   samples.write(tmp_path / "run", tmp_path / "new" / "out")
   found = files_of(tmp_path / "new" / "out")
-  names = ("real", "from_both", "from_picture", "from_sound", "sampled")
+  made = ("from_both", "from_picture", "from_sound", "sampled", "prior")
+  names = ("real", *made)
   sounds = {f"{name}-{i}.wav" for name in names for i in range(samples.FEW)}
   assert set(found) == sounds | {"sheet.png"}
   sound, rate = soundfile.read(io.BytesIO(found["real-0.wav"]))
   assert rate == 8000
   np.testing.assert_allclose(sound, np.linspace(-0.5, 0.5, 800), atol=1e-4)
   with Image.open(io.BytesIO(found["sheet.png"])) as page:
-    assert page.size == (6 * 96, 5 * (20 + 96 + 8))
+    assert page.size == (6 * 96, 6 * (20 + 96 + 8))
   # The real ones are those of the first validation clips.
-  assert len(heard) == 5 * samples.FEW
+  assert len(heard) == 6 * samples.FEW
   assert all(x.shape == (16, 8) for x in heard)
   for spectrogram_, tone in zip(heard[:3], (1, 3, 6), strict=True):
     assert abs(int(spectrogram_.mean(0).argmax()) - tone) <= 1

@@ -160,7 +160,8 @@ def summary(
   Returns:
     `{"arms": {name: {"seeds": n, "figures": {heading: {"mean", "std",
     "values"}}}}, "chance": {heading: chance}}`, all as shares of 1; `std` over
-    n - 1, None of one seed; None for a figure that a row lacks.
+    n - 1, None of one seed; None for a figure that a row lacks. And `real`,
+    like `chance`, for the figures that say what the real would have.
 
   Raises:
     UserError: a run lacks a figure, or all do, or what is there is none.
@@ -168,6 +169,7 @@ def summary(
   table_rows = rows or [(name, name, "") for name in results]
   arms: dict[str, Any] = {}
   chance: dict[str, float] = {}
+  real: dict[str, float] = {}
   seen: set[str] = set()
   for row, arm, part in table_rows:
     figures: dict[str, Any] = {}
@@ -180,12 +182,15 @@ def summary(
       several = [_figure(one, path) for one in results[arm]]
       figures[head] = _spread([one["value"] for one in several])
       chance.setdefault(head, several[0]["chance"])
+      if "real" in several[0]:
+        real.setdefault(head, several[0]["real"])
     arms[row] = {"seeds": len(results[arm]), "figures": figures}
     seen.add(arm)
   for head, path in columns.items():
     if head not in chance:
       raise UserError(f"config.compare.columns: no row has the figure {path!r}")
-  return {"arms": arms, "chance": {head: chance[head] for head in columns}}
+  found = {"arms": arms, "chance": {head: chance[head] for head in columns}}
+  return found | ({"real": real} if real else {})
 
 
 def _has(results: dict[str, Any], path: str) -> bool:
@@ -218,9 +223,12 @@ def table(found: Mapping[str, Any], numbers: Sequence[str] = ()) -> list[str]:
   for name, arm in found["arms"].items():
     cells = " | ".join(_cell(arm["figures"][h], *scales[h]) for h in heads)
     lines.append(f"| {name} | {arm['seeds']} | {cells} |")
-  chance = {h: {"mean": found["chance"][h], "std": None} for h in heads}
-  cells = " | ".join(_cell(chance[h], *scales[h]) for h in heads)
-  return [*lines, f"| chance | | {cells} |"]
+  for name in ("real", "chance"):
+    known = found.get(name, {})
+    known = {head: {"mean": x, "std": None} for head, x in known.items()}
+    cells = " | ".join(_cell(known.get(h), *scales[h]) for h in heads)
+    lines += [f"| {name} | | {cells} |"] if known else []
+  return lines
 
 
 def _cell(figure: Mapping[str, Any] | None, scale: float, form: str) -> str:

@@ -93,6 +93,8 @@ def as_distributed(
   noise: Float[np.ndarray, "n z"], like: Float[np.ndarray, "m z"]
 ) -> Float[np.ndarray, "n z"]:
   """Standard normal rows, moved to the mean and the covariance of others."""
-  values, vectors = np.linalg.eigh(np.cov(np.float64(like), rowvar=False))
+  values, vectors = np.linalg.eigh(
+    np.atleast_2d(np.cov(np.float64(like), rowvar=False))
+  )
   scaled = noise * np.sqrt(np.maximum(values, 0.0))
   return np.float32(like.mean(0) + scaled @ vectors.T)

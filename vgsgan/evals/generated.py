@@ -42,10 +42,15 @@ def squared_error(
 def coarse(
   rows: Float[np.ndarray, "n h w c"], cells: int = 4
 ) -> Float[np.ndarray, "n d"]:
-  """Means over cells x cells places: features that nothing was trained for."""
-  n, h, w, c = rows.shape
-  places = rows.reshape(n, cells, h // cells, cells, w // cells, c)
-  return places.mean((2, 4)).reshape(n, -1)
+  """Means over cells x cells places: features that nothing was trained for.
+
+  Places are as equal as sides allow, which are of one number a place at least.
+  """
+  for axis in (1, 2):
+    places = np.array_split(rows, min(cells, rows.shape[axis]), axis)
+    means = [place.mean(axis, keepdims=True) for place in places]
+    rows = np.concatenate(means, axis)
+  return rows.reshape(len(rows), -1)
 
 
 def spread(features: Float[np.ndarray, "n d"]) -> float:
@@ -99,7 +104,8 @@ def matches(
 
   Args:
     match: a logit of each pair, above 0 where the two belong together.
-    real: pairs that do; mismatched, each picture is with the next clip's sound.
+    real: pairs that do; mismatched, each picture is with the sound of the clip
+      before it, which happens to fit as often as two clips are alike.
     made: pairs of which at least one part is generated.
 
   Returns:
@@ -130,10 +136,9 @@ def recognised(
 ) -> Figure:
   """The share of clips whose likeliest class is one of their labels (-1: none).
 
-  By chance: of answering at random with as many of each class.
+  By chance: of always answering with the commonest class.
   """
   has = (labels[..., None] == np.arange(logits.shape[1])).any(axis=1)
-  answers = logits.argmax(1)
 
   def share(of):
     return float(np.take_along_axis(has, of.argmax(1)[:, None], axis=1).mean())
@@ -141,5 +146,5 @@ def recognised(
   return {
     "value": share(logits),
     "real": share(of_real),
-    "chance": float(has.mean(0)[answers].mean()),
+    "chance": float(has.mean(0).max()),
   }

@@ -51,9 +51,12 @@ class Alternating:
     `batch_stats.average` is the averaged generator, both its trees.
     """
     params = {name: x["params"] for name, x in made.items()}
-    stats = {name: x["batch_stats"] for name, x in made.items()}
+    stats = {name: x.get("batch_stats", {}) for name, x in made.items()}
     # A copy: the same buffer cannot be donated twice.
-    stats["average"] = jax.tree.map(jnp.copy, dict(made["generator"]))
+    stats["average"] = jax.tree.map(
+      jnp.copy,
+      {"params": params["generator"], "batch_stats": stats["generator"]},
+    )
     opt_state = {name: self.tx[name].init(params[name]) for name in params}
     return TrainState(jnp.zeros((), jnp.int32), params, stats, opt_state)
 
@@ -65,7 +68,7 @@ class Alternating:
       train=True,
       mutable=["batch_stats"],
     )
-    return made, new["batch_stats"]
+    return made, new.get("batch_stats", {})
 
   def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     """One update of each network.

@@ -6,9 +6,11 @@
   gan   min over G, max over D of E log D(x) + E log(1 - D(G(z))), z of N(0, I)
         (Goodfellow et al., NIPS 2014)
 
-The error is a mean over n numbers, so that kl_weight k makes the loss 2 / n
-times the negative evidence lower bound of normal pixels of variance k n / 2,
-but for a constant.
+The error is a mean over n numbers, so that kl_weight k makes the loss k times
+the negative evidence lower bound of normal pixels of variance k n / 2, but for
+a constant. New pictures of an autoencoder come of latents that are normal with
+the mean and covariance of those of the training pictures (Ghosh et al., ICLR
+2020, section 4); of a variational one there are those of N(0, I) as well.
 
 `generation.loss` is what G is trained by: 'minimax' minimises log(1 - D(G(z))),
 'non_saturating' maximises log D(G(z)). `generation.network` 'dcgan' has the
@@ -32,7 +34,7 @@ from vgsgan.models.decoders import (
   Decoder,
   Encoder,
 )
-from vgsgan.options import check_one_of
+from vgsgan.options import check_at_least, check_one_of, check_widths
 from vgsgan.state import TrainState
 from vgsgan.tasks import Batch, Task
 from vgsgan.tasks import generation_figures as figures
@@ -47,6 +49,9 @@ class Pictures(Alternating):
   """What the kinds share: the decoder is the generator, or part of it."""
 
   def __init__(self, config: ml_collections.ConfigDict):
+    for name in ("widths", "decoder"):
+      check_widths(f"generation.{name}", config.generation[name])
+    check_at_least("generation.latent", config.generation.latent, 1)
     side, halved = config.data.image_size, 2 ** len(config.generation.decoder)
     if side % halved:
       raise UserError(
@@ -58,7 +63,7 @@ class Pictures(Alternating):
     self.prepare()
     try:
       jax.eval_shape(lambda: self.init(jax.random.key(0)))
-    except (ValueError, ZeroDivisionError) as error:
+    except (ValueError, TypeError, LookupError, ZeroDivisionError) as error:
       reason = " ".join(str(error).split())
       raise UserError(f"config.generation: {reason}") from error
 

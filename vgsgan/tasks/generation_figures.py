@@ -12,6 +12,7 @@ from jaxtyping import Float, UInt8
 from vgsgan import generative, judges
 from vgsgan import mesh as mesh_lib
 from vgsgan.data import pipeline
+from vgsgan.errors import UserError
 from vgsgan.evals import generated
 from vgsgan.options import check_at_least
 from vgsgan.state import TrainState
@@ -28,6 +29,11 @@ Look = Callable[[TrainState, Batch], Any]
 def judges_of(config: ml_collections.ConfigDict) -> judges.Judges | None:
   """Those that `config.judges` names, if it names any."""
   named = config.judges.classifier, config.judges.correspondence
+  if any(named) and not all(named):
+    raise UserError(
+      "config.judges: name both workdirs, classifier and correspondence, or "
+      "neither"
+    )
   return judges.load(*named, config.data) if any(named) else None
 
 
@@ -200,5 +206,5 @@ def nearest(results: dict[str, Any]) -> float:
 
 
 def likest(results: dict[str, Any]) -> float:
-  found = results.get("judged", results["coarse"])
-  return -found["frechet"]["sampled"]["value"]
+  # Who judges what is reported must not choose it too.
+  return -results["coarse"]["frechet"]["sampled"]["value"]

@@ -1,25 +1,26 @@
 """Generation from audio-visual correspondence: one representation of both.
 
 Pictures and their sounds are encoded apart, mixed into one latent, and decoded
-apart. In training one of the two is missing now and then, so that either is
-generated from the other. By `config.idea.kind`:
+apart. In training a share of the rows lacks the picture, and as many the sound,
+so that either is generated from the other. By `config.idea.kind`:
 
   ae        squared errors e of both:           weight * (e_picture + e_sound)
   vae       and what the latent says, in nats:  + kl_weight * KL(q(z) | N(0, I))
-  gan       the errors, and a game of two:      + -log D(generated pair)
+  gan       the errors, and a game of two:      - log D(generated)
   vae-gan   all three
 
 D is an audio-visual correspondence network (L3-Net) that learns on the way:
 real pictures with their own sounds are real, real pictures with the other
 sounds of the batch are not, and what is generated is not. Where one of the two
-was missing, what is generated stands beside the real other. So a pair has to
-look and sound right, and to belong together.
+was missing, what is generated for it stands beside the real other; where both
+were there, both are generated. So what is drawn has to look and sound right,
+and to belong together.
 
 An error is a mean over n numbers, so that weight w and kl_weight k make an
 evidence lower bound of normal numbers of variance k n / 2w around what is
-decoded. New pairs
-come of latents that are normal with the mean and covariance of the training
-clips' latents (Ghosh et al., ICLR 2020, section 4), and, where the latents are
+decoded, one for pictures and one for sounds. New pairs come of latents that are
+normal with the mean and covariance of those of the training clips, the
+likeliest of each (Ghosh et al., ICLR 2020, section 4), and, where latents are
 trained towards N(0, I), of that as well.
 """
 
@@ -35,8 +36,8 @@ from vgsgan import generative
 from vgsgan.data import features, pipeline
 from vgsgan.data.clips import ClipExample
 from vgsgan.errors import UserError
-from vgsgan.models.decoders import Mixture, Pair, PairDiscriminator
-from vgsgan.options import check_at_least, check_one_of
+from vgsgan.models.mixture import Mixture, Pair, PairDiscriminator
+from vgsgan.options import check_at_least, check_one_of, check_widths
 from vgsgan.state import TrainState
 from vgsgan.tasks import Batch, Task
 from vgsgan.tasks import idea_figures as figures
@@ -70,14 +71,20 @@ class Idea(Alternating):
         f"config.idea.drop={model.drop} must be from 0 to 0.5: each of the two "
         "is dropped in that share of the rows, and never both"
       )
+    for name in ("widths", "picture_decoder", "sound_decoder"):
+      check_widths(f"idea.{name}", model[name])
+    check_at_least("idea.latent", model.latent, 1)
     self.config = config
     self.variational = model.kind.startswith("vae")
     self.adversarial = model.kind.endswith("gan")
+    if self.adversarial:
+      # Of one pair alone nothing is mismatched.
+      check_at_least("train.batch", config.train.batch, 2)
     try:
       self.modules = self.networks()
       self.prepare()
       jax.eval_shape(lambda: self.init(jax.random.key(0)))
-    except (ValueError, ZeroDivisionError) as error:
+    except (ValueError, TypeError, LookupError, ZeroDivisionError) as error:
       reason = " ".join(str(error).split())
       raise UserError(f"config.idea or config.data: {reason}") from error
 
@@ -238,11 +245,7 @@ def build(
     init=model.init,
     step=model.step,
     evaluate=looks.evaluate,
-    select=figures.likest if model.adversarial else figures.nearest,
-    selection=(
-      "least Frechet distance of pairs"
-      if model.adversarial
-      else "least squared error of both"
-    ),
+    select=figures.likest,
+    selection="least Frechet distance of pairs, in coarse features",
     pictures=looks.pictures,
   )

@@ -5,7 +5,7 @@ Names of what is made:
   from_picture   a pair, decoded of the latent of a picture without its sound
   from_sound     a pair, decoded of the latent of a sound without its picture
   sampled        a pair, decoded of a random latent that is normal with the
-                 mean and covariance of the training clips' latents
+                 mean and covariance of those of the training clips
   prior          the same of N(0, I), for those that are trained towards it
   given_picture  a real picture and the sound that is generated from it
   given_sound    a real sound and the picture that is generated from it
@@ -217,13 +217,9 @@ def judged(
   }
 
 
-def nearest(results: dict[str, Any]) -> float:
-  """Less the squared errors of what is made of both."""
-  errors = results["squared_error"]
-  return -sum(errors[part]["from_both"]["value"] for part in MODALITIES)
-
-
 def likest(results: dict[str, Any]) -> float:
-  """Less the Frechet distance of pairs that are made of both."""
-  found = results.get("judged", results["coarse"])
-  return -found["pair"]["frechet"]["from_both"]["value"]
+  """Less the Frechet distance of pairs that are made of both.
+
+  In coarse features: who judges what is reported must not choose it too.
+  """
+  return -results["coarse"]["pair"]["frechet"]["from_both"]["value"]

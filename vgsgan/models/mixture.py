@@ -1,0 +1,145 @@
+"""Pictures and sounds through one representation, and what tells them apart."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from vgsgan.models.correspondence import global_max
+from vgsgan.models.decoders import Decoder, Encoder, Normal, draw, tower
+from vgsgan.models.image import space_to_depth
+
+Pair = tuple[Float[Array, "b s s 3"], Float[Array, "b t f 1"]]
+
+
+class Mixture(nn.Module):
+  """Pictures and sounds into one representation, and out of it again.
+
+  Each has an encoder and a decoder of its own; two layers mix what the
+  encoders say. A modality that is not there is replaced by a learned vector.
+  Spectrograms are folded into channels first, which is a quarter of the work.
+
+  Attributes:
+    latent: numbers of the representation.
+    features: numbers that each encoder says.
+    widths: of the encoders' towers.
+    pools: as in `Encoder`.
+    decoders: widths of the picture's decoder and the sound's.
+    shapes: (height, width) of pictures and of spectrograms.
+  """
+
+  latent: int
+  features: int
+  widths: tuple[int, ...]
+  pools: int
+  decoders: tuple[tuple[int, ...], tuple[int, ...]]
+  shapes: tuple[tuple[int, int], tuple[int, int]]
+
+  def setup(self):
+    self.encode_picture, self.encode_sound = (
+      Encoder(self.features, self.widths, self.pools) for _ in range(2)
+    )
+    self.absent = self.param(
+      "absent", nn.initializers.normal(0.1), (2, self.features)
+    )
+    self.mix = nn.Dense(2 * self.features)
+    self.to_normal = nn.Dense(2 * self.latent)
+    self.decode_picture, self.decode_sound = (
+      Decoder(tuple(n // 2 ** len(widths) for n in shape), widths, channels)
+      for shape, widths, channels in zip(
+        self.shapes, self.decoders, (3, 1), strict=True
+      )
+    )
+
+  def encode(self, pair: Pair, keep: Bool[Array, "b 2"], train: bool) -> Normal:
+    """What is known of a pair from those of the two that are kept."""
+    picture = self.encode_picture(pair[0], train)
+    sound = self.encode_sound(space_to_depth(pair[1]), train)
+    both = jnp.stack([picture, sound], axis=1)
+    known = jnp.where(keep[..., None], both, self.absent)
+    mixed = nn.relu(self.mix(nn.relu(known.reshape(len(known), -1))))
+    return Normal(*jnp.split(self.to_normal(mixed), 2, axis=-1))
+
+  def decode(
+    self, latent: Float[Array, "b {self.latent}"], train: bool
+  ) -> Pair:
+    """Picture and sound of each latent, in [-1, 1]."""
+    return self.decode_picture(latent, train), self.decode_sound(latent, train)
+
+  def __call__(
+    self, pair: Pair, keep: Bool[Array, "b 2"], noise: Array | None, train: bool
+  ) -> tuple[Pair, Normal]:
+    """The pair made again from a latent, and that latent's distribution."""
+    known = self.encode(pair, keep, train)
+    return self.decode(draw(known, noise), train), known
+
+
+class Told(NamedTuple):
+  """Logits: real, and belonging together, is what is over 0.
+
+  Attributes:
+    matched: of real pictures with their own sounds.
+    drawn: of pairs of which one or both are generated.
+    mismatched: of each real picture with the sounds of all other rows.
+  """
+
+  matched: Float[Array, "b"]
+  drawn: Float[Array, "b"]
+  mismatched: Float[Array, "b b-1"]
+
+
+class PairDiscriminator(nn.Module):
+  """L3-Net: whether a picture and a sound belong together, and are real.
+
+  Two towers, their maps' maxima side by side, a layer of 128 with ReLU, and
+  one logit (Arandjelovic and Zisserman, ICCV 2017, section 2).
+
+  Attributes:
+    widths: of the towers.
+    pools: as in `Encoder`.
+    hidden: units of the layer before the logit.
+  """
+
+  widths: tuple[int, ...]
+  pools: int
+  hidden: int = 128
+
+  def setup(self):
+    self.picture = tower(self.widths, self.pools)
+    self.sound = tower(self.widths, self.pools)
+    self.fc1, self.fc2 = nn.Dense(self.hidden), nn.Dense(1)
+
+  def look(self, pair: Pair, train: bool) -> tuple[Array, Array]:
+    """Features [b, d] of pictures and of sounds."""
+    return (
+      global_max(self.picture(pair[0], train)),
+      global_max(self.sound(space_to_depth(pair[1]), train)),
+    )
+
+  def score(
+    self, picture: Float[Array, "*b d"], sound: Float[Array, "*b d"]
+  ) -> Float[Array, "*b"]:
+    """A logit of each pair of features."""
+    both = jnp.concatenate([picture, sound], axis=-1)
+    return self.fc2(nn.relu(self.fc1(both)))[..., 0]
+
+  def __call__(self, real: Pair, drawn: Pair, train: bool) -> Told:
+    """Logits of three kinds of pairs.
+
+    Normalisation sees the real and the drawn together, so that one function
+    judges both.
+    """
+    both = tuple(
+      jnp.concatenate(halves) for halves in zip(real, drawn, strict=True)
+    )
+    pictures, sounds = (jnp.split(x, 2) for x in self.look(both, train))
+    b = len(real[0])
+    row, other = np.nonzero(~np.eye(b, dtype=bool))
+    mismatched = self.score(pictures[0][row], sounds[0][other])
+    return Told(
+      matched=self.score(pictures[0], sounds[0]),
+      drawn=self.score(pictures[1], sounds[1]),
+      mismatched=mismatched.reshape(b, b - 1),
+    )
