@@ -307,8 +307,9 @@ def test_a_judge_is_asked_where_it_is_named(monkeypatch, in_memory):
     ),
     rel=1e-4,
   )
+  # It judges what is kept, and so does not choose it.
   assert generation_figures.likest(found) == (
-    -found["judged"]["frechet"]["sampled"]["value"]
+    -found["coarse"]["frechet"]["sampled"]["value"]
   )
 
 
