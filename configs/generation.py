@@ -21,7 +21,7 @@ Two frozen networks judge what is generated, if they are named:
     python -m vgsgan.main --config=configs/classification.py \\
       --workdir=runs/classifier
     python -m vgsgan.main --config=configs/correspondence.py:ave,judge \\
-      --workdir=runs/correspondence
+      --workdir=runs/matcher
     python -m vgsgan.main --config=configs/generation.py:table \\
       --workdir=runs/idea
 """
@@ -130,7 +130,7 @@ def default() -> ml_collections.ConfigDict:
   config.judges.classifier = (
     ""  # Workdir of a run of configs/classification.py.
   )
-  config.judges.correspondence = ""  # And of configs/correspondence.py.
+  config.judges.correspondence = ""  # configs/correspondence.py:ave,judge
 
   config.eval = ml_collections.ConfigDict()
   config.eval.batch = 50
@@ -180,7 +180,7 @@ def table(config: ml_collections.ConfigDict) -> None:
   config.judges.update(
     {
       "classifier": "runs/classifier",
-      "correspondence": "runs/correspondence",
+      "correspondence": "runs/matcher",
     }
   )
   config.compare = ml_collections.ConfigDict()
@@ -196,7 +196,6 @@ def table(config: ml_collections.ConfigDict) -> None:
 
 def smoke(config: ml_collections.ConfigDict) -> None:
   config.data.update({"num_train": 250, "num_validation": 32, "num_test": 32})
-  config.data.image_size = 16
   use = config[config.task]
   use.latent = 8
   if config.task == "idea":

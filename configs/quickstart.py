@@ -3,8 +3,8 @@
     python -m vgsgan.main --config=configs/quickstart.py --workdir=runs/quick
 
 trains `regular` and `edited` on the same data with the same number of steps.
-Arguments, combined with commas (`configs/quickstart.py:table`):
-  table      the arms of TABLE with three seeds and 500 steps
+Arguments, with commas (`configs/quickstart.py:table,smoke`):
+  table      the arms of TABLE with three seeds and 500 steps; or
   ARM        one arm alone: see ARMS below
   smoke      a few steps on a handful of pictures, about a minute on 2 cores
 """
@@ -14,6 +14,7 @@ from typing import Any
 import ml_collections
 
 from vgsgan import options
+from vgsgan.errors import UserError
 
 
 def arm(loss: str, *phases: str) -> dict[str, Any]:
@@ -197,6 +198,8 @@ def alone(name: str) -> options.Variant:
   """One arm, as a run of its own."""
 
   def variant(config: ml_collections.ConfigDict) -> None:
+    if "compare" not in config:
+      raise UserError(f"config argument {name!r}: name one arm alone")
     config.update(ARMS[name])
     del config.compare
 
@@ -204,6 +207,8 @@ def alone(name: str) -> options.Variant:
 
 
 def table(config: ml_collections.ConfigDict) -> None:
+  if "compare" not in config:
+    raise UserError("config argument 'table': it has all arms, name none")
   config.train.update({"steps": 500, "eval_every": 500})
   config.compare.seeds = (0, 1, 2)
   config.compare.arms = ml_collections.ConfigDict(

@@ -20,6 +20,8 @@
 # - Data (config.data.data_dir) lie on such a mount, or were copied to a disk of
 #   every worker: ArrayRecords are read at random, which object storage cannot
 #   do. What is not prepared there, every worker prepares for itself.
+# - What configs/stamps.py reads (Debian's tuxpaint-stamps-default), where that
+#   is what is trained, is installed or already prepared in data_dir.
 #
 # Maintenance sends SIGTERM: the run saves, leaves with 143, and every worker
 # starts it again. A spot slice that is taken away is gone: create, copy and run

@@ -258,7 +258,7 @@ def test_a_missing_package(monkeypatch):
   monkeypatch.setitem(sys.modules, "tinysoundfont", None)
   with pytest.raises(UserError) as error:
     sounds.Player(sounds.SOUNDFONT, RATE)
-  one_line(error, "tinysoundfont", 'pip install "vgsgan[sounds]"', "portaudio")
+  one_line(error, "tinysoundfont", 'pip install -e ".[sounds]"', "portaudio")
 
 
 def test_a_missing_soundfont(player):

@@ -229,7 +229,7 @@ def test_a_missing_package(monkeypatch, package, voice):
     speech.speak("a cube", voice)
   text = str(error.value)
   assert "\n" not in text
-  assert package in text and 'pip install "vgsgan[speech]"' in text
+  assert package in text and 'pip install -e ".[speech]"' in text
 
 
 def test_pico_without_its_data(monkeypatch, tmp_path):

@@ -30,7 +30,7 @@ from absl import app, flags, logging
 from jax.sharding import Mesh
 from ml_collections import config_flags
 
-from vgsgan import comparing, data, mesh, tasks, trainer
+from vgsgan import comparing, data, mesh, options, tasks, trainer
 from vgsgan.data import pipeline
 from vgsgan.errors import UserError
 from vgsgan.state import TrainState
@@ -154,7 +154,8 @@ def figures(
 
 
 def main(argv: list[str]) -> None:
-  del argv
+  if len(argv) > 1:
+    raise UserError(f"unexpected argument {argv[1]!r}; flags start with --")
   logging.set_verbosity(logging.WARNING)
   config, repeat = CONFIG.value, REPEAT.value
   if "compare" in config:
@@ -170,7 +171,7 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
   try:
-    app.run(main)
+    app.run(main, flags_parser=options.parse_flags)
   except UserError as error:
     print(f"vgsgan: {error}", file=sys.stderr)
     sys.exit(2)

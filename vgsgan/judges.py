@@ -39,6 +39,11 @@ FIELDS = (
   "tick",
   "soundfont",
 )
+# What trains one, by task.
+CONFIGS = {
+  "classification": "classification.py",
+  "correspondence": "correspondence.py:ave,judge",
+}
 BLOCK = 128  # Rows that are judged at once.
 
 # [n, ...] -> features [n, d] and logits [n, c].
@@ -118,7 +123,7 @@ class _Run:
 def _finished(workdir: str, task: str, data: ml_collections.ConfigDict) -> _Run:
   """A run of a task, on what `data` has in `FIELDS`."""
   folder = pathlib.Path(workdir).expanduser()
-  advice = f"name the workdir of a finished run of configs/{task}.py"
+  advice = f"name the workdir of a finished run of configs/{CONFIGS[task]}"
   if not (folder / "config.json").exists():
     raise UserError(f"no run in {workdir!r}, it has no config.json: {advice}")
   config = ml_collections.ConfigDict(
@@ -131,14 +136,14 @@ def _finished(workdir: str, task: str, data: ml_collections.ConfigDict) -> _Run:
       f"the run in {folder} is not finished, it has no results.json: start it "
       "again, it goes on from its last checkpoint"
     )
-  for name in FIELDS:
-    was, wanted = config.data.get(name), data.get(name)
-    if was != wanted:
-      raise UserError(
-        f"the judge in {folder} was trained with data.{name}={was}, but "
-        f"{wanted} is to be judged: train another with "
-        f"--config.data.{name}={wanted}"
-      )
+  others = [name for name in FIELDS if config.data.get(name) != data.get(name)]
+  if others:
+    was = ", ".join(f"data.{name}={config.data.get(name)}" for name in others)
+    flags = " ".join(f"--config.data.{x}={data.get(x)}" for x in others)
+    raise UserError(
+      f"the judge in {folder} was trained with {was}, unlike what it is to "
+      f"judge: train one of configs/{CONFIGS[task]} with {flags}"
+    )
   best = jsonfiles.read_json(folder / "results.json")["step"]
   return _Run(folder, config, best)
 

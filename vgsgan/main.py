@@ -40,18 +40,9 @@ PROCESS_ID = flags.DEFINE_integer(
 )
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-  """Parses `argv`; whatever is wrong in it becomes one line."""
-  options.check_config_flags(argv)
-  try:
-    return flags.FLAGS(argv)
-  except flags.Error as error:
-    raise UserError(str(error).splitlines()[0]) from error
-
-
 def resolved_config() -> ml_collections.ConfigDict:
   """The config of the flags, or else the one of the run in the workdir."""
-  if WORKDIR.value is None:
+  if not WORKDIR.value:
     raise UserError("--workdir is missing: name the folder of the run")
   saved = pathlib.Path(WORKDIR.value) / "config.json"
   if CONFIG.value is None and MODE.value != "train" and saved.exists():
@@ -67,7 +58,12 @@ def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise UserError(f"unexpected argument {argv[1]!r}; flags start with --")
   config = resolved_config()
-  if DISTRIBUTED.value or COORDINATOR.value:
+  alone = not (DISTRIBUTED.value or COORDINATOR.value)
+  if alone and (NUM_PROCESSES.value, PROCESS_ID.value) != (None, None):
+    raise UserError(
+      "--num_processes and --process_id need --coordinator_address=HOST:PORT"
+    )
+  if not alone:
     mesh.start_processes(
       COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value
     )
@@ -81,7 +77,7 @@ def run() -> None:
   """The entry point: errors a user can mend are one line, without traceback."""
   jax.config.config_with_absl()
   try:
-    app.run(main, flags_parser=parse_flags)
+    app.run(main, flags_parser=options.parse_flags)
   except UserError as error:
     print(f"vgsgan: {error}", file=sys.stderr)
     sys.exit(2)

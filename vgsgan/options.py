@@ -6,6 +6,7 @@ import runpy
 from collections.abc import Callable, Mapping, Sequence
 
 import ml_collections
+from absl import flags
 
 from vgsgan.errors import UserError
 
@@ -73,6 +74,15 @@ def check_config_flags(argv: Sequence[str]) -> None:
     if name.lstrip("-") == "config" and name != "config":
       path, _, argument = (value if equals else following).partition(":")
       check_overrides(load(pathlib.Path(path), argument), argv)
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+  """Parses `argv`; whatever is wrong in it becomes one line."""
+  check_config_flags(argv)
+  try:
+    return flags.FLAGS(argv)
+  except flags.Error as error:
+    raise UserError(str(error).splitlines()[0]) from error
 
 
 def load(path: pathlib.Path, argument: str) -> ml_collections.ConfigDict:

@@ -135,7 +135,7 @@ def waveform(
   except ImportError as error:
     raise UserError(
       "sounds are made by librosa, which is not installed: "
-      'pip install "vgsgan[sounds]"'
+      'pip install -e ".[sounds]"'
     ) from error
   window = round(_WINDOW * sample_rate)
   emphasised = inverse.mel_to_audio(

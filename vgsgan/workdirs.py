@@ -18,7 +18,9 @@ def alone(workdir: pathlib.Path) -> Iterator[None]:
   if jax.process_index() != 0:
     yield
     return
-  with open(workdir / ".lock", "w") as lock:
+  with jsonfiles.refused(workdir):
+    file = open(workdir / ".lock", "w")
+  with file as lock:
     try:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

@@ -133,6 +133,5 @@ def check_cca() -> None:
     import cca_zoo.linear  # noqa: F401
   except ImportError as error:
     raise UserError(
-      f"CCA needs the package cca-zoo ({error}): "
-      'pip install "vgsgan[retrieval]"'
+      f'CCA needs the package cca-zoo ({error}): pip install -e ".[retrieval]"'
     ) from error

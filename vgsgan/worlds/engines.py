@@ -79,7 +79,7 @@ def _package(name: str) -> types.ModuleType:
   except ImportError as error:
     raise UserError(
       f"speech needs the package {name} ({error}): "
-      'pip install "vgsgan[speech]", which brings espeakng-loader and ttspico'
+      'pip install -e ".[speech]", which brings espeakng-loader and ttspico'
     ) from error
 
 

@@ -203,5 +203,5 @@ def _package() -> types.ModuleType:
   except ImportError as error:
     raise UserError(
       f"sounds need the package tinysoundfont ({error}): apt-get install "
-      'portaudio19-dev, then pip install "vgsgan[sounds]"'
+      'portaudio19-dev, then pip install -e ".[sounds]"'
     ) from error
