@@ -17,9 +17,9 @@ Arguments, combined with commas (`configs/generation.py:idea-gan,smoke`):
   smoke           a few steps of small networks
 
 2,000 steps take eight minutes without an adversary and fourteen with one, on
-one core of an AMD EPYC. Test pairs of three seeds, 2026-11-21: Frechet distance 129
-± 26 with `idea-gan` and 235 ± 13 with `idea-ae` (524 for the mean pair, 13 for
-real ones), more in docs/generation.md.
+one core of an AMD EPYC. Test pairs of three seeds, 2026-11-21: Frechet distance
+129 ± 26 with `idea-gan` and 235 ± 13 with `idea-ae` (524 for the mean pair, 13
+for real ones), more in docs/generation.md.
 
 Two frozen networks judge what is generated, if they are named:
 
