@@ -64,7 +64,8 @@ tell() {
 }
 
 # SIGTERM for both: what bash starts in the background ignores SIGINT.
-trap 'tell TERM; trap "tell KILL" INT TERM' INT TERM
+# The second is told apart before anyone has heard of the first.
+trap 'trap "tell KILL" INT TERM; tell TERM' INT TERM
 
 start 0 "$@" &
 running[$!]=0
