@@ -12,8 +12,8 @@
 #   everywhere: they say which GPUs, or that K devices a process are imagined.
 #
 # Process 0 speaks here, the others with [I] before each line. Ctrl-C or SIGTERM
-# saves and leaves, with 143; a second one ends at once. When a process fails
-# the others are ended too, and the status is that of the first that failed.
+# saves and leaves, with 143. When a process fails the others are ended too, and
+# the status is that of the first that failed.
 set -euo pipefail
 
 GRACE=30  # Seconds between asking the others to leave and killing them.
@@ -64,8 +64,7 @@ tell() {
 }
 
 # SIGTERM for both: what bash starts in the background ignores SIGINT.
-# The second is told apart before anyone has heard of the first.
-trap 'trap "tell KILL" INT TERM; tell TERM' INT TERM
+trap 'tell TERM' INT TERM
 
 start 0 "$@" &
 running[$!]=0

@@ -29,7 +29,10 @@ args, _ = parser.parse_known_args()
 from vgsgan import mesh
 mesh.start_processes(**vars(args))
 import jax
-print(jax.process_index(), "of", jax.process_count(), len(jax.devices()))
+found = jax.process_index(), "of", jax.process_count(), len(jax.devices())
+import os
+# At once, or lines of two processes meet in one.
+os.write(1, (" ".join(map(str, found)) + chr(10)).encode())
 """
 SAVES = 'trap "touch $RECORD/$id.saved; exit 143" TERM; touch $RECORD/$id.up; '
 WAITS = "while :; do sleep 0.05; done"
@@ -249,22 +252,6 @@ def test_local_passes_signals_on_to_all(stage, number):
   process.communicate(timeout=60)
   assert process.returncode == 143
   assert len(list(stage.record.glob("*.saved"))) == 3
-
-
-def test_local_ends_at_once_when_asked_twice(stage):
-  deaf = 'trap "touch $RECORD/$id.asked" TERM; touch $RECORD/$id.up; '
-  stage.python(deaf + WAITS)
-  process = stage.start(LAUNCH / "local.sh", "2", "--workdir=w")
-  stage.wait_for("0.up", "1.up")
-  process.terminate()
-  stage.wait_for("0.asked", "1.asked")
-  for _ in range(60):
-    # Bash may miss a signal while it still handles the one before.
-    process.terminate()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-      process.communicate(timeout=1)
-      break
-  assert process.returncode == 137
 
 
 @pytest.mark.parametrize("visible", [None, "4,6,7"])
