@@ -514,8 +514,9 @@ def test_what_does_not_belong_together_shows_in_pairs_alone():
   labels = rng.integers(0, 3, 400)
   real, again = clips_of(labels, rng), clips_of(labels, rng)
   shuffled = Clips(again.picture, again.sound[rng.permutation(400)])
+  made = {"again": again, "shuffled": shuffled}
   found = idea_figures.likeness(
-    idea_figures.coarse, real, {"again": again, "shuffled": shuffled}
+    *idea_figures.looked(idea_figures.coarse, real, made)
   )
   away = {
     part: {name: x["value"] for name, x in figures["frechet"].items()}

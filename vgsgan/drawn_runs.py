@@ -5,10 +5,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 from jaxtyping import Array, Key
 
-from vgsgan import checkpoints, edits, jsonfiles, mesh, scores, workdirs
+from vgsgan import edits, finished, mesh, scores
 from vgsgan.data import features, pipeline
 from vgsgan.errors import UserError
 from vgsgan.impostors import KINDS
@@ -32,11 +31,7 @@ def restored(workdir: pathlib.Path) -> Restored:
   Raises:
     UserError: there is no such run, or none that was evaluated.
   """
-  if not (workdir / "config.json").exists():
-    raise UserError(f"no run in {workdir}: it has no config.json")
-  config = ml_collections.ConfigDict(
-    jsonfiles.read_json(workdir / "config.json")
-  )
+  config = finished.config_of(workdir)
   if config.task != "drawing":
     raise UserError(
       f"{workdir} is a run of {config.task!r}, which has no edits: name one of "
@@ -44,17 +39,7 @@ def restored(workdir: pathlib.Path) -> Restored:
     )
   devices = mesh.make_mesh(1)
   model = Drawing(config, devices)
-  shapes = jax.eval_shape(model.init, jax.random.key(config.seed))
-  abstract = mesh.abstract(shapes, mesh.replicated(devices))
-  folder = workdir / "checkpoints"
-  with (
-    workdirs.alone(workdir),
-    checkpoints.Checkpoints(folder, best="selection") as saved,
-  ):
-    found = saved.restore_best(abstract)
-  if found is None:
-    raise UserError(f"no evaluated checkpoint in {folder}: train it first")
-  return Restored(model, found[0], found[1])
+  return Restored(model, *finished.best(workdir, model.init, devices))
 
 
 def kind_of(run: Restored, name: str) -> str:

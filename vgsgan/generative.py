@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from vgsgan import losses
+
 
 def squared_error(
   one: Float[Array, "b *rest"], other: Float[Array, "b *rest"]
@@ -60,9 +62,9 @@ def discriminator(
   al., "Generative Adversarial Text to Image Synthesis", ICML 2016, section 4).
   Of one kind there may be several logits a row, of which the mean is taken.
   """
-  kinds = [jax.nn.softplus(x.astype(jnp.float32)) for x in unreal]
-  kinds = [x.reshape(len(x), -1).mean(1) for x in kinds]
-  return jax.nn.softplus(-real.astype(jnp.float32)) + sum(kinds) / len(kinds)
+  kinds = [x.reshape(len(x), -1) for x in unreal]
+  told = [losses.pair_bce(real, x, jnp.ones(x.shape, bool)) for x in kinds]
+  return sum(told) / len(told)
 
 
 def drop_one(

@@ -14,7 +14,6 @@ import pathlib
 import sys
 from typing import Any
 
-import jax
 import ml_collections
 import numpy as np
 import soundfile
@@ -23,7 +22,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from scipy import signal
 
-from vgsgan import checkpoints, data, jsonfiles, mesh, workdirs
+from vgsgan import data, finished, jsonfiles, mesh
 from vgsgan.errors import UserError
 from vgsgan.evals.generated import Clips
 from vgsgan.tasks import generation, idea
@@ -59,10 +58,7 @@ def made(workdir: pathlib.Path) -> tuple[dict[str, Clips], int]:
   Raises:
     UserError: there is no such run, it generates nothing, or nothing was kept.
   """
-  path = workdir / "config.json"
-  if not path.exists():
-    raise UserError(f"no run in {workdir}: it has no config.json")
-  config = ml_collections.ConfigDict(jsonfiles.read_json(path))
+  config = finished.config_of(workdir)
   if config.task not in ("idea", "generation"):
     raise UserError(
       f"{workdir} is a run of {config.task!r}, which generates no clips: name "
@@ -70,18 +66,9 @@ def made(workdir: pathlib.Path) -> tuple[dict[str, Clips], int]:
     )
   devices = mesh.make_mesh(1)
   model, looks = looks_of(config, devices)
-  shapes = jax.eval_shape(model.init, jax.random.key(config.seed))
-  abstract = mesh.abstract(shapes, mesh.replicated(devices))
-  folder = workdir / "checkpoints"
-  with (
-    workdirs.alone(workdir),
-    checkpoints.Checkpoints(folder, best="selection") as saved,
-  ):
-    found = saved.restore_best(abstract)
-  if found is None:
-    raise UserError(f"no evaluated checkpoint in {folder}: train it first")
+  _, state = finished.best(workdir, model.init, devices)
   real, *_, clips = looks.made(
-    found[1], looks.splits["validation"], FEW, lambda: None
+    state, looks.splits["validation"], FEW, lambda: None
   )
   if config.task == "idea":
     return {"real": real} | clips, config.data.sample_rate

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from vgsgan import scores
 from vgsgan.models.correspondence import global_max
 from vgsgan.models.decoders import Decoder, Encoder, Normal, draw, tower
 from vgsgan.models.image import space_to_depth
@@ -90,11 +91,29 @@ class Told(NamedTuple):
   mismatched: Float[Array, "b b-1"]
 
 
+class Weights(nn.Module):
+  """Kernel [inputs, units] and bias [units], as those of `nn.Dense`.
+
+  Attributes:
+    units: outputs.
+  """
+
+  units: int
+
+  @nn.compact
+  def __call__(
+    self, inputs: int
+  ) -> tuple[Float[Array, "i {self.units}"], Float[Array, "{self.units}"]]:
+    init = nn.initializers.lecun_normal()
+    kernel = self.param("kernel", init, (inputs, self.units))
+    return kernel, self.param("bias", nn.initializers.zeros, (self.units,))
+
+
 class PairDiscriminator(nn.Module):
   """L3-Net: whether a picture and a sound belong together, and are real.
 
-  Two towers, their maps' maxima side by side, a layer of 128 with ReLU, and
-  one logit (Arandjelovic and Zisserman, ICCV 2017, section 2).
+  Two towers, and the score of their maps' maxima: `scores.fusion`, 128 units
+  (Arandjelovic and Zisserman, ICCV 2017, section 2).
 
   Attributes:
     widths: of the towers.
@@ -109,7 +128,7 @@ class PairDiscriminator(nn.Module):
   def setup(self):
     self.picture = tower(self.widths, self.pools)
     self.sound = tower(self.widths, self.pools)
-    self.fc1, self.fc2 = nn.Dense(self.hidden), nn.Dense(1)
+    self.fc1, self.fc2 = Weights(self.hidden), Weights(1)
 
   def look(self, pair: Pair, train: bool) -> tuple[Array, Array]:
     """Features [b, d] of pictures and of sounds."""
@@ -119,11 +138,23 @@ class PairDiscriminator(nn.Module):
     )
 
   def score(
-    self, picture: Float[Array, "*b d"], sound: Float[Array, "*b d"]
-  ) -> Float[Array, "*b"]:
-    """A logit of each pair of features."""
-    both = jnp.concatenate([picture, sound], axis=-1)
-    return self.fc2(nn.relu(self.fc1(both)))[..., 0]
+    self,
+    pictures: Float[Array, "b 1 1 d"],
+    sounds: Float[Array, "c 1 d"],
+    valid: Bool[Array, "c 1"],
+  ) -> Float[Array, "b c"]:
+    """Logits of all pairs of features, as those of `scores.ALL_PAIRS`."""
+    del valid
+    d = pictures.shape[-1]
+    (kernel, hidden), (out, bias) = self.fc1(2 * d), self.fc2(self.hidden)
+    params = {
+      "image": kernel[:d],
+      "audio": kernel[d:],
+      "hidden": hidden,
+      "out": out[:, 0],
+      "bias": bias[0],
+    }
+    return scores.fusion(pictures, sounds, params)
 
   def __call__(self, real: Pair, drawn: Pair, train: bool) -> Told:
     """Logits of three kinds of pairs.
@@ -136,10 +167,12 @@ class PairDiscriminator(nn.Module):
     )
     pictures, sounds = (jnp.split(x, 2) for x in self.look(both, train))
     b = len(real[0])
-    row, other = np.nonzero(~np.eye(b, dtype=bool))
-    mismatched = self.score(pictures[0][row], sounds[0][other])
+    pictures = [x[:, None, None] for x in pictures]
+    sounds = [x[:, None] for x in sounds]
+    valid = jnp.ones((b, 1), bool)
+    pairs = self.score(pictures[0], sounds[0], valid)
     return Told(
-      matched=self.score(pictures[0], sounds[0]),
-      drawn=self.score(pictures[1], sounds[1]),
-      mismatched=mismatched.reshape(b, b - 1),
+      matched=jnp.diagonal(pairs),
+      drawn=scores.paired(self.score, pictures[1], sounds[1], valid),
+      mismatched=pairs[~np.eye(b, dtype=bool)].reshape(b, b - 1),
     )

@@ -44,25 +44,31 @@ class Rows:
     config: of the task.
     mesh: of the run.
     transform: makes an example of a record.
-    look: what is to be found in a batch; `latent`, if there is one, is what
-      new latents are to be like.
+    look: what is to be found in a batch.
     decode: `(state, latents) -> a tree of rows`.
+    encode: what new latents may be like.
   """
 
-  def __init__(self, config, mesh, transform, look: Look, decode):
+  def __init__(self, config, mesh, transform, look: Look, decode, encode: Look):
     self.config, self.mesh, self.transform = config, mesh, transform
     everywhere = mesh_lib.replicated(mesh)
 
-    def real(state, batch):
-      return look(state, batch), batch["real"]
+    def jitted(look):
+      return jax.jit(
+        lambda state, batch: (look(state, batch), batch["real"]),
+        out_shardings=everywhere,
+      )
 
-    self._look = jax.jit(real, out_shardings=everywhere)
+    self._look, self._encode = jitted(look), jitted(encode)
     self._decode = jax.jit(decode, out_shardings=everywhere)
 
   def of(
     self, state: TrainState, records: pipeline.Records, many: int, poll: Poll
   ) -> Any:
     """What is found in the first records, `many` at most."""
+    return self._of(self._look, state, records, many, poll)
+
+  def _of(self, look, state, records, many, poll) -> Any:
     size, parts = self.config.eval.batch, []
     stream = pipeline.EvalStream(
       pipeline.First(records, many),
@@ -73,7 +79,7 @@ class Rows:
     for local in pipeline.batches(stream, 0, self.config.data.num_threads):
       poll()
       batch = mesh_lib.shard(local, self.mesh)
-      found, real = jax.device_get(self._look(state, batch))
+      found, real = jax.device_get(look(state, batch))
       parts.append(jax.tree.map(lambda x, real=real: x[real], found))
     return joined(parts)
 
@@ -109,7 +115,8 @@ class Rows:
     noise = rng.standard_normal((many, size), np.float32)
     if train is None:
       return noise
-    seen = self.of(state, train, self.config.eval.fitted, poll)["latent"]
+    fitted = self.config.eval.fitted
+    seen = self._of(self._encode, state, train, fitted, poll)
     return generative.as_distributed(noise, seen)
 
 
@@ -138,19 +145,21 @@ class Looks:
     if config.generation.kind == "vae":
       self.drawn["prior"] = None
 
+    def encode(state, batch):
+      return model.encode(state, model.inputs(batch))
+
     def look(state, batch):
       found = {"picture": model.inputs(batch)}
       if self.encodes:
-        found["latent"] = model.encode(state, found["picture"])
-        found["reconstructed"] = model.decode(state, found["latent"])
+        latent = encode(state, batch)
+        found["reconstructed"] = model.decode(state, latent)
       return found
 
-    self.rows = Rows(config, mesh, PictureExample(), look, model.decode)
+    self.rows = Rows(config, mesh, PictureExample(), look, model.decode, encode)
 
   def made(self, state: TrainState, records, many: int, poll: Poll):
     """Real pictures, and what is made of and beside them, by name."""
     found = self.rows.of(state, records, many, poll)
-    found.pop("latent", None)
     real = found.pop("picture")
     for name, like in self.drawn.items():
       latents = self.rows.latents(state, len(real), like, poll)

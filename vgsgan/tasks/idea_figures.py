@@ -16,7 +16,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from vgsgan.data.clips import ClipExample
 from vgsgan.evals import generated
@@ -40,6 +40,7 @@ KEPT = {
   "from_sound": (False, True),
 }
 MODALITIES = ("picture", "sound")
+Features = tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "n e"]]
 
 
 class Looks:
@@ -82,11 +83,14 @@ class Looks:
         name: dict(zip(MODALITIES, rows, strict=True))
         for name, *rows in zip(KEPT, *made.values(), strict=True)
       }
-      both = jnp.split(latent, many)[list(KEPT).index("from_both")]
       found["real"] = dict(zip(MODALITIES, pair, strict=True))
-      return found | {"labels": batch["labels"], "latent": both}
+      return found | {"labels": batch["labels"]}
 
-    self.rows = Rows(config, mesh, transform, look, decode)
+    def encode(state, batch):
+      keep = jnp.ones((len(batch["image"]), len(MODALITIES)), bool)
+      return model.encode(state, model.inputs(batch), keep)
+
+    self.rows = Rows(config, mesh, transform, look, decode, encode)
 
   def made(self, state: TrainState, records, many: int, poll: Poll):
     """Real clips, their labels, and what is made of and beside them."""
@@ -117,7 +121,7 @@ class Looks:
       for part in MODALITIES
     }
     results = {"clips": len(labels), "squared_error": errors}
-    results["coarse"] = likeness(coarse, real, made)
+    results["coarse"] = likeness(*looked(coarse, real, made))
     if self.judges:
       results["judged"] = judged(self.judges, real, labels, made)
     return results
@@ -151,26 +155,33 @@ def coarse(clips: Clips) -> tuple[np.ndarray, np.ndarray]:
   )
 
 
-def likeness(look, real: Clips, made: dict[str, Clips]) -> dict[str, Any]:
+def looked(look, real: Clips, made: dict[str, Clips]) -> tuple[Any, Any, dict]:
+  """What `look` finds in the real, in their mean, and in all that was made."""
+  mean = Clips(*(generated.flat(x) for x in real))
+  return look(real), look(mean), {name: look(x) for name, x in made.items()}
+
+
+def likeness(
+  real: Features, mean: Features, made: dict[str, Features]
+) -> dict[str, Any]:
   """`generated.likeness` of pictures, of sounds, and of both side by side.
 
   Side by side, what does not belong together is unlike the real too (the
   Frechet joint distance of DeVries et al., 2019).
 
   Args:
-    look: clips -> features of their pictures and of their sounds.
-    real: clips of the split.
-    made: what was generated.
+    real: features of the pictures and of the sounds of the split.
+    mean: of their means.
+    made: of what was generated.
   """
 
-  def seen(clips):
-    picture, sound = look(clips)
-    pair = np.concatenate([picture, sound], axis=1)
-    return {"picture": picture, "sound": sound, "pair": pair}
+  def parts(features):
+    return dict(zip(MODALITIES, features, strict=True)) | {
+      "pair": np.concatenate(features, axis=1)
+    }
 
-  of_real = seen(real)
-  of_mean = seen(Clips(*(generated.flat(x) for x in real)))
-  of_made = {name: seen(clips) for name, clips in made.items()}
+  of_real, of_mean = parts(real), parts(mean)
+  of_made = {name: parts(features) for name, features in made.items()}
   return {
     part: generated.likeness(
       of_real[part],
@@ -187,8 +198,11 @@ def judged(
   """What networks find that took no part in training."""
 
   def look(clips):
-    pixels = 0.5 + 0.5 * clips.picture
-    return judges.image(pixels)[0], judges.audio(clips.sound)[0]
+    """Features and logits of the pictures, and of the sounds."""
+    return judges.image(0.5 + 0.5 * clips.picture), judges.audio(clips.sound)
+
+  def features(looks):
+    return tuple(found for found, _ in looks)
 
   def match(clips):
     return judges.match(0.5 + 0.5 * clips.picture, clips.sound)
@@ -197,22 +211,20 @@ def judged(
     "given_picture": Clips(real.picture, made["from_picture"].sound),
     "given_sound": Clips(made["from_sound"].picture, real.sound),
   }
-  pictures, sounds = (
-    [look(x)[1] for x in (of_made, of_real)]
-    for look, of_made, of_real in (
-      (
-        lambda x: judges.image(0.5 + 0.5 * x),
-        made["from_sound"].picture,
-        real.picture,
-      ),
-      (judges.audio, made["from_picture"].sound, real.sound),
-    )
+  of_real, of_mean, of_made = looked(look, real, made)
+  like = likeness(
+    features(of_real),
+    features(of_mean),
+    {name: features(looks) for name, looks in of_made.items()},
   )
-  return likeness(look, real, made) | {
+  (_, pictures), (_, sounds) = of_real
+  (_, drawn), _ = of_made["from_sound"]
+  _, (_, played) = of_made["from_picture"]
+  return like | {
     "match": generated.matches(match, real, pairs),
     "class": {
-      "picture_from_sound": generated.recognised(*pictures, labels),
-      "sound_from_picture": generated.recognised(*sounds, labels),
+      "picture_from_sound": generated.recognised(drawn, pictures, labels),
+      "sound_from_picture": generated.recognised(played, sounds, labels),
     },
   }
 

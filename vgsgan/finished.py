@@ -1,0 +1,43 @@
+"""Runs that are read again: their config, and the best of their checkpoints."""
+
+import pathlib
+from collections.abc import Callable
+
+import jax
+import ml_collections
+from jax.sharding import Mesh
+
+from vgsgan import checkpoints, jsonfiles, mesh, workdirs
+from vgsgan.errors import UserError
+from vgsgan.state import TrainState
+
+
+def config_of(workdir: pathlib.Path) -> ml_collections.ConfigDict:
+  """The config of a run; UserError if there is no such run."""
+  path = workdir / "config.json"
+  if not path.exists():
+    raise UserError(f"no run in {workdir}: it has no config.json")
+  return ml_collections.ConfigDict(jsonfiles.read_json(path))
+
+
+def best(
+  workdir: pathlib.Path,
+  init: Callable[[jax.Array], TrainState],
+  devices: Mesh,
+) -> tuple[int, TrainState]:
+  """The step and the state of a run's best checkpoint, on all devices.
+
+  Raises:
+    UserError: no whole checkpoint was evaluated, or another run is using it.
+  """
+  shapes = jax.eval_shape(init, jax.random.key(0))
+  abstract = mesh.abstract(shapes, mesh.replicated(devices))
+  folder = workdir / "checkpoints"
+  with (
+    workdirs.alone(workdir),
+    checkpoints.Checkpoints(folder, best="selection") as saved,
+  ):
+    found = saved.restore_best(abstract)
+  if found is None:
+    raise UserError(f"no evaluated checkpoint in {folder}: train it first")
+  return found[0], found[1]
