@@ -85,6 +85,9 @@ def default() -> ml_collections.ConfigDict:
   config.seed = 0
   config.transfer_guard = "allow"
 
+  config.mesh = ml_collections.ConfigDict()
+  config.mesh.model = 1  # Devices that share one copy of what is trained.
+
   config.data = ml_collections.ConfigDict()
   config.data.dataset = "sounding"
   config.data.data_dir = "~/.cache/vgsgan"

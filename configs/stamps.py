@@ -26,6 +26,9 @@ def default() -> ml_collections.ConfigDict:
   # 'disallow' in tests: a hidden copy between host and device is an error.
   config.transfer_guard = "allow"
 
+  config.mesh = ml_collections.ConfigDict()
+  config.mesh.model = 1  # Devices that share one copy of what is trained.
+
   config.data = ml_collections.ConfigDict()
   config.data.dataset = "stamps"
   config.data.source = "/usr/share/tuxpaint/stamps"

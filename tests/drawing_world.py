@@ -164,9 +164,8 @@ def batch(records):
 
 
 def on(devices, state, batch):
-  """State and batch where a run on so many devices has them."""
-  there = MAKE_MESH(devices)
+  """State and batch where a run on this mesh has them."""
   return (
-    jax.device_put(state, mesh.replicated(there)),
-    mesh.shard(batch, there),
+    jax.device_put(state, mesh.trained(state, devices)),
+    mesh.shard(batch, devices),
   )

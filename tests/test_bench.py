@@ -61,7 +61,7 @@ def measured(monkeypatch, task):
   splits = {"train": [np.float32(i) * np.ones(3, "f4")[:1] for i in range(5)]}
   make_mesh = mesh.make_mesh
   monkeypatch.setattr(bench, "MATMUL", 8)
-  monkeypatch.setattr(mesh, "make_mesh", lambda: make_mesh(1))
+  monkeypatch.setattr(mesh, "make_mesh", lambda model=1: make_mesh(1, model))
   monkeypatch.setattr(data, "load", lambda config: splits)
   monkeypatch.setattr(tasks, "build", lambda *args: task)
   return bench.measure(config, 3)

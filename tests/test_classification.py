@@ -249,7 +249,7 @@ def test_evaluation_is_of_every_record_once():
 
 def test_a_run_learns_both_and_says_so(tmp_path, monkeypatch):
   two = mesh.make_mesh(2)
-  monkeypatch.setattr(mesh, "make_mesh", lambda: two)
+  monkeypatch.setattr(mesh, "make_mesh", lambda model: two)
   monkeypatch.setattr(jax, "jit", quick_jit)
   config = small(train__steps=40, optim__lr=1e-2)
   config.train.update({"eval_every": 20, "save_every": 20})

@@ -253,7 +253,7 @@ def test_the_folder_of_the_config_trains_and_is_evaluated(
   source, tmp_path, monkeypatch
 ):
   whole = mesh.make_mesh
-  monkeypatch.setattr(mesh, "make_mesh", lambda: whole(1))
+  monkeypatch.setattr(mesh, "make_mesh", lambda model: whole(1, model))
   monkeypatch.setattr(jax, "jit", quick_jit)
   wanted = test_options.load("drawing").get_config("folder,smoke")
   wanted.data.update(

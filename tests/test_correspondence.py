@@ -223,17 +223,19 @@ def test_own_sounds_stand_in_the_positives_alone(devices):
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_a_step_on_4_devices_is_that_on_1(system):
+def test_a_step_on_4_devices_is_that_on_1(system, monkeypatch):
+  monkeypatch.setattr(mesh, "SMALLEST_SPLIT", 64)
   config = config_of(system, "shortcut")
   config.loss.negatives = "sampled"
   batch = batch_of(config, 8)
   found = []
   for devices in (1, 4):
-    use = mesh.make_mesh(devices)
+    use = mesh.make_mesh(devices, model=max(1, devices // 2))
     model = correspondence.Correspondence(config, use)
     # Of the gradient itself: Adam would hide a factor.
     model.tx = optax.sgd(1.0)
     state = jax.jit(lambda m=model: m.init(jax.random.key(0)))()
+    state = jax.device_put(state, mesh.trained(state, use))
     sharded = mesh.shard(batch, use)
     after, metrics = jax.jit(model.step)(state, sharded)
     found.append((jax.device_get(after.params), float(metrics["loss"])))
@@ -406,7 +408,7 @@ def test_pictures_of_one_object_have_no_pointing_figures():
 def test_a_whole_run_on_two_devices(system, tmp_path, monkeypatch):
   two = mesh.make_mesh(2)
   splits = {"train": records(24), "validation": records(9), "test": records(10)}
-  monkeypatch.setattr(mesh, "make_mesh", lambda: two)
+  monkeypatch.setattr(mesh, "make_mesh", lambda model: two)
   monkeypatch.setattr(data, "load", lambda config: splits)
   config = config_of(system)
   config.train.update({"steps": 4, "batch": 8, "log_every": 1})

@@ -112,7 +112,7 @@ def in_memory(monkeypatch, records):
     "validation": records[12:16],
     "test": records[16:],
   }
-  monkeypatch.setattr(mesh, "make_mesh", lambda: MAKE_MESH(2))
+  monkeypatch.setattr(mesh, "make_mesh", lambda model=1: MAKE_MESH(2, model))
   monkeypatch.setattr(data, "load", lambda config: splits)
   monkeypatch.setattr(jax, "jit", quick_jit)
 

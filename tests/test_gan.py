@@ -548,15 +548,16 @@ def test_batch_statistics_and_random_numbers_move_on(plain):
   assert same(one, again) and same(first, repeated)
 
 
-def test_eight_devices_do_as_one(plain):
+def test_eight_devices_do_as_one(plain, monkeypatch):
   _, state, step, batch = plain
-  devices = MAKE_MESH(8)
+  monkeypatch.setattr(mesh, "SMALLEST_SPLIT", 64)
+  devices = MAKE_MESH(8, model=2)
   there = mesh.shard(batch, devices)
   assert len(there["image"].sharding.device_set) == 8
   one, metrics = step(state, batch)
   eight, others = jax.device_get(
     quick_jit(plain.model.step)(
-      jax.device_put(state, mesh.replicated(devices)), there
+      jax.device_put(state, mesh.trained(state, devices)), there
     )
   )
   assert all(map(np.isfinite, metrics.values()))
@@ -597,7 +598,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def two_devices(monkeypatch):
-  monkeypatch.setattr(mesh, "make_mesh", lambda: MAKE_MESH(2))
+  monkeypatch.setattr(mesh, "make_mesh", lambda model=1: MAKE_MESH(2, model))
   monkeypatch.setattr(scenes, "_BATCH", 8)
   monkeypatch.setattr(jax, "jit", quick_jit)
 
@@ -623,7 +624,7 @@ def saved_state(workdir, config):
   task = tasks.build(config, devices, data.load(config.data))
   shapes = jax.eval_shape(lambda: task.init(jax.random.key(0)))
   saved = checkpoints.Checkpoints(workdir / "checkpoints", best="selection")
-  abstract = mesh.abstract(shapes, mesh.replicated(devices))
+  abstract = mesh.abstract(shapes, devices)
   state, _ = saved.restore(config.train.steps, abstract)
   saved.close()
   return jax.device_get(state)

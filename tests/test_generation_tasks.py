@@ -189,14 +189,15 @@ def test_the_generator_wants_to_pass_for_real(variant):
   assert after.mean() > before.mean()
 
 
-def test_eight_devices_do_as_one(plain):
+def test_eight_devices_do_as_one(plain, monkeypatch):
   variant, model, state, step = plain
   batch = batch_of(16)
   one, metrics = jax.device_get(step(state, batch))
-  devices = MAKE_MESH(8)
+  monkeypatch.setattr(mesh, "SMALLEST_SPLIT", 64)
+  devices = MAKE_MESH(8, model=2)
   eight, others = jax.device_get(
     quick_jit(model.step)(
-      jax.device_put(state, mesh.replicated(devices)),
+      jax.device_put(state, mesh.trained(state, devices)),
       mesh.shard(jax.device_get(batch), devices),
     )
   )
@@ -233,7 +234,9 @@ def test_an_autoencoder_learns_a_few_pictures_by_heart():
 @pytest.fixture
 def in_memory(monkeypatch):
   """Records by hand, two devices, programs that are quick to compile."""
-  monkeypatch.setattr(mesh, "make_mesh", lambda n=2: MAKE_MESH(n))
+  monkeypatch.setattr(
+    mesh, "make_mesh", lambda n=2, model=1: MAKE_MESH(n, model)
+  )
   monkeypatch.setattr(jax, "jit", quick_jit)
 
   def load_all(config):

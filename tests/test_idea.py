@@ -387,13 +387,14 @@ def test_without_an_adversary_there_is_none(game):
   assert set(game[1].params) == {"generator", "discriminator"}
 
 
-def test_eight_devices_do_as_one(game):
+def test_eight_devices_do_as_one(game, monkeypatch):
   model, state, step, batch = game
   one, metrics = jax.device_get(step(state, batch))
-  devices = MAKE_MESH(8)
+  monkeypatch.setattr(mesh, "SMALLEST_SPLIT", 64)
+  devices = MAKE_MESH(8, model=2)
   eight, others = jax.device_get(
     quick_jit(model.step)(
-      jax.device_put(state, mesh.replicated(devices)),
+      jax.device_put(state, mesh.trained(state, devices)),
       mesh.shard(batch, devices),
     )
   )
@@ -551,7 +552,9 @@ def test_spectrograms_stand_upright():
 
 @pytest.fixture
 def in_memory(monkeypatch):
-  monkeypatch.setattr(mesh, "make_mesh", lambda n=2: MAKE_MESH(n))
+  monkeypatch.setattr(
+    mesh, "make_mesh", lambda n=2, model=1: MAKE_MESH(n, model)
+  )
   monkeypatch.setattr(jax, "jit", quick_jit)
   monkeypatch.setattr(data, "load", lambda config: splits())
 

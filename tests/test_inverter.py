@@ -77,7 +77,7 @@ def finished(little, tmp_path_factory):
   )
   splits = {"train": drawn, "validation": drawn, "test": noise}
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(mesh, "make_mesh", lambda n=2: MAKE_MESH(n))
+    patch.setattr(mesh, "make_mesh", lambda n=2, model=1: MAKE_MESH(n, model))
     patch.setattr(data, "load", lambda config: splits)
     patch.setattr(jax, "jit", quick_jit)
     assert trainer.run(config_of(little), folder / "run", "train") == 0

@@ -249,8 +249,8 @@ def finished(tmp_path_factory):
   config.train.save_every = 2
   config.eval.batch = 8
   with pytest.MonkeyPatch.context() as patch:
-    two = mesh.make_mesh(2)
-    patch.setattr(mesh, "make_mesh", lambda: two)
+    two = mesh.make_mesh(2, model=2)
+    patch.setattr(mesh, "make_mesh", lambda model: two)
     assert trainer.run(config, folder / "run", "train") == 0
   return folder / "run"
 

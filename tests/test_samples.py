@@ -91,7 +91,9 @@ def test_a_page_has_pictures_above_their_spectrograms():
 
 @pytest.fixture
 def in_memory(monkeypatch):
-  monkeypatch.setattr(mesh, "make_mesh", lambda n=1: MAKE_MESH(n))
+  monkeypatch.setattr(
+    mesh, "make_mesh", lambda n=1, model=1: MAKE_MESH(n, model)
+  )
   monkeypatch.setattr(jax, "jit", quick_jit)
   monkeypatch.setattr(data, "load", lambda config: splits())
 

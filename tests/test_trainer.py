@@ -36,7 +36,9 @@ def two_devices(monkeypatch):
 
 
 def use_devices(monkeypatch, number):
-  monkeypatch.setattr(mesh, "make_mesh", lambda: MAKE_MESH(number))
+  monkeypatch.setattr(
+    mesh, "make_mesh", lambda model=1: MAKE_MESH(number, model)
+  )
 
 
 def small(folder, arg="smoke", **train):
@@ -78,7 +80,7 @@ def saved_arrays(workdir, config):
   task = tasks.build(config, devices, data.load(config.data))
   shapes = jax.eval_shape(lambda: task.init(jax.random.key(0)))
   saved = checkpoints.Checkpoints(workdir / "checkpoints", best="selection")
-  abstract = mesh.abstract(shapes, mesh.replicated(devices))
+  abstract = mesh.abstract(shapes, devices)
   state, _ = saved.restore(step, abstract)
   saved.close()
   return jax.device_get(jax.tree.leaves(state))
@@ -202,26 +204,31 @@ def test_a_crash_loses_at_most_the_steps_since_the_last_checkpoint(
 def test_the_loss_curve_is_the_same_on_1_and_8_devices(
   folder, tmp_path, monkeypatch
 ):
+  monkeypatch.setattr(mesh, "SMALLEST_SPLIT", 64)
   config = small(folder, eval_every=6)
-  for devices in (1, 8):
+  curves = []
+  for devices, model in ((1, 1), (8, 1), (8, 4)):
     use_devices(monkeypatch, devices)
-    trainer.run(config, tmp_path / str(devices), "train")
-  one, eight = (
-    [x["loss"] for x in lines(tmp_path / str(devices), "train")]
-    for devices in (1, 8)
-  )
+    config.mesh.model = model
+    workdir = tmp_path / f"{devices}-{model}"
+    trainer.run(config, workdir, "train")
+    curves.append([x["loss"] for x in lines(workdir, "train")])
+  one, eight, shared = curves
   np.testing.assert_allclose(one, eight, rtol=2e-4)
+  np.testing.assert_allclose(one, shared, rtol=2e-4)
 
 
 def test_a_run_goes_on_with_another_number_of_devices(
   folder, tmp_path, monkeypatch
 ):
+  monkeypatch.setattr(mesh, "SMALLEST_SPLIT", 64)
   config = small(folder, eval_every=6)
   trainer.run(config, tmp_path / "whole", "train")
   with monkeypatch.context() as patched:
     signal_at(patched, signal.SIGTERM, 4)
     trainer.run(config, tmp_path / "parts", "train")
   use_devices(monkeypatch, 4)
+  config.mesh.model = 2
   assert trainer.run(config, tmp_path / "parts", "train") == 0
   whole, parts = (
     [x["loss"] for x in lines(tmp_path / name, "train")]

@@ -81,7 +81,7 @@ def compiled_steps(
   last = task.step_at(config.train.steps - 1)
   updates = {"step": last} | ({} if last is task.step else {"first": task.step})
   return {
-    name: trainer.jit_step(update, devices).lower(state, batch).compile()
+    name: trainer.jit_step(update, state, devices).lower(state, batch).compile()
     for name, update in updates.items()
   }
 

@@ -46,7 +46,6 @@ def contrastive(
   partner: tuple[Float[Array, "b t d"], Bool[Array, "b t"]] | None = None,
   key: PRNGKeyArray | None = None,
   mesh: Mesh | None = None,
-  axis: str = "data",
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
   """Contrastive loss of b pairs, each against the whole global batch.
 
@@ -54,7 +53,7 @@ def contrastive(
   against images; the loss is the sum of the two directions' means. Pairs that
   share the image or the speech are never each other's impostors.
 
-  With a mesh, the arguments are global arrays split over `axis`. Each device
+  With a mesh, the arguments are global arrays split over all of it. Each device
   gathers all audio and scores its own images with it; blocks of scores are
   then exchanged, for its own captions with all images. So every pair is scored
   once and image maps stay put. Values and gradients are those without a mesh.
@@ -76,8 +75,7 @@ def contrastive(
       given, `audio_map` stands against other images alone.
     key: for sampled negatives; the same key draws the same impostors on any
       number of devices.
-    mesh: the devices; None for one.
-    axis: the mesh axis that the batch is split over.
+    mesh: the devices, over all axes of which the batch is split; None for one.
 
   Returns:
     The loss, and metrics: `image_to_speech` and `speech_to_image` (share of
@@ -92,7 +90,7 @@ def contrastive(
     ValueError: the mesh does not divide b, or sampling lacks a key.
   """
   b = image_map.shape[0]
-  devices = 1 if mesh is None else mesh.shape[axis]
+  devices, axis = (1, ()) if mesh is None else (mesh.size, mesh.axis_names)
   if b % devices:
     raise ValueError(
       f"{devices} devices cannot share a batch of {b}: not a multiple"

@@ -33,7 +33,7 @@ def export(workdir: pathlib.Path, network: str, out: pathlib.Path) -> None:
   task = tasks.build(config, devices, data.load(config.data))
   shapes = jax.eval_shape(task.init, jax.random.key(config.seed))
   check_one_of("network", network, tuple(shapes.params))
-  abstract = mesh.abstract(shapes, mesh.replicated(devices))
+  abstract = mesh.abstract(shapes, devices)
   with checkpoints.Checkpoints(
     workdir / "checkpoints", best="selection"
   ) as saved:

@@ -31,7 +31,7 @@ def best(
     UserError: no whole checkpoint was evaluated, or another run is using it.
   """
   shapes = jax.eval_shape(init, jax.random.key(0))
-  abstract = mesh.abstract(shapes, mesh.replicated(devices))
+  abstract = mesh.abstract(shapes, devices)
   folder = workdir / "checkpoints"
   with (
     workdirs.alone(workdir),

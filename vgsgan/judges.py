@@ -157,7 +157,7 @@ def _weights(
   may read one judge at the same time.
   """
   shapes = jax.eval_shape(init, jax.random.key(run.config.seed))
-  abstract = mesh_lib.abstract(shapes, mesh_lib.replicated(devices))
+  abstract = mesh_lib.abstract(shapes, devices)
   folder = run.folder / "checkpoints"
   with checkpoints.Checkpoints(folder, best="selection") as saved:
     state, _ = saved.restore(run.best, abstract)

@@ -1,5 +1,14 @@
-"""Devices and processes: the mesh, what lies where on it, and start-up."""
+"""Devices and processes: the mesh, what lies where on it, and start-up.
 
+The mesh has two axes, `data` and `model`. A batch is split over both. What is
+trained lies whole on every device if `model` is 1, and else each large array is
+split over `model`: parameters, averages and optimiser state alike, gathered
+where they are used (ZeRO: Rajbhandari et al., SC 2020; fully sharded data
+parallel). It is one program either way; XLA adds the collectives.
+"""
+
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -8,7 +17,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vgsgan.errors import UserError
 
-DATA = "data"
+AXES = ("data", "model")
+
+# Arrays of fewer numbers are not worth a collective each; they stay whole.
+SMALLEST_SPLIT = 2**12
 
 
 def start_processes(
@@ -36,10 +48,29 @@ def start_processes(
     ) from error
 
 
-def make_mesh(num_devices: int | None = None) -> Mesh:
-  """A mesh of one axis, `data`, over all devices (or the first few)."""
-  devices = jax.devices()[:num_devices]
-  return Mesh(np.array(devices), (DATA,))
+def make_mesh(
+  num_devices: int | None = None,
+  model: int = 1,
+  devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
+  """The mesh of a run.
+
+  Args:
+    num_devices: only the first so many; None for all.
+    model: devices that share one copy of what is trained. They are neighbours,
+      so that those of one host or slice share first.
+    devices: None for those that this run has.
+
+  Raises:
+    UserError: `model` does not divide the devices.
+  """
+  found = np.array(devices or jax.devices())[:num_devices]
+  if model < 1 or len(found) % model:
+    raise UserError(
+      f"config.mesh.model={model} does not divide the {len(found)} devices: "
+      "set it to 1, or to a divisor of their number"
+    )
+  return Mesh(found.reshape(-1, model), AXES)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -47,8 +78,28 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def over_data(mesh: Mesh) -> NamedSharding:
-  """The leading dimension split over the devices."""
-  return NamedSharding(mesh, PartitionSpec(DATA))
+  """The leading dimension split over all devices."""
+  return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+
+
+def trained(tree: Any, mesh: Mesh) -> Any:
+  """Where each array of a state lies: see the module's docstring.
+
+  Args:
+    tree: arrays, or what has their shapes.
+    mesh: of `make_mesh`.
+  """
+  n = mesh.shape["model"]
+
+  def place(x) -> NamedSharding:
+    divisible = [i for i, side in enumerate(x.shape) if side % n == 0]
+    if n == 1 or not divisible or math.prod(x.shape) < SMALLEST_SPLIT:
+      return replicated(mesh)
+    # The longest side; of equal ones the last, which are output channels.
+    axis = max(divisible, key=lambda i: (x.shape[i], i))
+    return NamedSharding(mesh, PartitionSpec(*(None,) * axis, "model"))
+
+  return jax.tree.map(place, tree)
 
 
 def check_batch(batch: int, mesh: Mesh, field: str) -> None:
@@ -78,8 +129,10 @@ def shard(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
   }
 
 
-def abstract(tree: Any, sharding: NamedSharding) -> Any:
-  """Shapes, dtypes and places of a tree, to compile for or restore into."""
+def abstract(tree: Any, mesh: Mesh) -> Any:
+  """Shapes, dtypes and places of a state, to compile for or restore into."""
   return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
+    lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+    tree,
+    trained(tree, mesh),
   )

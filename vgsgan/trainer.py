@@ -84,7 +84,7 @@ def run(
   """Trains and evaluates, or evaluates only; returns the exit status."""
   check_at_least("train.steps", config.train.steps, 1)
   check_one_of("transfer_guard", config.transfer_guard, TRANSFER_GUARDS)
-  devices = mesh.make_mesh()
+  devices = mesh.make_mesh(model=config.mesh.model)
   if mode == "train":
     mesh.check_batch(config.train.batch, devices, "train.batch")
   mesh.check_batch(config.eval.batch, devices, "eval.batch")
@@ -122,7 +122,7 @@ def fresh(this: Run) -> TrainState:
 def abstract_state(this: Run) -> TrainState:
   """Shapes and places of the state, without computing it."""
   shapes = jax.eval_shape(lambda: fresh(this))
-  return mesh.abstract(shapes, mesh.replicated(this.mesh))
+  return mesh.abstract(shapes, this.mesh)
 
 
 def start(this: Run) -> tuple[TrainState, dict[str, Any]]:
@@ -131,8 +131,8 @@ def start(this: Run) -> tuple[TrainState, dict[str, Any]]:
     restored = this.saved.restore_latest(abstract_state(this), this.log.warn)
   if restored is None:
     with this.log.status("initialising"):
-      everywhere = mesh.replicated(this.mesh)
-      init = jax.jit(lambda: fresh(this), out_shardings=everywhere)
+      places = places_of(abstract_state(this))
+      init = jax.jit(lambda: fresh(this), out_shardings=places)
       return init(), {"evaluated": True, **this.position(0)}
   state, meta = restored
   step = int(jax.device_get(state.step))
@@ -226,7 +226,10 @@ def between(this: Run, state: TrainState, step: int) -> TrainState:
   if not this.task.between:
     return state
   try:
-    return this.task.between(state, step, this.stop.check)
+    changed = this.task.between(state, step, this.stop.check)
+    if changed is state:
+      return state
+    return jax.jit(lambda x: x, out_shardings=places_of(state))(changed)
   except preemption.Interrupted:
     if this.saved.latest_step() != step:
       save(this, state, step, evaluated=True)
@@ -234,13 +237,24 @@ def between(this: Run, state: TrainState, step: int) -> TrainState:
     raise preemption.Interrupted(f"saved step {step}") from None
 
 
-def jit_step(update: tasks.Step, devices: Mesh) -> Any:
-  """An update, its state donated and its places explicit."""
-  everywhere = mesh.replicated(devices)
+def places_of(tree: Any) -> Any:
+  """Where each array of a tree lies, or is to lie."""
+  return jax.tree.map(lambda x: x.sharding, tree)
+
+
+def jit_step(update: tasks.Step, state: TrainState, devices: Mesh) -> Any:
+  """An update, its state donated and its places explicit.
+
+  Args:
+    update: to be compiled.
+    state: arrays, or shapes, that lie where the new state is to lie.
+    devices: of the run.
+  """
+  places, everywhere = places_of(state), mesh.replicated(devices)
   return jax.jit(
     update,
-    in_shardings=(everywhere, mesh.over_data(devices)),
-    out_shardings=(everywhere, everywhere),
+    in_shardings=(places, mesh.over_data(devices)),
+    out_shardings=(places, everywhere),
     donate_argnums=0,
   )
 
@@ -250,7 +264,7 @@ def compile_step(this: Run, state: TrainState, batch: tasks.Batch) -> Any:
   step = int(jax.device_get(state.step))
   update = this.task.step_at(step)
   with this.log.status("compiling the step") as took:
-    compiled = jit_step(update, this.mesh).lower(state, batch).compile()
+    compiled = jit_step(update, state, this.mesh).lower(state, batch).compile()
   flops = (compiled.cost_analysis() or {}).get("flops", 0.0)
   this.log.write(step, "compile", {"seconds": took.seconds, "flops": flops})
   return compiled
