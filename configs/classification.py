@@ -70,6 +70,9 @@ def default() -> ml_collections.ConfigDict:
 
   config.train = ml_collections.ConfigDict()
   config.train.batch = 64
+  config.train.dtype = "float32"  # Or "bfloat16", for accelerators.
+  config.train.accumulate = 1  # Parts in which a batch passes the networks.
+  config.train.remat = False  # True: less memory, more work.
   config.train.steps = 1500
   config.train.log_every = 20
   config.train.eval_every = 250

@@ -75,6 +75,9 @@ def default() -> ml_collections.ConfigDict:
 
   config.train = ml_collections.ConfigDict()
   config.train.batch = 32
+  config.train.dtype = "float32"  # Or "bfloat16", for accelerators.
+  config.train.accumulate = 1  # Parts in which a batch passes the networks.
+  config.train.remat = False  # True: less memory, more work.
   config.train.steps = 12000
   config.train.log_every = 50
   config.train.eval_every = 1000

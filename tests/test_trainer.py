@@ -218,6 +218,34 @@ def test_the_loss_curve_is_the_same_on_1_and_8_devices(
   np.testing.assert_allclose(one, shared, rtol=2e-4)
 
 
+@pytest.mark.parametrize(
+  "how, near",
+  [
+    ({"remat": True}, 2e-4),
+    ({"dtype": "bfloat16"}, 2e-2),
+    # Normalisation sees a half at a time.
+    ({"accumulate": 2, "dtype": "bfloat16", "remat": True}, 5e-2),
+  ],
+)
+def test_less_memory_and_precision_leave_the_loss_curve(
+  folder, tmp_path, plain_curve, how, near
+):
+  config = small(folder, eval_every=6)
+  config.train.update(how)
+  trainer.run(config, tmp_path, "train")
+  curve = [x["loss"] for x in lines(tmp_path, "train")]
+  np.testing.assert_allclose(curve, plain_curve, rtol=near)
+
+
+@pytest.fixture(scope="module")
+def plain_curve(folder, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("plain")
+  with pytest.MonkeyPatch.context() as patch:
+    use_devices(patch, 2)
+    trainer.run(small(folder, eval_every=6), workdir, "train")
+  return [x["loss"] for x in lines(workdir, "train")]
+
+
 def test_a_run_goes_on_with_another_number_of_devices(
   folder, tmp_path, monkeypatch
 ):

@@ -102,14 +102,25 @@ def trained(tree: Any, mesh: Mesh) -> Any:
   return jax.tree.map(place, tree)
 
 
-def check_batch(batch: int, mesh: Mesh, field: str) -> None:
-  """Refuses a global batch that the devices can't share evenly."""
-  n = mesh.size
+def check_batch(batch: int, mesh: Mesh, field: str, parts: int = 1) -> None:
+  """Refuses a global batch that the devices can't share evenly.
+
+  Args:
+    batch: rows.
+    mesh: the devices.
+    field: of the config, that says how many rows.
+    parts: in which each device takes its rows.
+
+  Raises:
+    UserError: with the arithmetic.
+  """
+  n = mesh.size * parts
   whole, rest = divmod(batch, n)
   if batch < 1 or rest:
     near = f"{whole * n} or {(whole + 1) * n}" if whole else f"{n}"
     raise UserError(
-      f"a batch of {batch} does not divide over {n} devices: "
+      f"a batch of {batch} does not divide over {mesh.size} devices"
+      f"{f' in {parts} parts each' if parts > 1 else ''}: "
       f"{batch} = {n} x {whole} + {rest}; set --config.{field} to {near}"
     )
 

@@ -26,6 +26,7 @@ from vgsgan import (
   jsonfiles,
   logbook,
   mesh,
+  passes,
   preemption,
   tasks,
   workdirs,
@@ -83,10 +84,12 @@ def run(
 ) -> int:
   """Trains and evaluates, or evaluates only; returns the exit status."""
   check_at_least("train.steps", config.train.steps, 1)
+  passes.check(config.train)
   check_one_of("transfer_guard", config.transfer_guard, TRANSFER_GUARDS)
   devices = mesh.make_mesh(model=config.mesh.model)
   if mode == "train":
-    mesh.check_batch(config.train.batch, devices, "train.batch")
+    parts = config.train.accumulate
+    mesh.check_batch(config.train.batch, devices, "train.batch", parts)
   mesh.check_batch(config.eval.batch, devices, "eval.batch")
   first = jax.process_index() == 0
   with logbook.Logbook(workdir, enabled=first) as log, workdirs.alone(workdir):

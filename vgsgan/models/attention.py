@@ -1,5 +1,7 @@
 """Self-attention over the places of a map (SAGAN; BigGAN, appendix B)."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -17,9 +19,11 @@ class SelfAttention(nn.Module):
 
   Attributes:
     spectral: whether weights are divided by their spectral norm.
+    dtype: of the convolutions; what is attended to is found in float32.
   """
 
   spectral: bool
+  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(
@@ -29,7 +33,7 @@ class SelfAttention(nn.Module):
     narrow, half = max(1, c // 8), max(1, c // 2)
 
     def project(units: int, name: str):
-      return conv2d(units, 1, name, self.spectral, train)(x)
+      return conv2d(units, 1, name, self.spectral, train, self.dtype)(x)
 
     def places(maps):
       return maps.reshape(b, -1, maps.shape[-1])
@@ -40,7 +44,11 @@ class SelfAttention(nn.Module):
     query = places(project(narrow, "query"))
     key = places(pool(project(narrow, "key")))
     value = places(pool(project(half, "value")))
-    weights = jax.nn.softmax(jnp.einsum("bqd,bkd->bqk", query, key), axis=-1)
+    logits = jnp.einsum(
+      "bqd,bkd->bqk", query, key, preferred_element_type=jnp.float32
+    )
+    weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
     found = jnp.einsum("bqk,bkd->bqd", weights, value).reshape(b, h, w, half)
-    gain = self.param("gain", nn.initializers.zeros, ())
-    return x + gain * conv2d(c, 1, "out", self.spectral, train)(found)
+    gain = self.param("gain", nn.initializers.zeros, ()).astype(self.dtype)
+    out = conv2d(c, 1, "out", self.spectral, train, self.dtype)
+    return x + gain * out(found)

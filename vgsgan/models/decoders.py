@@ -5,7 +5,7 @@ Learning with Deep Convolutional Generative Adversarial Networks" (ICLR 2016).
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -32,23 +32,28 @@ class Encoder(nn.Module):
     outputs: numbers of each row.
     widths: of the tower.
     pools: how many of its first stages are followed by a pool of 2 x 2.
+    dtype: of the tower; parameters and outputs are float32.
   """
 
   outputs: int
   widths: tuple[int, ...]
   pools: int
+  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(
     self, x: Float[Array, "b h w c"], train: bool
   ) -> Float[Array, "b {self.outputs}"]:
-    x = tower(self.widths, self.pools)(x, train)
+    x = tower(self.widths, self.pools, self.dtype)(x, train)
     return nn.Dense(self.outputs, name="head")(x.reshape(len(x), -1))
 
 
-def tower(widths: tuple[int, ...], pools: int) -> Tower:
+def tower(
+  widths: tuple[int, ...], pools: int, dtype: Any = jnp.float32
+) -> Tower:
   """With pools after the first few stages."""
-  return Tower(widths, tuple(i < pools for i in range(len(widths))))
+  after = tuple(i < pools for i in range(len(widths)))
+  return Tower(widths, after, dtype=dtype)
 
 
 class Decoder(nn.Module):
@@ -65,6 +70,7 @@ class Decoder(nn.Module):
     channels: of the result, whose sides are 2**len(widths) times the bottom's.
     kernel_init: of all kernels but the last.
     last_init: of the last convolution.
+    dtype: of the computation; parameters and results are float32.
   """
 
   bottom: tuple[int, int]
@@ -72,6 +78,7 @@ class Decoder(nn.Module):
   channels: int
   kernel_init: Callable = nn.initializers.he_normal()
   last_init: Callable = nn.initializers.lecun_normal()
+  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(
@@ -83,14 +90,17 @@ class Decoder(nn.Module):
       h * w * first, use_bias=False, kernel_init=self.kernel_init, name="bottom"
     )
     x = linear(latent).reshape(-1, h, w, first)
-    x = nn.relu(Norm(name="norm")(x, train))
+    x = nn.relu(Norm(dtype=self.dtype, name="norm")(x, train))
     for i, units in enumerate(self.widths[1:], start=1):
       conv = DoubledConv2D(
-        units, use_bias=False, kernel_init=self.kernel_init, name=f"up{i}"
+        units, False, self.kernel_init, self.dtype, name=f"up{i}"
       )
-      x = nn.relu(Norm(name=f"norm{i}")(conv(x), train))
-    last = DoubledConv2D(self.channels, kernel_init=self.last_init, name="last")
-    return jnp.tanh(last(x))
+      norm = Norm(dtype=self.dtype, name=f"norm{i}")
+      x = nn.relu(norm(conv(x), train))
+    last = DoubledConv2D(
+      self.channels, True, self.last_init, self.dtype, name="last"
+    )
+    return jnp.tanh(last(x).astype(jnp.float32))
 
 
 class Autoencoder(nn.Module):
@@ -102,6 +112,7 @@ class Autoencoder(nn.Module):
     pools: as in `Encoder`.
     decoder: widths of the decoder.
     side: of the pictures.
+    dtype: as in `Encoder` and `Decoder`.
   """
 
   latent: int
@@ -109,11 +120,12 @@ class Autoencoder(nn.Module):
   pools: int
   decoder: tuple[int, ...]
   side: int
+  dtype: Any = jnp.float32
 
   def setup(self):
-    self.encoder = Encoder(2 * self.latent, self.widths, self.pools)
+    self.encoder = Encoder(2 * self.latent, self.widths, self.pools, self.dtype)
     bottom = self.side // 2 ** len(self.decoder)
-    self.decoder_ = Decoder((bottom, bottom), self.decoder, 3)
+    self.decoder_ = Decoder((bottom, bottom), self.decoder, 3, dtype=self.dtype)
 
   def encode(self, picture: Float[Array, "b s s 3"], train: bool) -> Normal:
     return Normal(*jnp.split(self.encoder(picture, train), 2, axis=-1))
@@ -147,9 +159,11 @@ class DcganDiscriminator(nn.Module):
 
   Attributes:
     widths: channels of each convolution, which halves the side.
+    dtype: of the convolutions; parameters and logits are float32.
   """
 
   widths: tuple[int, ...]
+  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(
@@ -159,9 +173,13 @@ class DcganDiscriminator(nn.Module):
     for i, units in enumerate(self.widths, start=1):
       kernel = self.param(f"conv{i}", init, (5, 5, x.shape[-1], units))
       x = lax.conv_general_dilated(
-        x, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x.astype(self.dtype),
+        kernel.astype(self.dtype),
+        (2, 2),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
       )
       if i > 1:
-        x = Norm(name=f"norm{i}")(x, train)
+        x = Norm(dtype=self.dtype, name=f"norm{i}")(x, train)
       x = nn.leaky_relu(x, 0.2)
     return nn.Dense(1, kernel_init=init, name="head")(x.reshape(len(x), -1))

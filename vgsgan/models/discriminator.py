@@ -1,5 +1,7 @@
 """The discriminator of BigGAN (Brock et al., ICLR 2019, appendix B)."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -17,12 +19,14 @@ class Discriminator(nn.Module):
     num_labels: length of the label vectors, whose projection is added to the
       score (Miyato and Koyama, ICLR 2018); 0 for none.
     spectral: whether weights are divided by their spectral norm.
+    dtype: of the computation; parameters and scores are float32.
   """
 
   channels: tuple[int, ...] = (32, 64, 96, 128)
   attention: int = 0
   num_labels: int = 0
   spectral: bool = True
+  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(
@@ -33,14 +37,17 @@ class Discriminator(nn.Module):
     train: bool,
   ) -> Float[Array, "b"]:
     """Scores a batch of pictures in [-1, 1]."""
-    x = image
+    x = image.astype(self.dtype)
     last = len(self.channels)
     for i, units in enumerate(self.channels, start=1):
-      block = DownBlock(units, i > 1, i < last, self.spectral, name=f"down{i}")
+      block = DownBlock(
+        units, i > 1, i < last, self.spectral, self.dtype, name=f"down{i}"
+      )
       x = block(x, train)
       if i == self.attention:
-        x = SelfAttention(self.spectral, name="attention")(x, train)
-    pooled = jnp.sum(nn.relu(x), axis=(1, 2))
+        attend = SelfAttention(self.spectral, self.dtype, name="attention")
+        x = attend(x, train)
+    pooled = jnp.sum(nn.relu(x), axis=(1, 2), dtype=jnp.float32)
     score = dense(1, "score", self.spectral, train)(pooled)[:, 0]
     if self.num_labels:
       embed = dense(x.shape[-1], "labels", self.spectral, train, use_bias=False)
@@ -56,17 +63,19 @@ class DownBlock(nn.Module):
     preactivate: whether a ReLU comes first; not for pixels.
     halve: whether the side is halved, by averages of 2 x 2.
     spectral: as in `Discriminator`.
+    dtype: as in `Discriminator`.
   """
 
   features: int
   preactivate: bool
   halve: bool
   spectral: bool
+  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: Float[Array, "b h w c"], train: bool):
     def conv(size: int, name: str):
-      return conv2d(self.features, size, name, self.spectral, train)
+      return conv2d(self.features, size, name, self.spectral, train, self.dtype)
 
     y = conv(3, "conv1")(nn.relu(x) if self.preactivate else x)
     y = conv(3, "conv2")(nn.relu(y))

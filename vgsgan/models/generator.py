@@ -7,6 +7,7 @@ steers the normalisation of each block.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -32,6 +33,7 @@ class Generator(nn.Module):
     attention: the block whose output goes through self-attention; 0 for none.
     num_labels: length of the label vectors; 0 draws without labels.
     spectral: whether weights are divided by their spectral norm.
+    dtype: of the computation; parameters and pictures are float32.
   """
 
   channels: tuple[int, ...] = (128, 96, 64, 32)
@@ -39,6 +41,7 @@ class Generator(nn.Module):
   attention: int = 0
   num_labels: int = 0
   spectral: bool = True
+  dtype: Any = jnp.float32
 
   @property
   def latent_size(self) -> int:
@@ -102,20 +105,22 @@ class Generator(nn.Module):
     conditions = [jnp.concatenate([c, *shared], -1) for c in chunks]
     first = self.channels[0]
     linear = dense(_BOTTOM * _BOTTOM * first, "bottom", self.spectral, train)
-    x = linear(chunks[0])
+    x = linear(chunks[0]).astype(self.dtype)
     x = x.reshape(-1, _BOTTOM, _BOTTOM, first)
     x = self._kept("bottom", x, keep)
     for i, units in enumerate(self.channels[1:], start=1):
-      block = UpBlock(units, self.spectral, name=f"up{i}")
+      block = UpBlock(units, self.spectral, self.dtype, name=f"up{i}")
       x = block(x, conditions[i], train)
       if i == self.attention:
-        x = SelfAttention(self.spectral, name="attention")(x, train)
+        attend = SelfAttention(self.spectral, self.dtype, name="attention")
+        x = attend(x, train)
       x = self._kept(f"up{i}", x, keep)
-    x = nn.relu(batch_norm(train, "norm")(x))
-    return jnp.tanh(conv2d(3, 3, "image", self.spectral, train)(x))
+    x = nn.relu(batch_norm(train, "norm", dtype=self.dtype)(x))
+    image = conv2d(3, 3, "image", self.spectral, train, self.dtype)(x)
+    return jnp.tanh(image.astype(jnp.float32))
 
   def _kept(self, name: str, x: Array, keep: Keep) -> Array:
-    x = x * keep[name] if name in keep else x
+    x = x * keep[name].astype(x.dtype) if name in keep else x
     self.sow("layers", f"{name}_output", x)  # For who asks for that collection.
     return x
 
@@ -126,20 +131,22 @@ class UpBlock(nn.Module):
   Attributes:
     features: channels of the output.
     spectral: as in `Generator`.
+    dtype: as in `Generator`.
   """
 
   features: int
   spectral: bool
+  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(
     self, x: Float[Array, "b h w c"], condition: Float[Array, "b k"], train
   ) -> Float[Array, "b 2*h 2*w {self.features}"]:
     def conv(size: int, name: str):
-      return conv2d(self.features, size, name, self.spectral, train)
+      return conv2d(self.features, size, name, self.spectral, train, self.dtype)
 
     def norm(x, name):
-      module = ConditionalNorm(self.spectral, name=name)
+      module = ConditionalNorm(self.spectral, self.dtype, name=name)
       return nn.relu(module(x, condition, train))
 
     # A 1 x 1 convolution and the doubling change places without a difference.
@@ -153,25 +160,29 @@ class ConditionalNorm(nn.Module):
   """Batch normalisation whose gain and bias a condition sets."""
 
   spectral: bool
+  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x, condition: Float[Array, "b k"], train: bool):
     def linear(name: str):
       return dense(x.shape[-1], name, self.spectral, train, use_bias=False)
 
-    x = batch_norm(train, "batch", affine=False)(x)
-    gain = 1.0 + linear("gain")(condition)
-    bias = linear("bias")(condition)
+    x = batch_norm(train, "batch", affine=False, dtype=self.dtype)(x)
+    gain = (1.0 + linear("gain")(condition)).astype(self.dtype)
+    bias = linear("bias")(condition).astype(self.dtype)
     return x * gain[:, None, None] + bias[:, None, None]
 
 
-def batch_norm(train: bool, name: str, affine: bool = True) -> nn.Module:
+def batch_norm(
+  train: bool, name: str, affine: bool = True, dtype: Any = jnp.float32
+) -> nn.Module:
   return nn.BatchNorm(
     use_running_average=not train,
     momentum=0.98,
     epsilon=1e-5,
     use_scale=affine,
     use_bias=affine,
+    dtype=dtype,
     name=name,
   )
 

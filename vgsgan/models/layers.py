@@ -184,11 +184,13 @@ class DoubledConv2D(nn.Module):
     features: output channels.
     use_bias: False where a normalisation follows.
     kernel_init: initialiser of the kernel.
+    dtype: of the computation; parameters stay float32.
   """
 
   features: int
   use_bias: bool = True
   kernel_init: Callable = nn.initializers.he_normal()
+  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(
@@ -201,8 +203,8 @@ class DoubledConv2D(nn.Module):
     on = np.float32(falls[..., None] == np.arange(3))
     kernel = jnp.einsum("pat,qbu,abcf->tucpqf", on, on, kernel)
     y = lax.conv_general_dilated(
-      x,
-      kernel.reshape(3, 3, c, 4 * self.features),
+      x.astype(self.dtype),
+      kernel.reshape(3, 3, c, 4 * self.features).astype(self.dtype),
       (1, 1),
       "SAME",
       dimension_numbers=("NHWC", "HWIO", "NHWC"),
@@ -210,7 +212,8 @@ class DoubledConv2D(nn.Module):
     y = y.reshape(b, h, w, 2, 2, self.features).transpose(0, 1, 3, 2, 4, 5)
     y = y.reshape(b, 2 * h, 2 * w, self.features)
     if self.use_bias:
-      y = y + self.param("bias", nn.initializers.zeros, (self.features,))
+      zeros = nn.initializers.zeros
+      y = y + self.param("bias", zeros, (self.features,)).astype(self.dtype)
     return y
 
 

@@ -1,6 +1,6 @@
 """Pictures and sounds through one representation, and what tells them apart."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -29,6 +29,7 @@ class Mixture(nn.Module):
     pools: as in `Encoder`.
     decoders: widths of the picture's decoder and the sound's.
     shapes: (height, width) of pictures and of spectrograms.
+    dtype: as in `Encoder` and `Decoder`.
   """
 
   latent: int
@@ -37,10 +38,12 @@ class Mixture(nn.Module):
   pools: int
   decoders: tuple[tuple[int, ...], tuple[int, ...]]
   shapes: tuple[tuple[int, int], tuple[int, int]]
+  dtype: Any = jnp.float32
 
   def setup(self):
     self.encode_picture, self.encode_sound = (
-      Encoder(self.features, self.widths, self.pools) for _ in range(2)
+      Encoder(self.features, self.widths, self.pools, self.dtype)
+      for _ in range(2)
     )
     self.absent = self.param(
       "absent", nn.initializers.normal(0.1), (2, self.features)
@@ -48,7 +51,12 @@ class Mixture(nn.Module):
     self.mix = nn.Dense(2 * self.features)
     self.to_normal = nn.Dense(2 * self.latent)
     self.decode_picture, self.decode_sound = (
-      Decoder(tuple(n // 2 ** len(widths) for n in shape), widths, channels)
+      Decoder(
+        tuple(n // 2 ** len(widths) for n in shape),
+        widths,
+        channels,
+        dtype=self.dtype,
+      )
       for shape, widths, channels in zip(
         self.shapes, self.decoders, (3, 1), strict=True
       )
@@ -119,15 +127,17 @@ class PairDiscriminator(nn.Module):
     widths: of the towers.
     pools: as in `Encoder`.
     hidden: units of the layer before the logit.
+    dtype: as in `Encoder`.
   """
 
   widths: tuple[int, ...]
   pools: int
   hidden: int = 128
+  dtype: Any = jnp.float32
 
   def setup(self):
-    self.picture = tower(self.widths, self.pools)
-    self.sound = tower(self.widths, self.pools)
+    self.picture = tower(self.widths, self.pools, self.dtype)
+    self.sound = tower(self.widths, self.pools, self.dtype)
     self.fc1, self.fc2 = Weights(self.hidden), Weights(1)
 
   def look(self, pair: Pair, train: bool) -> tuple[Array, Array]:

@@ -24,10 +24,12 @@ class Recogniser(nn.Module):
   Attributes:
     widths: channels at 1/2, 1/4 and 1/8 of the resolution.
     norm: 'batch' or 'group'.
+    dtype: of the computation; parameters, logits and features are float32.
   """
 
   widths: tuple[int, int, int] = (32, 64, 128)
   norm: str = "batch"
+  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(
@@ -50,7 +52,7 @@ class Recogniser(nn.Module):
     if image.shape[1] % 8 or image.shape[2] % 8:
       raise ValueError(f"sides must be multiples of 8, not {image.shape[1:3]}")
     fine, middle, coarse = self.widths
-    x = space_to_depth(4.0 * (image - 0.5))
+    x = space_to_depth(4.0 * (image - 0.5)).astype(self.dtype)
     x = halves = self._layer(x, fine, "down1", train)
     x = _pool(x)
     x = quarters = self._layer(x, middle, "down2", train)
@@ -58,16 +60,20 @@ class Recogniser(nn.Module):
     x = self._layer(x, coarse, "bottom2", train)
     x = self._join(x, quarters, middle, "up2", train)
     x = self._join(x, halves, 2 * fine, "up1", train)
+    x = x.astype(jnp.float32)
     logits = Conv2D(4 * CHANNELS, 1, name="logits")(x)
     return depth_to_space(logits), jnp.mean(x, (1, 2))
 
   def _layer(self, x, channels: int, name: str, train: bool):
-    x = Conv2D(channels, use_bias=False, name=f"{name}_conv")(x)
-    return nn.relu(Norm(self.norm, name=f"{name}_norm")(x, train))
+    x = Conv2D(channels, use_bias=False, dtype=self.dtype, name=f"{name}_conv")(
+      x
+    )
+    norm = Norm(self.norm, dtype=self.dtype, name=f"{name}_norm")
+    return nn.relu(norm(x, train))
 
   def _join(self, x, skip, channels: int, name: str, train: bool):
     """Twice the resolution, and what was seen there before."""
-    x = Conv2D(skip.shape[-1], 1, name=f"{name}_in")(x)
+    x = Conv2D(skip.shape[-1], 1, dtype=self.dtype, name=f"{name}_in")(x)
     x = jnp.repeat(jnp.repeat(x, 2, 1), 2, 2)
     return self._layer(jnp.concatenate([x, skip], -1), channels, name, train)
 

@@ -6,20 +6,26 @@ value, one power iteration a step. The estimates are in `batch_stats`.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
+import jax.numpy as jnp
 
 from vgsgan.models.layers import Conv2D
 
 
 def conv2d(
-  features: int, kernel: int, name: str, spectral: bool, train: bool
+  features: int,
+  kernel: int,
+  name: str,
+  spectral: bool,
+  train: bool,
+  dtype: Any = jnp.float32,
 ) -> Callable:
-  """A convolution, orthogonal at the start."""
+  """A convolution, orthogonal at the start; its norm is taken in float32."""
   init = nn.initializers.orthogonal()
-  return normed(
-    Conv2D(features, kernel, kernel_init=init, name=name), spectral, train
-  )
+  layer = Conv2D(features, kernel, dtype=dtype, kernel_init=init, name=name)
+  return normed(layer, spectral, train)
 
 
 def dense(

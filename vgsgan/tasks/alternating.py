@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from vgsgan import generative
+from vgsgan import generative, passes
 from vgsgan.state import TrainState, optimizer, schedule
 from vgsgan.tasks import Batch, Metrics
 
@@ -61,14 +61,12 @@ class Alternating:
     return TrainState(jnp.zeros((), jnp.int32), params, stats, opt_state)
 
   def apply(self, name: str, params: Any, stats: Any, *args: Any) -> Any:
-    """What a network makes of its arguments in training, and new statistics."""
-    made, new = self.modules[name].apply(
-      {"params": params, "batch_stats": stats},
-      *args,
-      train=True,
-      mutable=["batch_stats"],
-    )
-    return made, new.get("batch_stats", {})
+    """What a network makes of its arguments in training, and new statistics.
+
+    Of a batch in parts, a network that compares rows sees those of a part.
+    """
+    network = passes.network(self.modules[name], params)
+    return passes.run(self.config.train, network, stats, *args)
 
   def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     """One update of each network.

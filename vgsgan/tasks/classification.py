@@ -16,7 +16,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from vgsgan import losses
+from vgsgan import losses, passes
 from vgsgan import mesh as mesh_lib
 from vgsgan.data import augment, features, pipeline
 from vgsgan.data.clips import ClipExample
@@ -64,7 +64,13 @@ class Classification:
     self.config = config
     self.classes = classes
     self.network = Classifier(
-      Tower(tuple(model.widths), tuple(model.pools), model.stride), classes
+      Tower(
+        tuple(model.widths),
+        tuple(model.pools),
+        model.stride,
+        passes.dtype(config.train),
+      ),
+      classes,
     )
     self.tx = optimizer(config.optim, config.train.steps)
     self.rate = schedule(config.optim, config.train.steps)
@@ -140,14 +146,11 @@ class Classification:
     def loss(params):
       parts, stats = {}, {}
       for name, x in inputs.items():
-        (_, logits), changed = self.network.apply(
-          {"params": params[name], "batch_stats": state.batch_stats[name]},
-          x,
-          train=True,
-          mutable=["batch_stats"],
+        network = passes.network(self.network, params[name])
+        (_, logits), stats[name] = passes.run(
+          self.config.train, network, state.batch_stats[name], x
         )
         parts[f"{name}_loss"] = jnp.mean(losses.soft_ce(logits, target))
-        stats[name] = changed["batch_stats"]
       return sum(parts.values()), (parts, stats)
 
     (value, (parts, stats)), grads = jax.value_and_grad(loss, has_aux=True)(

@@ -16,7 +16,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
-from vgsgan import contrastive, losses, objectives, scores
+from vgsgan import contrastive, losses, objectives, passes, scores
 from vgsgan.data import augment, features, pipeline
 from vgsgan.data.clips import ClipExample
 from vgsgan.errors import UserError
@@ -70,7 +70,12 @@ class Correspondence:
     self.config = config
     self.mesh = mesh
     self.towers = {
-      name: Tower(tuple(model.widths), tuple(model.pools), model.stride)
+      name: Tower(
+        tuple(model.widths),
+        tuple(model.pools),
+        model.stride,
+        passes.dtype(config.train),
+      )
       for name in MODALITIES
     }
     self.projection = Projection(model.embed, model.system == "ave")
@@ -156,11 +161,10 @@ class Correspondence:
     maps, new = {}, {}
     inputs = {"image": pictures, "audio": spectrograms[..., None]}
     for name, x in inputs.items():
-      variables = {"params": params[name], "batch_stats": stats[name]}
-      maps[name], changed = self.towers[name].apply(
-        variables, x, train=train, mutable=["batch_stats"]
+      network = passes.network(self.towers[name], params[name], train)
+      maps[name], new[name] = passes.run(
+        self.config.train, network, stats[name], x
       )
-      new[name] = changed["batch_stats"]
     pooled = {name: global_max(x) for name, x in maps.items()}
     image, audio, kept = maps["image"], pooled["audio"], pooled
     if self.config.model.system != "avol":

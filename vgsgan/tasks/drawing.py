@@ -20,7 +20,7 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from vgsgan import edits, impostors, inversion, scores
+from vgsgan import edits, impostors, inversion, passes, scores
 from vgsgan.data import features, pipeline
 from vgsgan.data.pairs import DrawnPairExample
 from vgsgan.errors import UserError
@@ -42,7 +42,8 @@ class Drawing(grounding.Grounding):
     network = pretrained.unlabelled_generator(
       config.data.generator, config.data.image_size
     )
-    self.generator, self.drawn_with = network.module, network.variables
+    self.generator = network.module.clone(dtype=passes.dtype(config.train))
+    self.drawn_with = network.variables
     self.layers = self._layers(use.layers)
     self.ladder = ladder(use)
     check_at_least("edits.concepts", use.concepts, 1)

@@ -18,7 +18,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
-from vgsgan import adversarial
+from vgsgan import adversarial, passes
 from vgsgan import mesh as mesh_lib
 from vgsgan.data import augment, pipeline
 from vgsgan.data.pairs import decode
@@ -44,6 +44,7 @@ class Gan:
     model = config.gan
     check_at_least("gan.r1_rows", model.r1_rows, 1)
     num_labels = len(WORDS) if model.labels else 0
+    dtype = passes.dtype(config.train)
     self.config = config
     self.generator = Generator(
       tuple(model.channels),
@@ -51,12 +52,14 @@ class Gan:
       model.attention,
       num_labels,
       model.spectral,
+      dtype,
     )
     self.discriminator = Discriminator(
       tuple(model.discriminator_channels),
       model.discriminator_attention,
       num_labels,
       model.discriminator_spectral,
+      dtype,
     )
     steps = config.train.steps
     self.tx = {name: optimizer(config.optim[name], steps) for name in NETWORKS}
@@ -92,25 +95,13 @@ class Gan:
 
   def draw(self, params, stats, latent, labels) -> tuple[Array, Any]:
     """Pictures, in training mode, and the new statistics."""
-    images, new = self.generator.apply(
-      {"params": params, "batch_stats": stats},
-      latent,
-      labels,
-      train=True,
-      mutable=["batch_stats"],
-    )
-    return images, new["batch_stats"]
+    network = passes.network(self.generator, params)
+    return passes.run(self.config.train, network, stats, latent, labels)
 
   def judge(self, params, stats, images, labels, train=False):
     """Scores, and the new statistics."""
-    scores, new = self.discriminator.apply(
-      {"params": params, "batch_stats": stats},
-      images,
-      labels,
-      train=train,
-      mutable=["batch_stats"],
-    )
-    return scores, new.get("batch_stats", {})
+    network = passes.network(self.discriminator, params, train)
+    return passes.run(self.config.train, network, stats, images, labels)
 
   def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     """One update of the discriminator and then one of the generator."""

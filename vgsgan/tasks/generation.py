@@ -25,7 +25,7 @@ import ml_collections
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from vgsgan import generative
+from vgsgan import generative, passes
 from vgsgan.data import pipeline
 from vgsgan.errors import UserError
 from vgsgan.models.decoders import (
@@ -93,6 +93,7 @@ class Autoencoding(Pictures):
         use.pools,
         tuple(use.decoder),
         self.config.data.image_size,
+        passes.dtype(self.config.train),
       )
     }
 
@@ -142,13 +143,14 @@ class Adversarial(Pictures):
     )
     bottom = side // 2 ** len(use.decoder)
     shape = (bottom, bottom), tuple(use.decoder), 3
+    widths, dtype = tuple(use.widths), passes.dtype(self.config.train)
     if use.network == "dcgan":
       init = nn.initializers.normal(0.02)
-      discriminator = DcganDiscriminator(tuple(use.widths))
-      generator = Decoder(*shape, init, init)
+      discriminator = DcganDiscriminator(widths, dtype)
+      generator = Decoder(*shape, init, init, dtype)
     else:
-      discriminator = Encoder(1, tuple(use.widths), use.pools)
-      generator = Decoder(*shape)
+      discriminator = Encoder(1, widths, use.pools, dtype)
+      generator = Decoder(*shape, dtype=dtype)
     return {"discriminator": discriminator, "generator": generator}
 
   def init(self, key: Array) -> TrainState:

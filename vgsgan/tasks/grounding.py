@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from vgsgan import contrastive, losses, objectives, scores
+from vgsgan import contrastive, losses, objectives, passes, scores
 from vgsgan.data import augment, features, pipeline
 from vgsgan.data.pairs import PairExample
 from vgsgan.errors import UserError
@@ -117,8 +117,9 @@ class Grounding:
     check_at_least("eval.block", config.eval.block, 1)
     self.config = config
     self.mesh = mesh
-    self.speech = speech_tower(config.speech)
-    self.image = image_tower(config.image)
+    dtype = passes.dtype(config.train)
+    self.speech = speech_tower(config.speech).clone(dtype=dtype)
+    self.image = image_tower(config.image).clone(dtype=dtype)
     self.score = make_score(config.score)
     self.tx = optimizer(config.optim, config.train.steps)
     self.rate = schedule(config.optim, config.train.steps)
@@ -180,35 +181,29 @@ class Grounding:
     self, params, batch_stats, pictures, mel, num_frames, train: bool
   ) -> tuple[reading.Maps, Any]:
     """Feature maps, the valid frames of the speech, and new statistics."""
-    image_map, image_stats = self.image.apply(
-      {"params": params["image"], "batch_stats": batch_stats["image"]},
-      pictures,
-      train=train,
-      mutable=["batch_stats"],
+    image_map, image_stats = self.see(
+      params, batch_stats, pictures, train=train
     )
-    (speech_map, num_valid), speech_stats = self.speech.apply(
-      {"params": params["speech"], "batch_stats": batch_stats["speech"]},
+    (speech_map, num_valid), speech_stats = passes.run(
+      self.config.train,
+      passes.network(self.speech, params["speech"], train),
+      batch_stats["speech"],
       mel,
       num_frames,
-      train=train,
-      mutable=["batch_stats"],
     )
     valid = frame_mask(num_valid, speech_map.shape[1])
-    new = {
-      "speech": speech_stats.get("batch_stats", {}),
-      "image": image_stats.get("batch_stats", {}),
-    }
+    new = {"speech": speech_stats, "image": image_stats}
     return (image_map, speech_map, valid), new
+
+  def see(self, params, batch_stats, pictures, train: bool):
+    """Feature maps of pictures, and new statistics."""
+    network = passes.network(self.image, params["image"], train)
+    stats = batch_stats["image"]
+    return passes.run(self.config.train, network, stats, pictures)
 
   def look(self, params, batch_stats, pictures) -> jax.Array:
     """Feature maps of more pictures; running statistics are not noted."""
-    image_map, _ = self.image.apply(
-      {"params": params["image"], "batch_stats": batch_stats["image"]},
-      pictures,
-      train=True,
-      mutable=["batch_stats"],
-    )
-    return image_map
+    return self.see(params, batch_stats, pictures, train=True)[0]
 
   def step(
     self, state: TrainState, batch: Batch, edit: Edit | None = None

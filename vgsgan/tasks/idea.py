@@ -32,7 +32,7 @@ import ml_collections
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
-from vgsgan import generative
+from vgsgan import generative, passes
 from vgsgan.data import features, pipeline
 from vgsgan.data.clips import ClipExample
 from vgsgan.errors import UserError
@@ -101,10 +101,13 @@ class Idea(Alternating):
           f"{halved}, not {shape}"
         )
     towers = tuple(use.widths), use.pools
-    modules = {"discriminator": PairDiscriminator(*towers)}
+    dtype = passes.dtype(self.config.train)
+    modules = {"discriminator": PairDiscriminator(*towers, dtype=dtype)}
     modules = modules if self.adversarial else {}
     return modules | {
-      "generator": Mixture(use.latent, use.features, *towers, decoders, shapes)
+      "generator": Mixture(
+        use.latent, use.features, *towers, decoders, shapes, dtype
+      )
     }
 
   def nothing(self) -> Pair:

@@ -17,7 +17,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from vgsgan import inversion
+from vgsgan import inversion, passes
 from vgsgan import mesh as mesh_lib
 from vgsgan.adversarial import truncated
 from vgsgan.data import features, pipeline
@@ -56,7 +56,9 @@ class Inversion:
     )
     self.generator, self.drawn_with = network.module, network.variables
     self.model = Inverter(
-      self.generator.latent_size, tuple(config.inverter.channels)
+      self.generator.latent_size,
+      tuple(config.inverter.channels),
+      passes.dtype(config.train),
     )
     self.tx = optimizer(config.optim, config.train.steps)
     self.rate = schedule(config.optim, config.train.steps)
@@ -98,13 +100,16 @@ class Inversion:
 
   def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     """One update; of the batch only its size is used."""
-    use = self.config.inversion
+    use, how = self.config.inversion, self.config.train
     z = self.latents(STREAMS["train"], state.step, len(batch["image"]))
     pictures = self.stored(state, z)
 
     def loss(params):
-      found = self.encode(params, pictures)
-      again = self.draw(state, found)
+      def network(stats, pictures):
+        found = self.encode(params, pictures)
+        return (found, self.draw(state, found)), stats
+
+      (found, again), _ = passes.run(how, network, {}, pictures)
       parts = {
         "latent_error": jnp.mean(jnp.square(found - z)),
         "picture_error": jnp.mean(inversion.misfit(again, pictures)),

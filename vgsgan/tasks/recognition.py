@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt8
 
 from vgsgan import mesh as mesh_lib
+from vgsgan import passes
 from vgsgan.data import augment, pipeline
 from vgsgan.data.scenes import SceneExample
 from vgsgan.errors import UserError
@@ -62,7 +63,8 @@ class Recognition:
 
   def __init__(self, config: ml_collections.ConfigDict):
     self.config = config
-    self.model = network(config.recogniser)
+    dtype = passes.dtype(config.train)
+    self.model = network(config.recogniser).clone(dtype=dtype)
     self.tx = optimizer(config.optim, config.train.steps)
     self.rate = schedule(config.optim, config.train.steps)
     try:
@@ -105,17 +107,14 @@ class Recognition:
     pictures, masks = self.inputs(key, batch["image"], batch["masks"])
 
     def loss(params):
-      (logits, _), changed = self.model.apply(
-        {
-          "params": params["recogniser"],
-          "batch_stats": state.batch_stats["recogniser"],
-        },
+      (logits, _), changed = passes.run(
+        self.config.train,
+        passes.network(self.model, params["recogniser"]),
+        state.batch_stats["recogniser"],
         pictures,
-        train=True,
-        mutable=["batch_stats"],
       )
       parts = object_loss(logits, masks, batch["attributes"])
-      return sum(parts.values()), (parts, changed.get("batch_stats", {}))
+      return sum(parts.values()), (parts, changed)
 
     (value, (parts, changed)), grads = jax.value_and_grad(loss, has_aux=True)(
       state.params
