@@ -78,6 +78,7 @@ def default() -> ml_collections.ConfigDict:
   config.score = ml_collections.ConfigDict()
   config.score.kind = "cosine"
   config.score.normalize = False
+  config.score.exchange = "gather"
 
   config.loss = ml_collections.ConfigDict()
   config.loss.name = "triplet"

@@ -11,6 +11,7 @@ import pytest
 import scipy.special
 
 from vgsgan import contrastive, losses, objectives, scores
+from vgsgan.kernels import maxsim
 
 B = 8
 OBJECTIVES = {
@@ -67,7 +68,7 @@ def _encode(parameters, image, audio):
   return jnp.tanh(maps + parameters["bias"]), audio @ parameters["audio"]
 
 
-def _losses(parameters, batch, kind, mesh):
+def _losses(parameters, batch, kind, mesh, exchange="gather"):
   """Every objective's (loss, metrics), with the code under test."""
   image, audio = _encode(parameters, batch["image"], batch["audio"])
   valid = jnp.asarray(jnp.arange(4) < batch["frames"][:, None])
@@ -83,6 +84,7 @@ def _losses(parameters, batch, kind, mesh):
       objective=objective,
       key=KEY,
       mesh=mesh,
+      exchange=exchange,
     )
 
   results = {
@@ -176,24 +178,36 @@ def _plain(kind):
 # What is spread over devices does not depend on how a pair is scored: one
 # matchmap score and one pooled one go over all counts.
 COUNTS = {
-  "dot": (8,),
-  "sisa": (4,),
-  "sima": (2, 8),
-  "cosine": (1, 2, 4, 8),
-  "misa": (1, 2, 4, 8),
+  "gather": {
+    "dot": (8,),
+    "sisa": (4,),
+    "sima": (2, 8),
+    "cosine": (1, 2, 4, 8),
+    "misa": (1, 2, 4, 8),
+  },
+  "ring": {"sima": (4,), "cosine": (2,), "misa": (2, 4, 8)},
 }
-CASES = [(kind, n) for kind in scores.ALL_PAIRS for n in COUNTS[kind]]
+CASES = [
+  (exchange, kind, n)
+  for exchange, kinds in COUNTS.items()
+  for kind, counts in kinds.items()
+  for n in counts
+]
 
 
-@pytest.mark.parametrize(("kind", "devices"), CASES)
-def test_values_and_gradients_on_any_number_of_devices(kind, devices):
+@pytest.mark.parametrize(("exchange", "kind", "devices"), CASES)
+def test_values_and_gradients_on_any_number_of_devices(
+  exchange, kind, devices, monkeypatch
+):
+  # Two pairs' matchmaps at once.
+  monkeypatch.setattr(maxsim, "TILE", 32)
   mesh = _mesh(devices)
   on = functools.partial(jax.sharding.NamedSharding, mesh)
   batch = jax.device_put(_batch(), on(jax.sharding.PartitionSpec("data")))
   parameters = jax.device_put(_parameters(), on(jax.sharding.PartitionSpec()))
 
   def loss(parameters, batch):
-    results = _losses(parameters, batch, kind, mesh)
+    results = _losses(parameters, batch, kind, mesh, exchange)
     values = {name: result[0] for name, result in results.items()}
     return values, (values, results["all"][1])
 
@@ -241,23 +255,8 @@ def _check_metrics(metrics, kind):
     np.testing.assert_allclose(metrics[name], value, rtol=1e-5, err_msg=name)
 
 
-def test_turns_over_images_work_inside_the_island(monkeypatch):
-  monkeypatch.setattr(scores, "MATCHMAP_LIMIT", 1)
-  loss = _quick_jit(
-    jax.value_and_grad(
-      lambda p: _losses(p, _batch(), "misa", _mesh(2))["hardest"][0]
-    )
-  )
-  value, gradient = loss(_parameters())
-  expected, expected_gradient = _plain("misa")
-  np.testing.assert_allclose(value, expected["hardest"], rtol=1e-5)
-  for leaf, got in gradient.items():
-    np.testing.assert_allclose(
-      got, expected_gradient["hardest"][leaf], rtol=1e-5, atol=2e-6
-    )
-
-
-def test_a_score_may_have_parameters():
+@pytest.mark.parametrize("exchange", ["gather", "ring"])
+def test_a_score_may_have_parameters(exchange):
   maps = jnp.asarray(_batch()["image"])
   audio = jnp.asarray(_batch()["audio"])[..., :2]
   ids = jnp.arange(B)
@@ -273,6 +272,7 @@ def test_a_score_may_have_parameters():
       score=score,
       objective=objectives.triplet(("all",)),
       mesh=mesh,
+      exchange=exchange,
     )[0]
 
   one, many = (

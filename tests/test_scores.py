@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from vgsgan import scores
+from vgsgan.kernels import maxsim
 
 KINDS = tuple(scores.ALL_PAIRS)
 
@@ -111,7 +112,7 @@ def test_a_clip_without_frames_scores_zero(kind):
 
 
 @pytest.mark.parametrize("kind", ["misa", "sima"])
-def test_taking_turns_changes_nothing(kind, monkeypatch):
+def test_tiles_change_nothing(kind, monkeypatch):
   images, audio, valid = map(jnp.asarray, _maps(3, b=5))
 
   def run():
@@ -119,9 +120,8 @@ def test_taking_turns_changes_nothing(kind, monkeypatch):
     return jax.value_and_grad(total, (0, 1))(images, audio)
 
   whole = run()
-  # Two images at once, of five: the last turn is not full.
-  limit = 2 * audio.shape[0] * 2 * 3 * audio.shape[1]
-  monkeypatch.setattr(scores, "MATCHMAP_LIMIT", limit)
+  # Two images with two clips of five and four: the last tiles are not full.
+  monkeypatch.setattr(maxsim, "TILE", 2 * 2 * 2 * 3 * audio.shape[1])
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
     whole,

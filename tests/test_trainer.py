@@ -392,6 +392,7 @@ def test_training_learns_the_pairs_it_is_shown(folder, tmp_path, arg):
     ("loss", "name", "infonec", "did you mean 'infonce'"),
     ("loss", "negatives", "semihard", "did you mean 'semi_hard'"),
     ("score", "kind", "mesa", "did you mean 'misa'"),
+    ("score", "exchange", "rings", "did you mean 'ring'"),
     ("speech", "tower", "devanet", "did you mean 'davenet'"),
     ("speech", "norm", "layer", "config.image or config.speech"),
     ("speech", "embed", 5, "must be equal"),

@@ -1,5 +1,6 @@
 """The contrastive loss over the pairs of a whole, possibly sharded, batch."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -9,6 +10,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from vgsgan.exchange import EXCHANGES
 from vgsgan.objectives import Edited, Objective, Rows, counting
 from vgsgan.scores import paired
 
@@ -46,6 +48,7 @@ def contrastive(
   partner: tuple[Float[Array, "b t d"], Bool[Array, "b t"]] | None = None,
   key: PRNGKeyArray | None = None,
   mesh: Mesh | None = None,
+  exchange: str = "gather",
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
   """Contrastive loss of b pairs, each against the whole global batch.
 
@@ -54,9 +57,10 @@ def contrastive(
   share the image or the speech are never each other's impostors.
 
   With a mesh, the arguments are global arrays split over all of it. Each device
-  gathers all audio and scores its own images with it; blocks of scores are
-  then exchanged, for its own captions with all images. So every pair is scored
-  once and image maps stay put. Values and gradients are those without a mesh.
+  scores its own images with all audio, which it gathers or which is passed
+  round; blocks of scores are then exchanged, for its own captions with all
+  images. So every pair is scored once and image maps stay put. Values and
+  gradients are those without a mesh.
 
   Args:
     image_map: image features.
@@ -76,6 +80,7 @@ def contrastive(
     key: for sampled negatives; the same key draws the same impostors on any
       number of devices.
     mesh: the devices, over all axes of which the batch is split; None for one.
+    exchange: a name in `exchange.EXCHANGES`, where the memory of both stands.
 
   Returns:
     The loss, and metrics: `image_to_speech` and `speech_to_image` (share of
@@ -98,13 +103,17 @@ def contrastive(
   split = devices > 1
   noise = None if key is None else jax.random.uniform(key, (2, b, b))
 
+  score_all = score
+  if split:
+    score_all = functools.partial(EXCHANGES[exchange], score, axis)
+
   def gather(x: Array) -> Array:
     return lax.all_gather(x, axis, tiled=True) if split else x
 
   def island(images, audio, valid, image_id, speech_id, noise, edited, partner):
     same = image_id[:, None] == gather(image_id)
     same |= speech_id[:, None] == gather(speech_id)
-    forward = score(images, gather(audio), gather(valid)).astype(jnp.float32)
+    forward = score_all(images, audio, valid).astype(jnp.float32)
     backward = forward
     if split:
       # [own images, all audio] -> [all images, own audio]

@@ -6,6 +6,7 @@ SISA, MISA and SIMA are three ways of pooling it to one number (Harwath et al.,
 "Jointly Discovering Visual Objects and Spoken Words from Raw Sensory Input",
 ECCV 2018, section 3.4).
 
+The matchmaps of all pairs are never held in memory: see `kernels.maxsim`.
 Every all-pairs score here takes `images [b, h, w, d]`, `audio [c, t, d]` and
 `valid [c, t]`, and gives `[b, c]` in float32 whatever the maps are in. What
 stands in a frame that is not valid has no effect on values or gradients. A
@@ -19,9 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-# How many matchmap elements may exist at once (float32: 256 MiB). Beyond it
-# the images are taken in turns and their matchmaps recomputed for the gradient.
-MATCHMAP_LIMIT = 2**26
+from vgsgan.kernels.maxsim import maxsim
 
 
 def l2_normalize(
@@ -105,11 +104,8 @@ def misa(
   valid: Bool[Array, "c t"],
 ) -> Float[Array, "b c"]:
   """Max image, sum audio: best location of each frame, mean over valid t."""
-
-  def pool(maps: Array) -> Array:
-    return _mean_valid(jnp.max(maps, axis=(2, 3)), valid, axis=-1)
-
-  return _pool_matchmaps(pool, images, audio, valid)
+  sums = maxsim(*_places(images), audio, valid)
+  return sums / jnp.maximum(jnp.sum(valid, axis=-1), 1)
 
 
 def sima(
@@ -118,15 +114,8 @@ def sima(
   valid: Bool[Array, "c t"],
 ) -> Float[Array, "b c"]:
   """Sum image, max audio: best valid frame of each location, mean over h, w."""
-  some_valid = jnp.any(valid, axis=-1)
-
-  def pool(maps: Array) -> Array:
-    masked = jnp.where(valid[None, :, None, None], maps, -jnp.inf)
-    best = jnp.max(masked, axis=-1)
-    best = jnp.where(some_valid[None, :, None, None], best, 0.0)
-    return jnp.mean(best, axis=(2, 3))
-
-  return _pool_matchmaps(pool, images, audio, valid)
+  places, exist = _places(images)
+  return maxsim(audio, valid, places, exist).T / exist.shape[1]
 
 
 ALL_PAIRS: dict[str, Callable[[Array, Array, Array], Array]] = {
@@ -262,22 +251,7 @@ def _mean_valid(x: Array, valid: Array, axis: int) -> Array:
   return total / jnp.maximum(count, 1.0)
 
 
-def _pool_matchmaps(
-  pool: Callable[[Array], Array], images: Array, audio: Array, valid: Array
-) -> Array:
-  """Applies `pool` ([b, c, h, w, t] -> [b, c]) to all pairs' matchmaps."""
-  audio = jnp.where(valid[..., None], audio, 0)
-
-  def rows(images: Array) -> Array:
-    maps = jnp.einsum(
-      "bhwd,ctd->bchwt", images, audio, preferred_element_type=jnp.float32
-    )
-    return pool(maps)
-
-  b, h, w, _ = images.shape
-  c, t, _ = audio.shape
-  at_once = max(1, MATCHMAP_LIMIT // max(1, c * h * w * t))
-  if at_once >= b:
-    return rows(images)
-  one = jax.checkpoint(lambda image: rows(image[None])[0])
-  return jax.lax.map(one, images, batch_size=at_once)
+def _places(images: Array) -> tuple[Array, Array]:
+  """Locations in a row, `[b, h w, d]`; all of them count."""
+  places = images.reshape(len(images), -1, images.shape[-1])
+  return places, jnp.ones(places.shape[:2], bool)

@@ -21,6 +21,7 @@ from vgsgan import contrastive, losses, objectives, passes, scores
 from vgsgan.data import augment, features, pipeline
 from vgsgan.data.pairs import PairExample
 from vgsgan.errors import UserError
+from vgsgan.exchange import EXCHANGES
 from vgsgan.models import audio, image
 from vgsgan.models.layers import frame_mask
 from vgsgan.options import check_at_least, check_one_of
@@ -68,6 +69,7 @@ def image_tower(model: ml_collections.ConfigDict) -> nn.Module:
 def make_score(config: ml_collections.ConfigDict) -> Callable:
   """All-pairs score `(images, speech, valid) -> [b, c]` of `config.score`."""
   check_one_of("score.kind", config.kind, tuple(scores.ALL_PAIRS))
+  check_one_of("score.exchange", config.exchange, tuple(EXCHANGES))
 
   def score(images, speech, valid):
     return scores.score(config.kind, images, speech, valid, config.normalize)
@@ -240,6 +242,7 @@ class Grounding:
         edited=edited,
         key=key_negatives,
         mesh=self.mesh,
+        exchange=self.config.score.exchange,
       )
       return value, (metrics | drawn, state.batch_stats | batch_stats)
 

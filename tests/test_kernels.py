@@ -1,0 +1,191 @@
+"""MaxSim of every implementation against its closed form in float64."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vgsgan.kernels import gpu, maxsim, tiled, tpu
+
+# Interpreted kernels: compiling is most of the time.
+_quick_jit = functools.partial(
+  jax.jit, compiler_options={"xla_backend_optimization_level": 0}
+)
+DTYPES = (jnp.float32, jnp.bfloat16)
+IMPLEMENTATIONS = {
+  "tiled": (
+    functools.partial(tiled.sums, 50),
+    functools.partial(tiled.gradients, 50, tiled.shares),
+  ),
+  "tpu": (
+    functools.partial(tpu.sums, interpret=True),
+    functools.partial(tpu.gradients, interpret=True),
+  ),
+  "gpu": (
+    functools.partial(gpu.sums, interpret=True),
+    functools.partial(gpu.gradients, interpret=True),
+  ),
+}
+
+
+def _case(seed, dtype):
+  """Random shapes and masks; vectors of small whole numbers, so with ties."""
+  rng = np.random.default_rng(seed)
+  m, i, n, j, d = rng.integers(1, [6, 36, 6, 36, 20])
+  draw = [
+    lambda *shape: rng.integers(-2, 3, shape),
+    lambda *shape: rng.normal(size=shape),
+  ][seed % 2]
+  a, b = (jnp.asarray(draw(*shape), dtype) for shape in ((m, i, d), (n, j, d)))
+  a_valid, b_valid = rng.random((m, i)) < 0.7, rng.random((n, j)) < 0.7
+  a_valid[:, 0] = True
+  slope = rng.normal(size=(m, n)).astype(np.float32)
+  return (a, jnp.asarray(a_valid), b, jnp.asarray(b_valid)), slope
+
+
+def _expected(a, a_valid, b, b_valid, slope):
+  """Sums and gradients, and the sizes of what is added up in these."""
+  a, b = np.asarray(a, float), np.asarray(b, float)
+  products = np.einsum("mid,njd->minj", a, b)
+  products[~np.asarray(a_valid)] = -np.inf
+  best = products.max(1, keepdims=True)
+  sums = np.where(b_valid, best[:, 0], 0).sum(-1)
+  ties = products == best
+  share = ties * (slope[..., None] * b_valid / ties.sum(1))[:, None]
+  gradients = [
+    (np.einsum("minj,njd->mid", x, y), np.einsum("minj,mid->njd", x, z))
+    for x, y, z in ((share, b, a), (abs(share), abs(b), abs(a)))
+  ]
+  return sums, *gradients, ties.sum(1).max()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", IMPLEMENTATIONS)
+def test_equal_to_the_closed_form(name, dtype, monkeypatch):
+  # Several tiles in every direction.
+  monkeypatch.setattr(tpu, "SIDE", 32)
+  monkeypatch.setattr(tpu, "LANES", 16)
+  monkeypatch.setattr(gpu, "ROWS", 16)
+  monkeypatch.setattr(gpu, "COLUMNS", 16)
+  monkeypatch.setattr(gpu, "TILE", 600)
+  monkeypatch.setattr(gpu, "DEPTH", 32)
+  forward, backward = IMPLEMENTATIONS[name]
+
+  @_quick_jit
+  def run(slope, *operands):
+    return forward(*operands), backward(*operands, slope)
+
+  most_ties = 0
+  for seed in range(6):
+    operands, slope = _case(seed, dtype)
+    sums, gradients = run(slope, *operands)
+    expected, by_operand, sizes, ties = _expected(*operands, slope)
+    most_ties = max(most_ties, ties)
+    assert sums.dtype == jnp.float32
+    np.testing.assert_allclose(sums, expected, rtol=1e-5, atol=1e-5)
+    for got, wanted, size in zip(gradients, by_operand, sizes, strict=True):
+      assert got.dtype == dtype
+      # Shares and results may be rounded to the operands' eight bits.
+      rounding = 1e-6 if dtype == jnp.float32 else 2.0**-7
+      error = np.abs(np.asarray(got, float) - wanted)
+      assert np.all(error <= rounding * size + 1e-6), (seed, error.max())
+  assert most_ties > 2
+
+
+def test_plain_is_the_closed_form_and_so_are_its_gradients():
+  for seed in range(6):
+    (a, a_valid, b, b_valid), slope = _case(seed, jnp.float32)
+    sums, pull = jax.vjp(lambda a, b: maxsim.plain(a, a_valid, b, b_valid), a, b)
+    expected, by_operand, _, _ = _expected(a, a_valid, b, b_valid, slope)
+    np.testing.assert_allclose(sums, expected, rtol=1e-5, atol=1e-5)
+    for got, wanted in zip(pull(slope), by_operand, strict=True):
+      np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("tile", [1, 200, 2**18])
+def test_what_is_not_valid_has_no_effect(tile, monkeypatch):
+  monkeypatch.setattr(maxsim, "TILE", tile)
+  (a, a_valid, b, b_valid), slope = _case(7, jnp.float32)
+  assert min(len(a), len(b)) > 2
+  # Nothing valid in one item of each.
+  a_valid, b_valid = a_valid.at[1].set(False), b_valid.at[2].set(False)
+
+  def run(a, b):
+    sums, pull = jax.vjp(lambda *x: maxsim.maxsim(x[0], a_valid, x[1], b_valid), a, b)
+    return sums, *pull(jnp.asarray(slope))
+
+  sums, by_a, by_b = run(a, b)
+  assert not np.any(sums[1]) and not np.any(sums[:, 2]) and np.any(sums)
+  assert not np.any(by_a[~a_valid]) and not np.any(by_b[~b_valid])
+  assert np.any(by_a) and np.any(by_b)
+  for content in (np.nan, np.inf, 1e30):
+    others = (
+      jnp.where(valid[..., None], x, content)
+      for x, valid in ((a, a_valid), (b, b_valid))
+    )
+    jax.tree.map(
+      np.testing.assert_array_equal, run(*others), (sums, by_a, by_b)
+    )
+
+
+def test_a_diverged_vector_is_not_hidden():
+  (a, a_valid, b, b_valid), slope = _case(7, jnp.float32)
+  a = a.at[0, 0, 0].set(jnp.nan)
+  assert np.all(np.isnan(tiled.sums(50, a, a_valid, b, b_valid)[0]))
+  by_a, by_b = tiled.gradients(50, tiled.shares, a, a_valid, b, b_valid, slope)
+  assert np.any(np.isnan(by_a[0])) and np.any(np.isnan(by_b))
+
+
+def _bytes(function, b, places, frames, d=32):
+  """Temporary bytes of value and gradients of `b` pairs, compiled."""
+  struct = jax.ShapeDtypeStruct
+  operands = [
+    struct((b, places, d), jnp.float32),
+    struct((b, places), bool),
+    struct((b, frames, d), jnp.float32),
+    struct((b, frames), bool),
+  ]
+
+  def run(a, a_valid, b, b_valid):
+    total = lambda a, b: jnp.sum(jnp.sin(function(a, a_valid, b, b_valid)))  # noqa: E731
+    return jax.value_and_grad(total, (0, 1))(a, b)
+
+  compiled = jax.jit(run).lower(*operands).compile()
+  return compiled.memory_analysis().temp_size_in_bytes
+
+
+def test_memory_is_that_of_scores_and_operands():
+  dense, fused = (
+    functools.partial(_bytes, function)
+    for function in (maxsim.plain, maxsim.maxsim)
+  )
+  sizes = [(64, 49, 64), (64, 49, 256), (64, 196, 256), (256, 49, 64)]
+  for b, places, frames in sizes:
+    products = 4 * b * b * places * frames
+    operands = 4 * 32 * b * (places + frames)
+    used = fused(b, places, frames)
+    # Gradients, operands masked, and a few tiles, however many products.
+    assert used < 4 * operands + 16 * b * b + 4 * 4 * maxsim.TILE
+    assert used < products / 5
+    assert dense(b, places, frames) > products
+  assert fused(64, 49, 64) < dense(64, 49, 64) / 10
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_gpu_gets_its_kernels(dtype):
+  struct = jax.ShapeDtypeStruct
+  operands = [
+    struct((64, 49, 512), dtype),
+    struct((64, 49), bool),
+    struct((64, 100, 512), dtype),
+    struct((64, 100), bool),
+  ]
+
+  def run(a, a_valid, b, b_valid):
+    total = lambda a, b: jnp.sum(maxsim.maxsim(a, a_valid, b, b_valid))  # noqa: E731
+    return jax.value_and_grad(total, (0, 1))(a, b)
+
+  lowered = jax.jit(run).trace(*operands).lower(lowering_platforms=("cuda",))
+  assert lowered.as_text().count("@__gpu$xla.gpu.triton") == 2

@@ -1,0 +1,1 @@
+"""The few fused kernels, each with its plain version beside it."""

@@ -1,0 +1,122 @@
+"""MaxSim of all pairs: each vector of one set finds its best in another.
+
+`out[m, n] = sum over valid j of (max over valid i of <a[m, i], b[n, j]>)`
+
+is the matchmap of every pair, pooled (the name is ColBERT's: Khattab and
+Zaharia, SIGIR 2020). MISA is MaxSim of an image's places for a clip's frames,
+SIMA of a clip's frames for an image's places; `vgsgan.scores` divides by the
+counts.
+
+The products of all pairs, `m i n j` numbers, are never held at once, as in
+flash attention (Dao et al., NeurIPS 2022): they are formed tile by tile, pooled
+where they are, and formed anew for the gradient. What is kept between the two
+passes is the arguments. Beyond arguments and results the memory needed is
+
+  CPU: one tile of `TILE` products, and as many shares for the gradient;
+  GPU: no products; for the gradient shares of `gpu.TILE` products;
+  TPU: nothing of that kind: tiles live in the chip's vector memory.
+
+Products accumulate in float32. Of float32 vectors they are float32 products
+on every platform (`Precision.HIGHEST`): for a faster matrix unit the maps are
+to be bfloat16.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+from vgsgan.kernels import gpu, tiled, tpu
+
+# Products that may exist at once on a CPU (float32: 1 MiB), as measured: less
+# leaves the matrix products too small, more leaves the cache.
+TILE = 2**18
+
+
+def maxsim(
+  a: Float[Array, "m i d"],
+  a_valid: Bool[Array, "m i"],
+  b: Float[Array, "n j d"],
+  b_valid: Bool[Array, "n j"],
+) -> Float[Array, "m n"]:
+  """Sum over the valid vectors of `b[n]` of each one's best product in `a[m]`.
+
+  What stands in a vector that is not valid has no effect on values or
+  gradients. Vectors that share a maximum share its gradient equally. An item
+  of `a` without valid vectors gives 0, and so does one of `b`, without
+  gradient. Float32, whatever the vectors are in.
+  """
+  a = jnp.where(a_valid[..., None], a, 0)
+  b = jnp.where(b_valid[..., None], b, 0)
+  (m, i), (n, j) = a_valid.shape, b_valid.shape
+  # One pair (which may be one of many, under vmap), or one tile: no loop.
+  if m == n == 1 or m * i * n * j <= TILE:
+    sums = plain(a, a_valid, b, b_valid)
+  else:
+    sums = _fused(TILE, *_alike(a, a_valid, b, b_valid))
+  return jnp.where(jnp.any(a_valid, axis=1)[:, None], sums, 0.0)
+
+
+def plain(
+  a: Float[Array, "m i d"],
+  a_valid: Bool[Array, "m i"],
+  b: Float[Array, "n j d"],
+  b_valid: Bool[Array, "n j"],
+) -> Float[Array, "m n"]:
+  """The definition: all products, then the maximum, then the sum.
+
+  What the kernels are held to; -inf where `a[m]` has no valid vector.
+  """
+  products = jnp.einsum(
+    "mid,njd->minj",
+    a,
+    b,
+    precision=lax.Precision.HIGHEST,
+    preferred_element_type=jnp.float32,
+  )
+  products = jnp.where(a_valid[:, :, None, None], products, -jnp.inf)
+  return jnp.sum(jnp.where(b_valid, jnp.max(products, axis=1), 0.0), axis=-1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _fused(tile, a, a_valid, b, b_valid):
+  """As `plain`, by what suits the platform that it is compiled for."""
+  return lax.platform_dependent(
+    a,
+    a_valid,
+    b,
+    b_valid,
+    tpu=tpu.sums,
+    cuda=gpu.sums,
+    default=functools.partial(tiled.sums, tile),
+  )
+
+
+def _forward(tile, a, a_valid, b, b_valid):
+  return _fused(tile, a, a_valid, b, b_valid), (a, a_valid, b, b_valid)
+
+
+def _backward(tile, saved, slope):
+  a_slope, b_slope = lax.platform_dependent(
+    *saved,
+    slope,
+    tpu=tpu.gradients,
+    cuda=gpu.gradients,
+    default=functools.partial(tiled.gradients, tile, tiled.shares),
+  )
+  return a_slope, None, b_slope, None
+
+
+_fused.defvjp(_forward, _backward)
+
+
+def _alike(*arrays: Array) -> list[Array]:
+  """The same arrays, varying over the same mesh axes under `shard_map`.
+
+  Outside the custom gradient, so that this cast's own transpose adds up what
+  belongs to an argument that all devices share.
+  """
+  same = sum(lax.full_like(x, 0, jnp.int32, ()) for x in arrays) == 0
+  return [lax.select(same, x, x) for x in arrays]
