@@ -9,10 +9,10 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from vgsgan import comparing, jsonfiles, mesh, options, trainer
+from vgsgan import comparing, compiling, jsonfiles, mesh, options, trainer
 from vgsgan.errors import UserError
 
-MODES = ("train", "eval")
+MODES = ("train", "eval", "compile")
 
 CONFIG = config_flags.DEFINE_config_file(
   "config",
@@ -24,7 +24,16 @@ WORKDIR = flags.DEFINE_string(
   "workdir", None, "Where the run leaves its files, and goes on from."
 )
 MODE = flags.DEFINE_enum(
-  "mode", "train", MODES, "train: train, then evaluate; eval: evaluate only."
+  "mode",
+  "train",
+  MODES,
+  "train: train, then evaluate; eval: evaluate only; compile: say what a step "
+  "would take, see vgsgan/compiling.py.",
+)
+TOPOLOGY = flags.DEFINE_string(
+  "topology",
+  None,
+  "With --mode=compile: the slice of TPUs, v5e:16x16; without, what is here.",
 )
 DISTRIBUTED = flags.DEFINE_bool(
   "distributed", False, "Join the other processes of a cluster JAX can find."
@@ -42,12 +51,12 @@ PROCESS_ID = flags.DEFINE_integer(
 
 def resolved_config() -> ml_collections.ConfigDict:
   """The config of the flags, or else the one of the run in the workdir."""
-  if not WORKDIR.value:
+  if not WORKDIR.value and MODE.value != "compile":
     raise UserError("--workdir is missing: name the folder of the run")
-  saved = pathlib.Path(WORKDIR.value) / "config.json"
-  if CONFIG.value is None and MODE.value != "train" and saved.exists():
+  saved = pathlib.Path(WORKDIR.value or "") / "config.json"
+  if CONFIG.value is None and MODE.value == "eval" and saved.exists():
     return ml_collections.ConfigDict(jsonfiles.read_json(saved))
-  if CONFIG.value is None and MODE.value != "train":
+  if CONFIG.value is None and MODE.value == "eval":
     raise UserError(f"no run in {WORKDIR.value}: it has no config.json")
   if CONFIG.value is None:
     raise UserError("--config is missing, e.g. --config=configs/stamps.py")
@@ -58,6 +67,8 @@ def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise UserError(f"unexpected argument {argv[1]!r}; flags start with --")
   config = resolved_config()
+  if TOPOLOGY.value and MODE.value != "compile":
+    raise UserError("--topology is of --mode=compile alone")
   alone = not (DISTRIBUTED.value or COORDINATOR.value)
   if alone and (NUM_PROCESSES.value, PROCESS_ID.value) != (None, None):
     raise UserError(
@@ -69,8 +80,11 @@ def main(argv: list[str]) -> None:
     )
   # Libraries log what only their authors want to read at each save.
   logging.set_verbosity(logging.WARNING)
+  workdir = pathlib.Path(WORKDIR.value) if WORKDIR.value else None
+  if MODE.value == "compile":
+    sys.exit(compiling.run(config, TOPOLOGY.value, workdir))
   start = comparing.run if "compare" in config else trainer.run
-  sys.exit(start(config, pathlib.Path(WORKDIR.value), MODE.value))
+  sys.exit(start(config, workdir, MODE.value))
 
 
 def run() -> None:

@@ -255,9 +255,9 @@ def _frames(signal: Float[Array, "b s"], n_fft: int, hop: int):
 def _power(frames: Float[Array, "b t n"]) -> Float[Array, "b t bins"]:
   """Power spectrum, by whichever transform suits the machine.
 
-  XLA gathers the whole batch on every device of a mesh before an FFT; a matrix
-  product stays where its clips are, and is what an accelerator does best. On
-  a CPU the FFT takes half the time.
+  A matrix product is what an accelerator does best. On a CPU the FFT takes half
+  the time; but of a batch that is split over devices XLA gathers all of it on
+  each before an FFT, so that wants `mesh.by_rows` around it.
   """
   return lax.platform_dependent(
     frames, cpu=_power_by_fft, default=_power_by_matmul

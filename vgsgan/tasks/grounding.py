@@ -18,6 +18,7 @@ import optax
 from jax.sharding import Mesh
 
 from vgsgan import contrastive, losses, objectives, passes, scores
+from vgsgan import mesh as mesh_lib
 from vgsgan.data import augment, features, pipeline
 from vgsgan.data.pairs import PairExample
 from vgsgan.errors import UserError
@@ -154,12 +155,14 @@ class Grounding:
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Pictures, log-mel and its valid frames; augmented if there is a key."""
     data = self.config.data
-    mel, num_frames = features.log_mel(
-      batch["waveform"],
-      batch["num_samples"],
+    log_mel = functools.partial(
+      features.log_mel,
       sample_rate=data.sample_rate,
       num_mels=data.num_mels,
       preemphasis=data.preemphasis,
+    )
+    mel, num_frames = mesh_lib.by_rows(log_mel, self.mesh)(
+      batch["waveform"], batch["num_samples"]
     )
     if data.mean_normalize:
       mel = features.mean_normalize(mel, num_frames)

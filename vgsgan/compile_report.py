@@ -1,0 +1,98 @@
+"""What `vgsgan.compiling` found, as lines to read and as a table."""
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def report(found: dict[str, Any]) -> list[str]:
+  """Lines about every update of one compilation.
+
+  Args:
+    found: of `compiling.figures`, and `topology`.
+  """
+  where = f" ({found['topology']})" if found["topology"] else ""
+  share = found["batch"] / found["chips"]
+  lines = [
+    f"{found['chips']} x {found['chip']}{where}, "
+    f"{found['model']} to a copy of the {found['parameters'] / 1e6:.2f} M "
+    f"parameters, batch {found['batch']} ({share:g} a chip)"
+  ]
+  for step in found["steps"]:
+    lines += ["", f"update from step {step['first']}, a chip:"]
+    lines += [f"  {line}" for line in _step(step)]
+  return lines
+
+
+def _step(step: dict[str, Any]) -> list[str]:
+  memory, flops = step["memory"], step["flops"]
+  lines = [
+    f"memory: arguments {_mb(memory['arguments'])}, temporaries "
+    f"{_mb(memory['temporaries'])}, outputs {_mb(memory['outputs'])} (of these "
+    f"{_mb(memory['shared'])} in place of arguments); peak "
+    f"{_mb(memory['peak'])}" + _of(memory),
+    f"operations: {flops['matrix'] / 1e9:,.2f} GFLOP of matrix products and "
+    f"convolutions; XLA has {flops['compiled'] / 1e9:,.2f} GFLOP, loops once",
+    "sent, by ring algorithms:",
+  ]
+  lines += [
+    f"  {x['count']:4d} {x['kind']:<18} over {x['devices']:4d}: "
+    f"{_mb(x['bytes'])} in all, {_mb(x['sent'])} sent"
+    for x in step["collectives"]
+  ]
+  lines.append(
+    f"  together {_mb(step['sent'])}; the least that the algorithm needs is "
+    f"{_mb(step['least_sent'])}" + _ratio(step)
+  )
+  if "estimate" in step:
+    times = {k: f"{1e3 * x:.3f} ms" for k, x in step["estimate"].items()}
+    lines.append(
+      f"estimate, from published rates: {times['step']} (matrix products "
+      f"{times['compute']}, memory {times['memory']}, links {times['links']})"
+    )
+  return lines
+
+
+def _mb(x: float) -> str:
+  return f"{x / 1e6:,.3f} MB"
+
+
+def _of(memory: dict[str, float]) -> str:
+  if not memory["of"]:
+    return ""
+  return f" of {_mb(memory['of'])} ({memory['peak'] / memory['of']:.1%})"
+
+
+def _ratio(step: dict[str, Any]) -> str:
+  if not step["least_sent"]:
+    return ""
+  return f" ({step['sent'] / step['least_sent']:.3f} times)"
+
+
+def table(found: Sequence[dict[str, Any]]) -> list[str]:
+  """Lines of Markdown: a row for the last update on each topology.
+
+  Efficiency is the first topology's estimated time over this one's, at the same
+  batch a chip.
+  """
+  lines = [
+    "| chips | batch | GFLOP a chip | peak memory, GB | sent, MB | least, MB | "
+    "ratio | step, ms (estimate) | efficiency (estimate) |",
+    "|---|---|---|---|---|---|---|---|---|",
+  ]
+  first = found[0]["steps"][-1]["estimate"]["step"]
+  for one in found:
+    step = one["steps"][-1]
+    seconds = step["estimate"]["step"]
+    cells = [
+      f"{one['chips']}",
+      f"{one['batch']}",
+      f"{step['flops']['matrix'] / 1e9:,.1f}",
+      f"{step['memory']['peak'] / 1e9:.2f}",
+      f"{step['sent'] / 1e6:,.2f}",
+      f"{step['least_sent'] / 1e6:,.2f}",
+      f"{step['sent'] / step['least_sent']:.3f}",
+      f"{1e3 * seconds:.2f}",
+      f"{first / seconds:.3f}",
+    ]
+    lines.append(f"| {' | '.join(cells)} |")
+  return lines

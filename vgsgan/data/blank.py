@@ -1,0 +1,48 @@
+"""Records of the right shapes with nothing in them, to compile for.
+
+What records hold decides nothing about the program of a training step but its
+shapes, and those `config.data` tells. So a step can be compiled where its data
+set is not.
+"""
+
+import io
+
+import ml_collections
+import numpy as np
+from PIL import Image
+
+from vgsgan.data.pipeline import Record
+from vgsgan.worlds import pretrained
+from vgsgan.worlds.attributes import ATTRIBUTES
+
+# Enough for what tasks ask of a split before they are built.
+_MANY = 64
+
+
+def splits(data: ml_collections.ConfigDict) -> dict[str, list[Record]]:
+  """`train`, `validation` and `test` of blank records.
+
+  A record has the fields of every data set; only what tells pictures with
+  latents from those without is as `config.data` says.
+
+  Args:
+    data: as `data.load` takes it; the data set itself is not touched.
+
+  Raises:
+    UserError: `data.generator` is needed and is no file of a generator.
+  """
+  size, objects = data.image_size, data.get("most", 1)
+  png = io.BytesIO()
+  Image.new("RGB", (size, size)).save(png, "PNG")
+  record = {
+    "id": b"blank",
+    "image": png.getvalue(),
+    "waveform": np.zeros(1, np.int16),
+    "masks": np.zeros((objects, size, size), np.uint8),
+    "attributes": np.zeros((objects, len(ATTRIBUTES)), np.int32),
+    "labels": np.zeros(1, np.int32),
+  } | dict.fromkeys(("concept", "image_id", "speech_id", "clip_id"), 0)
+  if data.dataset == "clevrgan":
+    network = pretrained.unlabelled_generator(data.generator, size)
+    record["z"] = np.zeros(network.module.latent_size, np.float32)
+  return {name: [record] * _MANY for name in ("train", "validation", "test")}
