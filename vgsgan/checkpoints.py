@@ -32,6 +32,7 @@ import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 from jax.experimental import multihost_utils
 
+from vgsgan import processes
 from vgsgan.errors import UserError
 from vgsgan.integrity import DamagedError, describe, one_line, refusal, seal
 
@@ -196,6 +197,11 @@ class Checkpoints:
       UserError: none is whole, or the newest whole one is of another model.
     """
     self.wait()
+    processes.require_same(
+      self.latest_step() or 0,
+      f"the newest checkpoint in {self.folder}",
+      "the folder must be one that all of them share",
+    )
     damaged = []
     for step in reversed(self.steps()):
       try:

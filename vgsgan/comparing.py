@@ -7,7 +7,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from vgsgan import bars, jsonfiles, trainer
+from vgsgan import bars, jsonfiles, processes, trainer
 from vgsgan.errors import UserError
 from vgsgan.options import check_one_of, nearest
 
@@ -92,7 +92,8 @@ def run(
     if mode == "train" and done.exists():
       _require_same(folder, one)
     else:
-      print(f"{folder}:", flush=True)
+      if processes.first():
+        print(f"{folder}:", flush=True)
       status = trainer.run(one, folder, mode)
       if status:
         return status
@@ -106,6 +107,8 @@ def run(
     if len(results) == len(config.compare.arms):
       summary(results, columns, rows)
   found = summary(results, columns, rows)
+  if not processes.first():
+    return 0
   lines = table(found, numbers)
   jsonfiles.write_json(workdir / "table.json", found)
   jsonfiles.replace(workdir / "table.md", "\n".join([*lines, ""]).encode())

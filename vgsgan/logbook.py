@@ -17,6 +17,7 @@ from PIL import Image
 from tensorboardX import event_file_writer, summary
 from tensorboardX.proto import event_pb2
 
+from vgsgan import processes
 from vgsgan.jsonfiles import dumps, refused, replace, write_json
 
 
@@ -162,9 +163,17 @@ class Logbook:
       self._bar = None
 
   @contextlib.contextmanager
-  def status(self, what: str) -> Iterator[Took]:
-    """Says what is being waited for, and then how long it took."""
+  def status(
+    self, what: str, limit: float = processes.STALL_SECONDS
+  ) -> Iterator[Took]:
+    """Says what is being waited for, and then how long it took.
+
+    Args:
+      what: in words.
+      limit: seconds after which one of several processes gives it up.
+    """
     took = Took()
+    processes.moved(what, limit)
     began = time.perf_counter()
     if self._bar and self._bar.shown:
       self._bar.describe(what)
@@ -173,6 +182,7 @@ class Logbook:
     try:
       yield took
     finally:
+      processes.moved(f"going on after {what}")
       took.seconds = time.perf_counter() - began
       if self._bar:
         self._bar.describe(None)

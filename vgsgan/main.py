@@ -9,7 +9,14 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from vgsgan import comparing, compiling, jsonfiles, mesh, options, trainer
+from vgsgan import (
+  comparing,
+  compiling,
+  jsonfiles,
+  options,
+  processes,
+  trainer,
+)
 from vgsgan.errors import UserError
 
 MODES = ("train", "eval", "compile")
@@ -75,16 +82,15 @@ def main(argv: list[str]) -> None:
       "--num_processes and --process_id need --coordinator_address=HOST:PORT"
     )
   if not alone:
-    mesh.start_processes(
-      COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value
-    )
+    processes.start(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
   # Libraries log what only their authors want to read at each save.
   logging.set_verbosity(logging.WARNING)
   workdir = pathlib.Path(WORKDIR.value) if WORKDIR.value else None
   if MODE.value == "compile":
     sys.exit(compiling.run(config, TOPOLOGY.value, workdir))
   start = comparing.run if "compare" in config else trainer.run
-  sys.exit(start(config, workdir, MODE.value))
+  with processes.together():
+    sys.exit(start(config, workdir, MODE.value))
 
 
 def run() -> None:

@@ -1,4 +1,4 @@
-"""Devices and processes: the mesh, what lies where on it, and start-up.
+"""Devices: the mesh, and what lies where on it.
 
 The mesh has two axes, `data` and `model`. A batch is split over both. What is
 trained lies whole on every device if `model` is 1, and else each large array is
@@ -21,31 +21,6 @@ AXES = ("data", "model")
 
 # Arrays of fewer numbers are not worth a collective each; they stay whole.
 SMALLEST_SPLIT = 2**12
-
-
-def start_processes(
-  coordinator_address: str | None,
-  num_processes: int | None,
-  process_id: int | None,
-) -> None:
-  """Joins the processes of a run. Must come before anything asks for devices.
-
-  Args:
-    coordinator_address: `host:port` of process 0, or None where JAX finds the
-      cluster itself (Cloud TPU, SLURM, Kubernetes, Open MPI).
-    num_processes: how many processes there are, or None likewise.
-    process_id: which of them this is, or None likewise.
-
-  Raises:
-    UserError: if there is no cluster to be found and no address was given.
-  """
-  try:
-    jax.distributed.initialize(coordinator_address, num_processes, process_id)
-  except ValueError as error:
-    raise UserError(
-      f"cannot join a cluster: {error} Pass --coordinator_address=HOST:PORT "
-      "--num_processes=N --process_id=I, or leave out --distributed."
-    ) from error
 
 
 def make_mesh(
@@ -145,10 +120,12 @@ def local_rows(batch: int) -> slice:
 def shard(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
   """This process's rows, as global arrays split over the devices."""
   sharding = over_data(mesh)
-  return {
-    name: jax.make_array_from_process_local_data(sharding, rows)
-    for name, rows in batch.items()
-  }
+  # Asked for, though with several processes JAX takes it for a hidden copy.
+  with jax.transfer_guard_host_to_device("allow"):
+    return {
+      name: jax.make_array_from_process_local_data(sharding, rows)
+      for name, rows in batch.items()
+    }
 
 
 def abstract(tree: Any, mesh: Mesh) -> Any:

@@ -16,6 +16,8 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
+from vgsgan import processes
+
 
 class Interrupted(Exception):
   """Raised out of an evaluation that is left unfinished."""
@@ -71,6 +73,7 @@ class Preemption:
 
   def reached(self) -> bool:
     """Whether to save and leave now; stays true. Call at every step."""
+    processes.moved()
     if self._several and not self._reached:
       self._tick += 1
       self._reached = multihost_utils.reached_preemption_sync_point(self._tick)

@@ -28,6 +28,7 @@ from vgsgan import (
   mesh,
   passes,
   preemption,
+  processes,
   tasks,
   workdirs,
 )
@@ -91,10 +92,11 @@ def run(
     parts = config.train.accumulate
     mesh.check_batch(config.train.batch, devices, "train.batch", parts)
   mesh.check_batch(config.eval.batch, devices, "eval.batch")
-  first = jax.process_index() == 0
+  first = processes.first()
   with logbook.Logbook(workdir, enabled=first) as log, workdirs.alone(workdir):
-    with log.status("opening the data set"):
+    with log.status("opening the data set", processes.PREPARE_SECONDS):
       splits = data.load(config.data)
+      processes.meet("opened the data set")
     task = tasks.build(config, devices, splits)
     saved = checkpoints.Checkpoints(
       workdir / "checkpoints",
@@ -104,7 +106,10 @@ def run(
     stop = preemption.Preemption()
     this = Run(config, workdir, task, splits, devices, log, saved, stop)
     try:
-      with jax.transfer_guard(config.transfer_guard):
+      with (
+        processes.together(preemption.Interrupted),
+        jax.transfer_guard(config.transfer_guard),
+      ):
         if mode == "train":
           train(this)
         finish(this)
@@ -347,4 +352,5 @@ def finish(this: Run) -> None:
     },
   }
   this.log.write_json(this.workdir / "results.json", results)
+  processes.meet("wrote the results")  # Others may go on to read them.
   this.log.info(f"wrote {this.workdir / 'results.json'}")

@@ -77,11 +77,8 @@ def load(data_dir: str | pathlib.Path, image_size: int) -> dict[str, Clevr]:
     kind: np.array([words.index(name) for name in features[kind].names])
     for kind, words in ATTRIBUTES.items()
   }
-  as_stored = {"image": tfds.decode.SkipDecoding()}
   return {
-    split: Clevr(
-      builder.as_data_source(name, decoders=as_stored), order, image_size
-    )
+    split: Clevr(preparing.open_split(builder, name), order, image_size)
     for split, name in _SPLITS.items()
   }
 

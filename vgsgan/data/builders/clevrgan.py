@@ -259,8 +259,7 @@ def load(builder: Clevrgan, split: str) -> Sequence[dict]:
     int; of `semantic` alone `negatives` uint8 [4, s, s, 3], `changed` int32
     [4], in which of ATTRIBUTES they differ. Elsewhere both are empty.
   """
-  as_stored = {"image": tfds.decode.SkipDecoding()}
-  return builder.as_data_source(split, decoders=as_stored)
+  return preparing.open_split(builder, split)
 
 
 def _megabytes(builder: Clevrgan) -> int:

@@ -151,8 +151,7 @@ def prepare(
 
 def load(builder: ClevrganFolder, split: str) -> Sequence[dict]:
   """The records of 'train', 'validation' or 'test'; see `clevrgan.load`."""
-  as_stored = {"image": tfds.decode.SkipDecoding()}
-  return builder.as_data_source(split, decoders=as_stored)
+  return preparing.open_split(builder, split)
 
 
 def _megabytes(builder: ClevrganFolder) -> int:

@@ -205,8 +205,7 @@ def load(builder: Clips, split: str) -> Sequence[dict]:
     builder: from `prepare`.
     split: 'train', 'validation' or 'test'.
   """
-  as_stored = {"image": tfds.decode.SkipDecoding()}
-  return builder.as_data_source(split, decoders=as_stored)
+  return preparing.open_split(builder, split)
 
 
 def _megabytes(builder: Clips) -> int:

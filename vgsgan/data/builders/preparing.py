@@ -1,18 +1,23 @@
 """Prepares a TFDS data set once, whole or not at all."""
 
 import contextlib
+import dataclasses
 import errno
 import fcntl
 import io
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TextIO
 
 import tensorflow_datasets as tfds
 from absl import logging
 
 from vgsgan.errors import UserError
+from vgsgan.integrity import one_line
 from vgsgan.jsonfiles import refused
+from vgsgan.processes import PREPARE_SECONDS
 
 
 def prepare_once(
@@ -43,6 +48,53 @@ def prepare_once(
       if not _is_prepared(builder):
         _write(builder, megabytes)
   return builder
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+  """Random access to the records of a prepared split.
+
+  ArrayRecord checks what it reads; what does not agree is said in one line.
+  """
+
+  source: Sequence[dict]
+  name: str
+  folder: str
+
+  def __len__(self) -> int:
+    return len(self.source)
+
+  def __getitem__(self, index: int) -> dict:
+    if index >= len(self):
+      raise IndexError(index)  # Where iterating ends.
+    with self._readable(f"record {index} of {self.name}"):
+      return self.source[index]
+
+  @contextlib.contextmanager
+  def _readable(self, what: str) -> Iterator[None]:
+    try:
+      yield
+    except (RuntimeError, ValueError, OSError) as error:
+      raise UserError(
+        f"{what} in {self.folder} cannot be read ({one_line(error)}): delete "
+        "that folder, the next start prepares it anew"
+      ) from error
+
+
+def open_split(builder: tfds.core.DatasetBuilder, name: str) -> Split:
+  """The records of a split, their pictures as they are stored.
+
+  Raises:
+    UserError: its files are damaged.
+  """
+  folder = str(builder.data_dir)
+  # TFDS would decode with OpenCV if that is installed, and with PIL if not.
+  as_stored = {"image": tfds.decode.SkipDecoding()}
+  source = builder.as_data_source(name, decoders=as_stored)
+  split = Split(source, name, folder)
+  with split._readable(name):
+    len(source)
+  return split
 
 
 def check_bad(metadata: dict, limit: float) -> None:
@@ -118,5 +170,20 @@ def _alone(folder: pathlib.Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     lock = open(folder / ".lock", "w")
   with lock:
-    fcntl.flock(lock, fcntl.LOCK_EX)
+    _wait_for(lock, folder)
     yield
+
+
+def _wait_for(lock: TextIO, folder: pathlib.Path) -> None:
+  """Takes the lock; it is free as soon as who holds it ends, however."""
+  began = time.monotonic()
+  while True:
+    with contextlib.suppress(BlockingIOError):
+      return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if time.monotonic() - began > PREPARE_SECONDS:
+      raise UserError(
+        f"waited {PREPARE_SECONDS / 3600:g} hours for another process to "
+        f"prepare {folder}: end that one if it hangs (`fuser {folder}/.lock` "
+        "names it), and start again"
+      )
+    time.sleep(0.2)

@@ -182,8 +182,7 @@ def load(builder: RealSounds, split: str = "test") -> Sequence[dict]:
       f"real_sounds has no split {split!r}: it is for tests alone, train on "
       "another data set"
     )
-  as_stored = {"image": tfds.decode.SkipDecoding()}
-  return builder.as_data_source(split, decoders=as_stored)
+  return preparing.open_split(builder, split)
 
 
 def _megabytes(builder: RealSounds) -> int:

@@ -189,8 +189,7 @@ def load(builder: Scenes, split: str) -> Sequence[dict]:
     `attributes` int32 [n, 4], indices in the order of ATTRIBUTES, -1 where
     there is no object.
   """
-  as_stored = {"image": tfds.decode.SkipDecoding()}
-  return builder.as_data_source(split, decoders=as_stored)
+  return preparing.open_split(builder, split)
 
 
 def _megabytes(builder: Scenes) -> int:

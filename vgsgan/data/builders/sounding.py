@@ -272,8 +272,7 @@ def load(builder: Sounding, split: str) -> Sequence[dict]:
     `scenes.boxes` gives them; `masks` uint8 [n, s, s] of 0 and 1; `source`
     int32, the object that sounds.
   """
-  as_stored = {"image": tfds.decode.SkipDecoding()}
-  return builder.as_data_source(split, decoders=as_stored)
+  return preparing.open_split(builder, split)
 
 
 def _megabytes(builder: Sounding) -> int:

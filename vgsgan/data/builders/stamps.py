@@ -232,9 +232,7 @@ def load(builder: Stamps, split: str) -> Sequence[dict]:
     Records: `image` PNG bytes, `waveform` int16 [samples], `image_id`,
     `speech_id`, `concept` int, and `id`, `language`, `caption` as UTF-8 bytes.
   """
-  # TFDS would decode with OpenCV if that is installed, and with PIL if not.
-  as_stored = {"image": tfds.decode.SkipDecoding()}
-  return builder.as_data_source(split, decoders=as_stored)
+  return preparing.open_split(builder, split)
 
 
 def _with_fingerprint(

@@ -1,0 +1,163 @@
+"""A tiny run of every task, for processes of their own: `python -m`.
+
+    python -m tests.every_task FOLDER WORKDIR ADDRESS PROCESSES RANK TASK...
+
+Runs the tasks one after another in `WORKDIR/TASK`, each to its end, or, where
+`WORKDIR/TASK.signal` says so, until this process has sent itself a SIGTERM; one
+line for each says with which status it ended.
+"""
+
+import os
+import pathlib
+import signal
+import sys
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+
+from tests import (
+  drawing_world,
+  test_classification,
+  test_correspondence,
+  test_gan,
+  test_generation_tasks,
+  test_idea,
+  test_trainer,
+)
+from tests.test_options import load
+from vgsgan import data, processes, trainer
+from vgsgan.data import features, pipeline
+from vgsgan.models.generator import Generator
+from vgsgan.tasks import grounding
+from vgsgan.worlds import pretrained
+
+SIGNAL_AT = 3  # Updates before the signal.
+
+
+def prepare(folder: pathlib.Path) -> None:
+  """Makes what the runs share: the file of a random generator."""
+  module = Generator(
+    drawing_world.GAN["channels"], drawing_world.GAN["chunk"], spectral=False
+  )
+  tree = test_gan.variables_of(
+    module, jnp.zeros((1, module.latent_size)), scale=0.3
+  )
+  meta = {"config": {"gan": drawing_world.GAN}}
+  pretrained.save_params(folder / "generator.npz", tree, meta)
+
+
+def of_three(make):
+  """Splits of records that `make(count, seed)` gives."""
+  sizes = {"train": 24, "validation": 9, "test": 10}
+  return {k: make(n, seed) for seed, (k, n) in enumerate(sizes.items())}
+
+
+def make_grounding(folder):
+  return test_trainer.small(folder), None
+
+
+def make_drawing(folder):
+  config = drawing_world.small(str(folder / "generator.npz"))
+  config.edits.curriculum = "regular@0,cluster@2"
+  pairs = drawing_world.pairs(config.data.generator)
+  return config, dict.fromkeys(("train", "validation", "test"), pairs)
+
+
+def make_gan(folder):
+  return test_gan.tiny(folder / "scenes"), None
+
+
+def make_recognition(folder):
+  config = load("recogniser").get_config("smoke")
+  config.data.update({"num_train": 12, "num_validation": 8, "num_test": 8})
+  config.data.data_dir = str(folder / "scenes")
+  return config, None
+
+
+def make_inversion(folder):
+  config = load("inversion").get_config("smoke")
+  config.data.generator = str(folder / "generator.npz")
+  config.data.image_size = 32
+  pairs = drawing_world.pairs(config.data.generator)[:9]
+  return config, dict.fromkeys(("train", "validation", "test"), pairs)
+
+
+def make_correspondence(folder):
+  config = test_correspondence.config_of("ave", "judge")
+  return config, of_three(lambda n, seed: test_correspondence.records(n))
+
+
+def make_classification(folder):
+  return test_classification.small(), test_classification.splits()
+
+
+def make_generation(folder):
+  def pictures(many, seed):
+    shades = test_generation_tasks.shades(many, seed)
+    return [
+      {"id": b"%d" % i, "image": test_generation_tasks.encode(picture)}
+      for i, picture in enumerate(shades)
+    ]
+
+  return test_generation_tasks.small("vae"), of_three(pictures)
+
+
+def make_idea(folder):
+  return test_idea.small("gan"), test_idea.splits()
+
+
+def run(folder: pathlib.Path, workdir: pathlib.Path, task: str) -> int:
+  """A run of a few steps, each logged; its exit status."""
+  config, splits = globals()[f"make_{task}"](folder)
+  config.transfer_guard = "disallow"
+  config.data.num_threads = 1
+  config.train.update({"batch": 8, "steps": 4, "log_every": 1, "keep": 4})
+  config.train.update({"eval_every": 4, "save_every": 2})
+  config.eval.batch = 8
+  drawn = task in ("drawing", "inversion")
+  with (
+    mock.patch.object(
+      data, "load", (lambda _: splits) if splits else data.load
+    ),
+    mock.patch.dict(grounding.SPEECH_TOWERS, small=drawing_world.short_tower),
+    mock.patch.object(
+      grounding.Grounding,
+      "inputs",
+      drawing_world.plain_inputs if drawn else grounding.Grounding.inputs,
+    ),
+  ):
+    return trainer.run(config, workdir / task, "train")
+
+
+def signalled():
+  """Sends this process a SIGTERM once so many batches were fetched."""
+  plain, count = pipeline.DeviceBatches.next, 0
+
+  def fetch(self, running):
+    nonlocal count
+    count += 1
+    if count == SIGNAL_AT:
+      os.kill(os.getpid(), signal.SIGTERM)
+    return plain(self, running)
+
+  return mock.patch.object(pipeline.DeviceBatches, "next", fetch)
+
+
+def main() -> None:
+  folder, workdir = map(pathlib.Path, sys.argv[1:3])
+  address, count, rank, *tasks = sys.argv[3:]
+  if count != "1":
+    processes.start(address, int(count), int(rank))
+  for task in tasks:
+    asked = (workdir / f"{task}.signal").exists()
+    if asked and rank == "1":
+      with signalled():
+        status = run(folder, workdir, task)
+    else:
+      status = run(folder, workdir, task)
+    print(f"{task} ended with {status}", flush=True)
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,1 @@
+"""Faults, drilled: what a run survives, tried on a real one."""

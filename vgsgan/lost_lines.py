@@ -1,0 +1,81 @@
+"""Reads what native code says, and makes one line of a lost process.
+
+A program of its own (see `processes`), quick to start: it imports nothing of
+vgsgan. Standard input is what C++ writes to standard error; all of it is
+passed on but for what JAX's coordination service says of a lost process.
+"""
+
+import re
+import signal
+import sys
+from collections.abc import Iterable, Iterator
+
+LOST_LINE = (
+  "vgsgan: another process of this run is gone: {how}; what it said last tells "
+  "why, and the same command goes on from the last checkpoint"
+)
+
+_START = re.compile(r"[IWEF]\d{4} \d\d:\d\d:\d\d")
+_SERVICE = re.compile(r"coordination_service|preemption_sync|client\.h:")
+_REASONS = (
+  (
+    r"RegisterTask",
+    "vgsgan: not all processes of this run have come within the time for it: "
+    "start all of them, with the --coordinator_address of process 0, which "
+    "each must be able to reach",
+  ),
+  (r"hutdown barrier", "the others did not end when this one did"),
+  (
+    r"stopped sending heartbeats\):\s*(?P<which>\d[\d, ]*)",
+    "no sign of life of process {which}",
+  ),
+  (r"Failed to send RPC|Socket closed", "process 0 does not answer"),
+)
+
+
+def shortened(lines: Iterable[str]) -> Iterator[str]:
+  """The lines, those of the service held back to the end.
+
+  There they become one that says what they mean, if the service has ended the
+  process and the process itself did not say why it ends.
+  """
+  held: list[str] = []
+  holding = said = False
+  for line in lines:
+    if line.startswith("vgsgan: "):
+      said, holding = True, False
+    elif _START.match(line):
+      holding = bool(_SERVICE.search(line.partition("]")[0]))
+    if holding:
+      held.append(line)
+    else:
+      yield line
+  if said:
+    return
+  if any(line.startswith("F") for line in held):
+    yield f"{explained(''.join(held))}\n"
+  else:
+    yield from held
+
+
+def explained(text: str) -> str:
+  """What the service said before it ended the process, as one line."""
+  for pattern, how in _REASONS:
+    if found := re.search(pattern, text):
+      how = how.format(**found.groupdict()).strip(" ,")
+      break
+  else:
+    how = " ".join(text.partition("absl::Status: ")[2].split())[:160]
+  return how if how.startswith("vgsgan: ") else LOST_LINE.format(how=how)
+
+
+def main() -> None:
+  for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_IGN)
+  for line in shortened(sys.stdin):
+    sys.stderr.write(line)
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+  main()
