@@ -1,9 +1,13 @@
-"""What the benchmark counts: FLOPs of two phases, worked by hand."""
+"""What the benchmarks count, by hand; what they refuse, in one line."""
 
 import dataclasses
+import json
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import pytest
 
@@ -16,7 +20,10 @@ from tests.test_drawing import (  # noqa: F401
   state_of,
 )
 from tests.test_options import load
-from vgsgan import bench, data, mesh, tasks
+from vgsgan import data, mesh, tasks
+from vgsgan.bench import checkpoint, command, edits, input, step, timing
+from vgsgan.bench.case import Case, Compiled
+from vgsgan.errors import UserError
 from vgsgan.state import TrainState
 
 SIDE = 64
@@ -27,16 +34,18 @@ class Products:
   """An update of `count` products of SIDE x SIDE matrices."""
 
   count: int
+  dtype: type = jnp.float32
 
   def __call__(self, state, rows):
     x = state.params["x"] + rows["x"][0]
     for _ in range(self.count):
       # Of the result before, or they would be one.
-      x = x @ state.params["x"]
+      x = jnp.matmul(*(y.astype(self.dtype) for y in (x, state.params["x"])))
+    x = x.astype(jnp.float32)
     return state.replace(params={"x": x}), {"loss": x[0, 0]}
 
 
-def task_of(**fields):
+def task_of(first=None, **fields):
   def none(*_):
     raise NotImplementedError
 
@@ -47,7 +56,7 @@ def task_of(**fields):
   return tasks.Task(
     transform=lambda record, rng: {"x": record},
     init=init,
-    step=Products(2),
+    step=first or Products(2),
     evaluate=none,
     select=none,
     selection="",
@@ -55,63 +64,234 @@ def task_of(**fields):
   )
 
 
-def measured(monkeypatch, task):
+@pytest.fixture
+def case_of(monkeypatch):
+  """A config of this task, on one device and five records."""
   config = load("quickstart").get_config("infonce")
   config.train.update({"batch": 2, "steps": 9})
-  splits = {"train": [np.float32(i) * np.ones(3, "f4")[:1] for i in range(5)]}
+  rows = [np.float32(i) * np.ones(1, "f4") for i in range(5)]
   make_mesh = mesh.make_mesh
-  monkeypatch.setattr(bench, "MATMUL", 8)
+  monkeypatch.setattr(timing, "CPU_SIDE", 8)
   monkeypatch.setattr(mesh, "make_mesh", lambda model=1: make_mesh(1, model))
-  monkeypatch.setattr(data, "load", lambda config: splits)
-  monkeypatch.setattr(tasks, "build", lambda *args: task)
-  return bench.measure(config, 3)
+  monkeypatch.setattr(data, "load", lambda config: {"train": rows})
+
+  def case(task):
+    monkeypatch.setattr(tasks, "build", lambda *args: task)
+    return config
+
+  return case
 
 
-def test_the_first_and_the_last_step_are_measured_side_by_side(monkeypatch):
+# The additions to each step are a few thousandths of a product.
+def times(count):
+  return pytest.approx(2 * count * SIDE**3 / 1e9, rel=0.01)
+
+
+def test_the_step_is_the_last_of_the_training(case_of):
   # The last phase of the 9 steps: not one that ended before, nor one to come.
-  task = task_of(later={3: Products(1), 6: Products(10), 9: Products(20)})
-  found = measured(monkeypatch, task)
-  product = 2 * SIDE**3 / 1e9
-  # The additions to each are a few thousandths of a product.
-  assert found["step_gflop"] == pytest.approx(10 * product, rel=0.01)
-  assert found["first_step_gflop"] == pytest.approx(2 * product, rel=0.01)
-  ratios = found["edited_over_first"]
-  assert ratios["flops"] == pytest.approx(5, rel=0.01)
+  later = {3: Products(1), 6: Products(10), 9: Products(20)}
+  found = step.measure(case_of(task_of(later=later)), 3)
+  assert found["step_gflop"] == times(10)
+  found = step.measure(case_of(task_of()), 3)
+  assert found["step_gflop"] == times(2)
 
 
-def test_figures_by_hand(monkeypatch):
+def test_the_peak_is_of_the_type_that_the_step_computes_in(case_of):
+  for dtype in (jnp.float32, jnp.bfloat16):
+    found = step.measure(case_of(task_of(Products(2, dtype))), 1)
+    named = [name for name in found if name.startswith("matmul")]
+    assert named == [f"matmul_{dtype.__name__}_gflop_per_second"]
+
+
+def test_figures_of_a_step_by_hand():
+  product = timing.Matmul(jnp.float32, 1000)
+  update = Compiled(None, 6e9, jnp.float32)
   # 2 * 1000^3 FLOPs in half a second: 4 GFLOP a second.
-  monkeypatch.setattr(bench, "MATMUL", 1000)
-  seconds = {"step": 2.0, "matmul": 0.5, "input": 0.5}
-  plain = {
+  median = {"step": 2.0, "matmul": 0.5}
+  assert step.figures(8, update, product, median) == {
     "step_seconds": 2.0,
     "examples_per_second": 4.0,
     "step_gflop": 6.0,
-    "matmul_peak_gflop_per_second": 4.0,
-    # 6 GFLOP would take 1.5 s.
-    "step_over_matmul_time": pytest.approx(4 / 3),
-    "input_seconds_one_thread": 0.5,
-    "input_over_step": 0.25,
+    "step_gflop_per_second": 3.0,
+    "matmul_float32_gflop_per_second": 4.0,
+    "utilisation": 0.75,
   }
-  assert bench.figures(8, seconds, {"step": 6e9}) == plain
-  found = bench.figures(
-    8, seconds | {"first": 0.8}, {"step": 6e9, "first": 2e9}
+
+
+def test_the_first_and_the_last_step_are_compared(case_of):
+  later = {3: Products(1), 6: Products(10), 9: Products(20)}
+  found = edits.measure(case_of(task_of(later=later)), 3)
+  assert found["first_step_gflop"] == times(2)
+  assert found["edited_step_gflop"] == times(10)
+  with pytest.raises(UserError, match=r"no edits .*quickstart.py:chunk"):
+    edits.measure(case_of(task_of()), 3)
+
+
+def test_figures_of_edits_by_hand():
+  found = edits.figures(
+    {"first": 0.8, "edited": 2.0}, {"first": 2e9, "edited": 6e9}
   )
-  assert found == plain | {
-    "first_step_seconds": 0.8,
-    "first_step_gflop": 2.0,
-    "edited_over_first": {
-      "time": 2.5,
-      "flops": 3.0,
-      "time_over_flops": pytest.approx(5 / 6),
-    },
+  assert found["edited_over_first"] == {
+    "time": 2.5,
+    "flops": 3.0,
+    "time_over_flops": pytest.approx(5 / 6),
   }
 
 
-def test_a_training_of_one_phase_has_one_step(monkeypatch):
-  found = measured(monkeypatch, task_of())
-  assert found["step_gflop"] == pytest.approx(2 * 2 * SIDE**3 / 1e9, rel=0.01)
-  assert not [name for name in found if "first" in name]
+def test_the_input_reads_the_training_in_its_order(case_of, monkeypatch):
+  case = Case(case_of(task_of()))
+  seen = []
+  next_batch = type(case.batches(0, 1)).next
+
+  def noted(self, running):
+    read = next_batch(self, running)
+    seen.append(np.asarray(read["x"])[:, 0].tolist())
+    return read
+
+  monkeypatch.setattr(input, "MOST", input.FEWEST)
+  monkeypatch.setattr(type(case.batches(0, 1)), "next", noted)
+  reader = input.Reader(case)
+  assert reader.seconds() > 0
+  stream = case.stream(0, len(seen))
+  want = [[float(stream[2 * i + r]["x"][0]) for r in (0, 1)] for i in range(8)]
+  assert seen[:8] == want
+  # Everything that was begun was read: nothing runs beside the steps.
+  assert len(seen) == reader._first
+  # Each epoch of 5 records reads all of them.
+  flat = np.concatenate(seen)[: len(seen) * 2 // 5 * 5]
+  assert np.array_equal(
+    np.sort(flat.reshape(-1, 5)), np.tile(np.arange(5.0), (len(flat) // 5, 1))
+  )
+
+
+def test_the_input_is_compared_with_the_step(case_of):
+  found = input.measure(case_of(task_of()), 2)
+  assert found["input_over_appetite"] == pytest.approx(
+    found["batches_per_second"] / found["steps_per_second"]
+  )
+
+
+def test_saves_are_real_and_leave_nothing(case_of, monkeypatch, tmp_path):
+  monkeypatch.setattr(checkpoint.tempfile, "tempdir", str(tmp_path))
+  kept = []
+  closing = checkpoint.checkpoints.Checkpoints.close
+
+  def close(self):
+    closing(self)
+    kept.extend(self.steps())
+
+  monkeypatch.setattr(checkpoint.checkpoints.Checkpoints, "close", close)
+  found = checkpoint.measure(case_of(task_of()), 2)
+  # Four to warm up, a save each; then one in each of two turns.
+  assert kept == [5, 6]
+  assert not list(tmp_path.iterdir())
+  assert found["state_megabytes"] == (4 * SIDE**2 + 4) / 1e6
+
+
+def test_figures_of_stalls_by_hand():
+  plain = np.array([[1.0, 1.0, 1.0, 1.0], [2.0, 2.0, 2.0, 2.0]])
+  # Both turns start a save in twice and thrice the median, 1.5; of the later
+  # steps one is a quarter slower.
+  saving = np.array([[3.0, 1.25, 1.0, 1.0], [4.5, 2.0, 2.5, 2.0]])
+  found = checkpoint.figures(plain, saving)
+  assert found["step_seconds"] == 1.5
+  assert found["stall"] == {
+    "first_step": pytest.approx(1.5),
+    "slowest_later_step": pytest.approx(0.25),
+    "mean_of_all_steps": pytest.approx((6.25 / 4 + 11 / 8) / 2 - 1),
+  }
+
+
+def test_turns_leave_the_first_out_and_alternate():
+  order = []
+
+  def timer(name, values):
+    values = iter(values)
+
+    def call():
+      order.append(name)
+      return next(values)
+
+    return call
+
+  timers = {
+    "a": timer("a", [9.0, 1.0, 5.0, 2.0]),
+    "b": timer("b", [9.0, 3.0, 4.0, 8.0]),
+  }
+  assert timing.medians(timers, 3) == {"a": 2.0, "b": 4.0}
+  assert order == ["a", "b"] * 4
+
+
+def test_a_table_has_a_row_a_figure_and_a_column_an_arm():
+  found = {
+    "regular": {"step_seconds": 0.12345, "more": {"flops": 12345.6}},
+    "chunk": {"step_seconds": 2.0},
+  }
+  assert command.table(found) == [
+    "|              | regular | chunk |",
+    "| ------------ | ------- | ----- |",
+    "| step_seconds | 0.1235  | 2     |",
+    "| more/flops   | 12346   | -     |",
+  ]
+
+
+def test_arms_are_measured_with_the_first_seed_alone():
+  config = load("quickstart").get_config("")
+  config.compare.seeds = (3, 4)
+  seen = []
+
+  def measure(one: ml_collections.ConfigDict, repeat: int) -> dict:
+    seen.append((one.seed, one.edits.curriculum))
+    return {"repeat": repeat}
+
+  found = command.columns(measure, config, 7)
+  assert found == {"regular": {"repeat": 7}, "edited": {"repeat": 7}}
+  assert sorted(seen) == [(3, "regular@0"), (3, "regular@0,chunk@100")]
+
+
+@pytest.mark.parametrize(
+  ("argv", "said"),
+  [
+    ([], r"name what to measure, one of step, input, edits, checkpoint"),
+    (["stepp"], r"'stepp': did you mean 'step'\? \(one of step, input"),
+    (["step", "more"], r"unexpected argument 'more'"),
+  ],
+)
+def test_a_mode_is_named_or_asked_for(argv, said):
+  with pytest.raises(UserError, match=said):
+    command.chosen_mode(argv)
+
+
+STUBBED = """
+import runpy, sys
+from vgsgan.bench import command
+command.MODES = {"step": lambda config, repeat: {
+  "batch": config.train.batch, "repeat": repeat}}
+runpy.run_module("vgsgan.bench", run_name="__main__")
+"""
+
+
+def test_the_command_prints_a_table_and_keeps_json(tmp_path):
+  kept = tmp_path / "kept.json"
+
+  def run(*arguments):
+    return subprocess.run(
+      [sys.executable, "-c", STUBBED, *arguments],
+      capture_output=True,
+      text=True,
+      check=False,
+    )
+
+  ran = run("step", "--repeat=3", "--config.train.batch=7", f"--json={kept}")
+  assert ran.returncode == 0, ran.stderr
+  assert ran.stdout.splitlines()[2:] == ["| batch  | 7 |", "| repeat | 3 |"]
+  record = json.loads(kept.read_text())
+  assert record["figures"] == {"batch": 7, "repeat": 3}
+  assert record["jax"] == jax.__version__ and record["cores"] >= 1
+  refused = run("stp")
+  assert refused.returncode == 2
+  assert refused.stderr.startswith("vgsgan: unknown mode 'stp'")
+  assert len(refused.stderr.splitlines()) == 1
 
 
 def test_without_edits_a_phase_pays_nothing_for_those_to_come(

@@ -1,0 +1,47 @@
+"""`python -m vgsgan.bench MODE`: measures, and prints a table.
+
+    python -m vgsgan.bench step --config=configs/quickstart.py:chunk
+
+`step`, `input`, `edits` and `checkpoint` are in the modules of their names. A
+config of several arms (`configs/quickstart.py:table`) gives a column an arm, of
+its first seed. `--json=PATH` keeps the figures, with the machine that they were
+measured on.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from vgsgan import jsonfiles, options
+from vgsgan.bench import command
+from vgsgan.errors import UserError
+
+CONFIG = config_flags.DEFINE_config_file(
+  "config", "configs/stamps.py", "Config file, with arguments after a colon."
+)
+REPEAT = flags.DEFINE_integer("repeat", 20, "Repetitions of each.", 1)
+JSON = flags.DEFINE_string("json", None, "Where to keep the figures.")
+
+
+def main(argv: Sequence[str]) -> None:
+  mode = command.chosen_mode(argv[1:])
+  logging.set_verbosity(logging.WARNING)
+  found = command.columns(command.MODES[mode], CONFIG.value, REPEAT.value)
+  print("\n".join(command.table(found)))
+  if JSON.value:
+    record = {
+      "command": " ".join(["python -m vgsgan.bench", *sys.argv[1:]]),
+      **command.machine(),
+      "figures": found if "compare" in CONFIG.value else found[""],
+    }
+    jsonfiles.write_json(JSON.value, record)
+
+
+if __name__ == "__main__":
+  try:
+    app.run(main, flags_parser=options.parse_flags)
+  except UserError as error:
+    print(f"vgsgan: {error}", file=sys.stderr)
+    sys.exit(2)

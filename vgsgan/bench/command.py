@@ -1,0 +1,95 @@
+"""The modes of `python -m vgsgan.bench`, and how their figures are shown."""
+
+import datetime
+import os
+import pathlib
+import platform
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import ml_collections
+
+from vgsgan import comparing, jsonfiles, options
+from vgsgan.bench import checkpoint, edits, input, step
+from vgsgan.errors import UserError
+
+Measure = Callable[[ml_collections.ConfigDict, int], dict]
+
+MODES: Mapping[str, Measure] = {
+  "step": step.measure,
+  "input": input.measure,
+  "edits": edits.measure,
+  "checkpoint": checkpoint.measure,
+}
+
+
+def chosen_mode(names: Sequence[str]) -> str:
+  """The one mode that was named."""
+  known = ", ".join(MODES)
+  if not names:
+    raise UserError(f"name what to measure, one of {known}")
+  if names[0] not in MODES:
+    near = options.nearest(names[0], list(MODES))
+    raise UserError(f"unknown mode {names[0]!r}: {near} (one of {known})")
+  if len(names) > 1:
+    raise UserError(f"unexpected argument {names[1]!r}; flags start with --")
+  return names[0]
+
+
+def columns(
+  measure: Measure, config: ml_collections.ConfigDict, repeat: int
+) -> dict[str, dict]:
+  """What is measured, by arm."""
+  if "compare" not in config:
+    return {"": measure(config, repeat)}
+  arms = list(comparing.arms(config))
+  seed = arms[0][1]
+  return {
+    name: measure(one, repeat) for name, other, one in arms if other == seed
+  }
+
+
+def table(found: Mapping[str, dict]) -> list[str]:
+  """Lines of a Markdown table: a row a figure, a column an arm."""
+  flat = {arm: jsonfiles.flatten(figures) for arm, figures in found.items()}
+  names = list(dict.fromkeys(name for one in flat.values() for name in one))
+  rows = [
+    ["", *flat],
+    *([n, *(_short(one.get(n)) for one in flat.values())] for n in names),
+  ]
+  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+  rows.insert(1, ["-" * width for width in widths])
+  return [
+    f"| {' | '.join(map(str.ljust, row, widths))} |".replace("|  |", "| |")
+    for row in rows
+  ]
+
+
+def _short(value: float | None) -> str:
+  """Four digits of a figure."""
+  if value is None:
+    return "-"
+  return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def machine() -> dict[str, str | int]:
+  """What the figures were measured on, and when."""
+  devices = jax.devices()
+  return {
+    "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    "jax": jax.__version__,
+    "devices": len(devices),
+    "device": devices[0].device_kind,
+    "processor": processor(),
+    "cores": len(os.sched_getaffinity(0)),
+  }
+
+
+def processor() -> str:
+  """The name of the CPU."""
+  listed = pathlib.Path("/proc/cpuinfo")
+  found = listed.exists() and re.search(
+    r"^model name\s*: (.+)$", listed.read_text(), re.MULTILINE
+  )
+  return found[1] if found else platform.processor()

@@ -1,0 +1,50 @@
+"""The training step: its time, and how much of the machine it uses.
+
+It is the update that the training ends with, without what is done between
+steps. `utilisation` is its FLOPs, as XLA counts them, over its time, as a share
+of what a matrix product reaches in the same run: 1 would be a step of nothing
+but matrix products at full speed.
+"""
+
+import ml_collections
+
+from vgsgan.bench import timing
+from vgsgan.bench.case import Case, Compiled, Training
+
+
+def measure(config: ml_collections.ConfigDict, repeat: int) -> dict:
+  """The step of `config` and a matrix product, side by side."""
+  case = Case(config)
+  training = Training(case.state(), case.batch())
+  update = case.compile(case.last_update(), training.state, training.batch)
+  product = timing.Matmul(update.dtype)
+  median = timing.medians(
+    {"step": training.timer(update), "matmul": product.seconds}, repeat
+  )
+  return figures(config.train.batch, update, product, median)
+
+
+def figures(
+  batch: int,
+  update: Compiled,
+  product: timing.Matmul,
+  median: dict[str, float],
+) -> dict:
+  """What is printed.
+
+  Args:
+    batch: examples in a step.
+    update: the step.
+    product: the matrix product.
+    median: seconds of `step` and of `matmul`.
+  """
+  rate = update.flops / median["step"]
+  peak = product.flops / median["matmul"]
+  return {
+    "step_seconds": median["step"],
+    "examples_per_second": batch / median["step"],
+    "step_gflop": update.flops / 1e9,
+    "step_gflop_per_second": rate / 1e9,
+    f"matmul_{update.dtype.__name__}_gflop_per_second": peak / 1e9,
+    "utilisation": rate / peak,
+  }
