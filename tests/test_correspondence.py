@@ -237,7 +237,7 @@ def test_a_step_on_4_devices_is_that_on_1(system, monkeypatch):
     state = jax.jit(lambda m=model: m.init(jax.random.key(0)))()
     state = jax.device_put(state, mesh.trained(state, use))
     sharded = mesh.shard(batch, use)
-    after, metrics = jax.jit(model.step)(state, sharded)
+    after, metrics = trainer.jit_step(model.step, state, use)(state, sharded)
     found.append((jax.device_get(after.params), float(metrics["loss"])))
   (one, loss), (four, other) = found
   assert loss == pytest.approx(other, rel=1e-5)

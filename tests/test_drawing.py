@@ -11,7 +11,7 @@ import pytest
 from tests import drawing_world
 from tests.drawing_world import KEY, MAKE_MESH, RATE, B, model_of, on, state_of
 from tests.test_gan import quick_jit, same
-from vgsgan import impostors, mesh, scores
+from vgsgan import impostors, mesh, scores, trainer
 from vgsgan.data import features
 from vgsgan.tasks.curriculum import PHASES
 
@@ -281,8 +281,10 @@ def test_a_step_is_the_same_on_1_and_8_devices(trained, batch, monkeypatch):
   monkeypatch.setattr(mesh, "SMALLEST_SPLIT", 64)
   model = copy.copy(trained.model)
   model.mesh = MAKE_MESH(8, model=2)
-  step = quick_jit(model.phase_step("random"))
-  eight, others = jax.device_get(step(*on(model.mesh, trained.state, batch)))
+  there = on(model.mesh, trained.state, batch)
+  monkeypatch.setattr(jax, "jit", quick_jit)
+  step = trainer.jit_step(model.phase_step("random"), there[0], model.mesh)
+  eight, others = jax.device_get(step(*there))
   one, metrics = jax.device_get(
     trained.step("random")(trained.state, batch, trained.changes)
   )

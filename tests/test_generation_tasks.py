@@ -195,11 +195,11 @@ def test_eight_devices_do_as_one(plain, monkeypatch):
   one, metrics = jax.device_get(step(state, batch))
   monkeypatch.setattr(mesh, "SMALLEST_SPLIT", 64)
   devices = MAKE_MESH(8, model=2)
+  there = jax.device_put(state, mesh.trained(state, devices))
+  monkeypatch.setattr(jax, "jit", quick_jit)
+  update = trainer.jit_step(model.step, there, devices)
   eight, others = jax.device_get(
-    quick_jit(model.step)(
-      jax.device_put(state, mesh.trained(state, devices)),
-      mesh.shard(jax.device_get(batch), devices),
-    )
+    update(there, mesh.shard(jax.device_get(batch), devices))
   )
   for name in metrics:
     np.testing.assert_allclose(

@@ -64,7 +64,7 @@ def quick_to_compile():
   with pytest.MonkeyPatch.context() as patched:
     for module in (decoders, mixture):
       patched.setattr(
-        module, "tower", lambda widths, pools: ShortTower(widths[-1])
+        module, "tower", lambda widths, pools, dtype: ShortTower(widths[-1])
       )
     patched.setattr(features, "spectrogram", short_spectrogram)
     # The gradient of a maximum goes where x equals it, which code that was not
@@ -392,12 +392,10 @@ def test_eight_devices_do_as_one(game, monkeypatch):
   one, metrics = jax.device_get(step(state, batch))
   monkeypatch.setattr(mesh, "SMALLEST_SPLIT", 64)
   devices = MAKE_MESH(8, model=2)
-  eight, others = jax.device_get(
-    quick_jit(model.step)(
-      jax.device_put(state, mesh.trained(state, devices)),
-      mesh.shard(batch, devices),
-    )
-  )
+  there = jax.device_put(state, mesh.trained(state, devices))
+  monkeypatch.setattr(jax, "jit", quick_jit)
+  update = trainer.jit_step(model.step, there, devices)
+  eight, others = jax.device_get(update(there, mesh.shard(batch, devices)))
   for name in metrics:
     np.testing.assert_allclose(
       metrics[name], others[name], rtol=1e-3, atol=1e-5, err_msg=name

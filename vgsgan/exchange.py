@@ -1,15 +1,14 @@
 """How the devices of a `shard_map` score their images with all audio.
 
 Each holds b of B pairs; audio maps are `[b, t, d]` of s bytes a number. Beyond
-the b x B scores a device holds at once, for value and gradients,
+its own maps and the b x B scores a device needs, for value and gradients,
 
-  gather  all audio maps and their gradient, `2 s B t d` bytes: one `all_gather`
-          and its reduce-scatter, so the least time on any network;
-  ring    its neighbour's maps and their float32 gradient besides its own, and
-          those that are on their way, `2 (s + 4) b t d` bytes whatever B is.
-          Maps go round twice, with their gradient the second time: more bytes
-          are sent, by as many steps as there are devices, each of which can
-          overlap with the scores of the maps at hand.
+  gather  `3 s B t d` bytes: everyone's maps, these masked, their gradient. One
+          all_gather and its reduce-scatter: the fewest messages.
+  ring    `2 (s + 4) b t d` bytes, whatever B is: a neighbour's maps, those that
+          are on their way, and the same of their gradient in float32. The maps
+          go round twice, the second time with their gradient: `(2 s + 4) B t d`
+          bytes are sent, by as many turns as there are devices.
 """
 
 import functools
@@ -54,15 +53,14 @@ EXCHANGES = {"gather": gather, "ring": ring}
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _ring(score, axis, images, audio, valid, params):
-  blocks = []
-  for _ in range(lax.axis_size(axis)):
-    # Not before the last scores are done: else all maps might come at once.
-    coming = _pass_on((audio, valid), axis)
-    block = score(images, audio, valid, *params)
-    (audio, valid), block = lax.optimization_barrier((coming, block))
-    blocks.append(block)
-  blocks = jnp.stack(blocks)[_turns(axis)]
-  return jnp.swapaxes(blocks, 0, 1).reshape(len(images), -1)
+  def turn(held, _):
+    return _pass_on(held, axis), score(images, *held, *params)
+
+  # A loop, so that there is no way to hold what comes in later turns.
+  devices = lax.axis_size(axis)
+  _, blocks = lax.scan(turn, (audio, valid), length=devices)
+  blocks = jnp.swapaxes(blocks[_turns(axis)], 0, 1)
+  return blocks.reshape(len(images), -1)
 
 
 def _ring_forward(score, axis, *args):
@@ -70,35 +68,29 @@ def _ring_forward(score, axis, *args):
 
 
 def _ring_backward(score, axis, saved, slope):
-  # Once more round: kept from the first time, the maps would be all of them.
+  # Round once more: kept from the first time, the maps would be all of them.
   images, audio, valid, params = saved
   slope = slope.reshape(len(images), -1, len(audio)).swapaxes(0, 1)
-  slope = slope[_turns(axis)]
-  zeros = functools.partial(lax.full_like, fill_value=0, dtype=jnp.float32)
-  by_images, by_params = jax.tree.map(zeros, (images, params))
-  by_audio = zeros(audio)
-  for turn in range(lax.axis_size(axis)):
-    coming = _pass_on((audio, valid), axis)
-    _, pull = jax.vjp(
-      lambda images, audio, params, valid=valid: score(
-        images, audio, valid, *params
-      ),
-      images,
-      audio,
-      params,
-    )
-    found = pull(slope[turn])
-    by_images, by_audio, by_params = jax.tree.map(
-      jnp.add, (by_images, by_audio, by_params), found
-    )
-    by_audio = _pass_on(by_audio, axis)
-    (audio, valid), by_audio = lax.optimization_barrier((coming, by_audio))
-  by_images, by_audio, by_params = jax.tree.map(
-    lambda x, like: x.astype(like.dtype),
-    (by_images, by_audio, by_params),
-    (images, audio, params),
+
+  def turn(carry, slope):
+    (audio, valid), sums = carry
+
+    def own(images, audio, params):
+      return score(images, audio, valid, *params)
+
+    _, pull = jax.vjp(own, images, audio, params)
+    images_sum, audio_sum, params_sum = jax.tree.map(jnp.add, sums, pull(slope))
+    held = _pass_on((audio, valid), axis)
+    return (held, (images_sum, _pass_on(audio_sum, axis), params_sum)), None
+
+  wanted = images, audio, params
+  zeros = jax.tree.map(lambda x: lax.full_like(x, 0, jnp.float32), wanted)
+  start = (audio, valid), zeros
+  (_, sums), _ = lax.scan(turn, start, slope[_turns(axis)])
+  images, audio, params = jax.tree.map(
+    lambda x, like: x.astype(like.dtype), sums, wanted
   )
-  return by_images, by_audio, None, by_params
+  return images, audio, None, params
 
 
 _ring.defvjp(_ring_forward, _ring_backward)

@@ -2,9 +2,10 @@
 
 The mesh has two axes, `data` and `model`. A batch is split over both. What is
 trained lies whole on every device if `model` is 1, and else each large array is
-split over `model`: parameters, averages and optimiser state alike, gathered
-where they are used (ZeRO: Rajbhandari et al., SC 2020; fully sharded data
-parallel). It is one program either way; XLA adds the collectives.
+split over `model`: parameters, averages and optimiser state alike. Networks are
+gathered for a step, the optimiser updates a device's own part (ZeRO:
+Rajbhandari et al., SC 2020; fully sharded data parallel). It is one program
+either way; XLA adds the collectives.
 """
 
 import math

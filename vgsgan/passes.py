@@ -24,8 +24,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
+from jax.sharding import PartitionSpec
 
 from vgsgan.options import check_at_least, check_one_of
+from vgsgan.state import TrainState
 
 # (running statistics, *rows) -> (a row of outputs for each, new statistics)
 Apply = Callable[..., tuple[Any, Any]]
@@ -50,13 +52,32 @@ def network(module: nn.Module, params: Any, train: bool = True) -> Apply:
   """A module's pass as `run` takes it: `batch_stats` are noted in training."""
 
   def apply(stats: Any, *rows: Any) -> tuple[Any, Any]:
-    variables = {"params": params, "batch_stats": stats}
+    variables = whole({"params": params, "batch_stats": stats})
     outputs, new = module.apply(
       variables, *rows, train=train, mutable=["batch_stats"]
     )
     return outputs, new.get("batch_stats", {})
 
   return apply
+
+
+def whole(tree: Any) -> Any:
+  """The same on every device of the mesh in whose context it is, if any.
+
+  Networks that are split between steps (`config.mesh.model`) are gathered so.
+  Left to itself the partitioner would split convolutions as their kernels are,
+  and not get all of them right: with JAX 0.10.2 means over a batch that is
+  split over both axes came out too large.
+  """
+  if jax.sharding.get_abstract_mesh().empty:
+    return tree
+  return jax.lax.with_sharding_constraint(tree, PartitionSpec())
+
+
+def whole_networks(state: TrainState) -> TrainState:
+  """The state with all but the optimiser's part whole; see `whole`."""
+  params, batch_stats = whole((state.params, state.batch_stats))
+  return state.replace(params=params, batch_stats=batch_stats)
 
 
 def run(

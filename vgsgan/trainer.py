@@ -234,7 +234,8 @@ def between(this: Run, state: TrainState, step: int) -> TrainState:
   if not this.task.between:
     return state
   try:
-    changed = this.task.between(state, step, this.stop.check)
+    with jax.set_mesh(this.mesh):
+      changed = this.task.between(state, step, this.stop.check)
     if changed is state:
       return state
     return jax.jit(lambda x: x, out_shardings=places_of(state))(changed)
@@ -259,8 +260,13 @@ def jit_step(update: tasks.Step, state: TrainState, devices: Mesh) -> Any:
     devices: of the run.
   """
   places, everywhere = places_of(state), mesh.replicated(devices)
+
+  def placed(state: TrainState, batch: tasks.Batch):
+    with jax.sharding.use_abstract_mesh(devices.abstract_mesh):
+      return update(passes.whole_networks(state), batch)
+
   return jax.jit(
-    update,
+    placed,
     in_shardings=(places, mesh.over_data(devices)),
     out_shardings=(places, everywhere),
     donate_argnums=0,
@@ -314,18 +320,27 @@ def save(
 
 def evaluate_and_save(this: Run, state: TrainState, step: int) -> None:
   """Evaluates on validation and saves with the figure that chooses the best."""
+  shown = gathered(this, state)
   try:
-    results = evaluate(this, state, "validation")
+    results = evaluate(this, shown, "validation")
   except preemption.Interrupted:
     save(this, state, step, evaluated=False)
     this.saved.wait()
     raise preemption.Interrupted(f"saved step {step}") from None
   this.log.write(step, "validation", jsonfiles.flatten(results))
   if this.task.pictures:
-    for name, pixels in this.task.pictures(state).items():
+    for name, pixels in this.task.pictures(shown).items():
       this.log.write_picture(step, name, pixels)
   figure = this.task.select(results)
   save(this, state, step, evaluated=True, selection=figure)
+
+
+def gathered(this: Run, state: TrainState) -> TrainState:
+  """The state as it is evaluated: networks whole on every device."""
+  if this.mesh.shape["model"] == 1:
+    return state
+  with jax.set_mesh(this.mesh):
+    return jax.jit(passes.whole_networks)(state)
 
 
 def evaluate(this: Run, state: TrainState, split: str) -> dict[str, Any]:
@@ -342,6 +357,7 @@ def finish(this: Run) -> None:
       "the --workdir of a finished run"
     )
   best, state, meta = restored
+  state = gathered(this, state)
   # Other data may hold out what this state was trained on.
   require_same(this, best, meta, "data")
   results = {

@@ -37,9 +37,7 @@ def sums(
 ) -> Float[Array, "m n"]:
   """`maxsim.plain`; `interpret` runs the kernel without a GPU."""
   operands = _operands(a, a_valid, b, b_valid)
-  return _call(
-    _sums_kernel, operands, (len(a), len(b)), jnp.float32, interpret
-  )
+  return _call(_sums_kernel, operands, (len(a), len(b)), jnp.float32, interpret)
 
 
 def gradients(
@@ -93,7 +91,7 @@ def _shares(a, a_valid, b, b_valid, slope, interpret):
 
 def _call(kernel, operands, shape, dtype, interpret) -> Array:
   """Runs `kernel` for every pair of items, for its block of the result."""
-  a, a_valid, b, b_valid, *slope = operands
+  a, _, b, _, *slope = operands
   (m, i, d), (n, j, _) = a.shape, b.shape
   out = jax.eval_shape(lambda x: lax.full_like(x, 0, dtype, shape), a)
   by_pair = lambda n, m: (m, n)  # noqa: E731

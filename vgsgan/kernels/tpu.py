@@ -139,7 +139,11 @@ def _call(
   a, a_valid, b, b_valid, *slope = operands
   in_specs = [spec(a, 0), spec(a_valid, 0), spec(b, 1), spec(b_valid, 1)]
   in_specs += [spec(x, 0, 1) for x in slope]
-  rows, columns, d = a.shape[0] * a.shape[1], b.shape[0] * b.shape[1], a.shape[2]
+  rows, columns, d = (
+    a.shape[0] * a.shape[1],
+    b.shape[0] * b.shape[1],
+    a.shape[2],
+  )
   reread = b.size * b.dtype.itemsize * grid[0]
   if n_first:
     reread = a.size * a.dtype.itemsize * grid[1]

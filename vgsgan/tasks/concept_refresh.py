@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool
 
-from vgsgan import concepts, edits, impostors
+from vgsgan import concepts, edits, impostors, passes
 from vgsgan import mesh as mesh_lib
 from vgsgan.data import pipeline
 from vgsgan.state import TrainState
@@ -30,6 +30,7 @@ def observe(model: Any, state: TrainState, batch: Batch) -> dict[str, Any]:
     best; `features` [b, h, w, d] of the images; `units`, the activations
     [b, h, w, c] of each editable layer; `real` [b].
   """
+  state = passes.whole_networks(state)
   image_map, speech_map, valid = model.encode(state, batch)
   found = edits.peak(model.matchmap(image_map, speech_map), valid)
   rows = jnp.arange(len(image_map))
