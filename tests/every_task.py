@@ -1,19 +1,11 @@
-"""A tiny run of every task, for processes of their own: `python -m`.
-
-    python -m tests.every_task FOLDER WORKDIR ADDRESS PROCESSES RANK TASK...
-
-Runs the tasks one after another in `WORKDIR/TASK`, each to its end, or, where
-`WORKDIR/TASK.signal` says so, until this process has sent itself a SIGTERM; one
-line for each says with which status it ended.
-"""
+"""A tiny run of every task, for the processes of `test_every_task`."""
 
 import os
 import pathlib
 import signal
-import sys
+from contextlib import nullcontext
 from unittest import mock
 
-import jax
 import jax.numpy as jnp
 
 from tests import (
@@ -26,8 +18,8 @@ from tests import (
   test_trainer,
 )
 from tests.test_options import load
-from vgsgan import data, processes, trainer
-from vgsgan.data import features, pipeline
+from vgsgan import data, trainer
+from vgsgan.data import pipeline
 from vgsgan.models.generator import Generator
 from vgsgan.tasks import grounding
 from vgsgan.worlds import pretrained
@@ -110,7 +102,6 @@ def make_idea(folder):
 def run(folder: pathlib.Path, workdir: pathlib.Path, task: str) -> int:
   """A run of a few steps, each logged; its exit status."""
   config, splits = globals()[f"make_{task}"](folder)
-  config.transfer_guard = "disallow"
   config.data.num_threads = 1
   config.train.update({"batch": 8, "steps": 4, "log_every": 1, "keep": 4})
   config.train.update({"eval_every": 4, "save_every": 2})
@@ -144,20 +135,14 @@ def signalled():
   return mock.patch.object(pipeline.DeviceBatches, "next", fetch)
 
 
-def main() -> None:
-  folder, workdir = map(pathlib.Path, sys.argv[1:3])
-  address, count, rank, *tasks = sys.argv[3:]
-  if count != "1":
-    processes.start(address, int(count), int(rank))
-  for task in tasks:
-    asked = (workdir / f"{task}.signal").exists()
-    if asked and rank == "1":
-      with signalled():
-        status = run(folder, workdir, task)
-    else:
-      status = run(folder, workdir, task)
+def main(rank: int, folder: str, workdir: str, *names: str) -> None:
+  """Runs tasks one after another, each in `workdir/TASK`.
+
+  Of one whose name ends in `!`, the second process sends itself a SIGTERM on
+  its way. Says of each how it ended.
+  """
+  for name in names:
+    task = name.rstrip("!")
+    with signalled() if task != name and rank == 1 else nullcontext():
+      status = run(pathlib.Path(folder), pathlib.Path(workdir), task)
     print(f"{task} ended with {status}", flush=True)
-
-
-if __name__ == "__main__":
-  main()

@@ -30,9 +30,9 @@ JOIN_SECONDS = 300
 # Without a sign of life for so long, a process is taken for dead.
 HEARTBEAT_SECONDS = 40
 # One step, one batch of an evaluation, one save: none takes so long.
-STALL_SECONDS = 1800
+STALL_SECONDS = 1800.0
 # Until the process that prepares a data set has done so.
-PREPARE_SECONDS = 6 * 3600
+PREPARE_SECONDS = 6 * 3600.0
 # Between the ends of the first and the last process.
 LEAVE_SECONDS = 60
 # What C++ leaves with (SIGABRT) when it notices first; launchers start again.

@@ -27,13 +27,6 @@ from vgsgan import jsonfiles, options
 from vgsgan.drill import faults, runs
 from vgsgan.errors import UserError
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Where it works, and reports.")
-COUNT = flags.DEFINE_integer("count", 100, "How many drills.")
-SEED = flags.DEFINE_integer("seed", 0, "Of the random moments.")
-KINDS = flags.DEFINE_list("kinds", [], "Which faults; all of them if empty.")
-CONFIG = flags.DEFINE_string(
-  "config", "configs/recogniser.py:smoke", "The run that is drilled."
-)
 ATTEMPTS = 5  # A run may be over before the moment of its fault.
 
 
@@ -119,37 +112,50 @@ def table(kinds: dict[str, dict[str, Any]]) -> str:
   return "\n".join([*lines, f"{'all':22}{total[0]:8}{total[1]:8}"])
 
 
+def define_flags() -> None:
+  flags.DEFINE_string("workdir", None, "Where it works, and reports.")
+  flags.DEFINE_integer("count", 100, "How many drills.")
+  flags.DEFINE_integer("seed", 0, "Of the random moments.")
+  flags.DEFINE_list("kinds", [], "Which faults; all of them if empty.")
+  flags.DEFINE_string(
+    "config",
+    "configs/recogniser.py:smoke",
+    "The run that is drilled; --config.FIELD=VALUE as for `vgsgan.main`.",
+  )
+
+
 def main(argv: list[str]) -> int:
+  given = flags.FLAGS
   passed = [x for x in argv[1:] if x.startswith("--config.")]
   if other := [x for x in argv[1:] if x not in passed]:
     raise UserError(f"unexpected argument {other[0]!r}; --help lists the flags")
-  if not WORKDIR.value:
+  if not given.workdir:
     raise UserError("--workdir is missing: name a folder to drill in")
-  options.check_at_least("--count", COUNT.value, 1)
-  for kind in KINDS.value:
+  options.check_at_least("--count", given.count, 1)
+  for kind in given.kinds:
     options.check_one_of("--kinds", kind, tuple(faults.KINDS))
-  folder = pathlib.Path(WORKDIR.value).absolute()
+  folder = pathlib.Path(given.workdir).absolute()
   with jsonfiles.refused(folder):
     folder.mkdir(parents=True, exist_ok=True)
   place = runs.Place(
-    folder, CONFIG.value, tuple(passed), folder / "data", folder / "cache"
+    folder, given.config, tuple(passed), folder / "data", folder / "cache"
   )
   undisturbed = Undisturbed(place)
   undisturbed(1)  # Prepares the data, too.
   logging.set_verbosity(logging.ERROR)
   jax.config.update("jax_platforms", "cpu")
   found = []
-  kinds = KINDS.value or list(faults.KINDS)
-  bar = tqdm.tqdm(list(faults.plan(COUNT.value, kinds)), unit="drill")
+  kinds = given.kinds or list(faults.KINDS)
+  bar = tqdm.tqdm(list(faults.plan(given.count, kinds)), unit="drill")
   for number, kind in enumerate(bar):
     bar.set_description(kind)
-    one = drilled(place, number, kind, SEED.value, undisturbed)
+    one = drilled(place, number, kind, given.seed, undisturbed)
     found.append(one)
     with open(folder / "drills.jsonl", "a") as file:
       file.write(f"{json.dumps(one)}\n")
     if not one["ok"]:
       tqdm.tqdm.write(f"{kind}: {one['why']}", file=sys.stderr)
-    report = {"seed": SEED.value, "kinds": counts(found)}
+    report = {"seed": given.seed, "kinds": counts(found)}
     jsonfiles.write_json(folder / "drills.json", report)
   print(table(counts(found)))
   return int(any(not one["ok"] for one in found))
@@ -165,4 +171,5 @@ def run() -> None:
 
 
 if __name__ == "__main__":
+  define_flags()
   run()

@@ -29,7 +29,7 @@ def require_equal(run: pathlib.Path, undisturbed: pathlib.Path) -> None:
       raise FailedError(f"metric line {one} instead of {other}")
   if len(mine) != len(its):
     raise FailedError(f"{len(mine)} metric lines instead of {len(its)}")
-  mine, its = _arrays(run), _arrays(undisturbed)
+  mine, its = arrays(run), arrays(undisturbed)
   for name in _same_names(mine, its):
     if mine[name].tobytes() != its[name].tobytes():
       raise FailedError(f"{name} differs from the undisturbed run")
@@ -53,7 +53,7 @@ def require_close(run: pathlib.Path, undisturbed: pathlib.Path) -> float:
   if list(mine) != list(its):
     raise FailedError(f"steps {list(mine)} are logged instead of {list(its)}")
   far = {f"loss {k}": abs(mine[k] / its[k] - 1) for k in its}
-  mine, its = _arrays(run), _arrays(undisturbed)
+  mine, its = arrays(run), arrays(undisturbed)
   names = [n for n in _same_names(mine, its) if n.startswith("params/")]
   a, b = (np.concatenate([x[n].ravel() for n in names]) for x in (mine, its))
   far["params"] = float(np.linalg.norm(a - b) / np.linalg.norm(b))
@@ -80,10 +80,10 @@ def _results(run: pathlib.Path) -> dict[str, Any]:
     raise FailedError(f"results.json: {error}") from error
 
 
-def _arrays(run: pathlib.Path) -> dict[str, np.ndarray]:
-  """Everything in the last checkpoint, by path."""
+def arrays(run: pathlib.Path, last: int = runs.STEPS) -> dict[str, np.ndarray]:
+  """Everything in the checkpoint of step `last`, by path."""
   steps = runs.complete(run)
-  if not steps or steps[-1] != runs.STEPS:
+  if not steps or steps[-1] != last:
     raise FailedError(f"the checkpoints in the end are {steps}")
   path = (run / "checkpoints" / str(steps[-1]) / "state").absolute()
   with ocp.PyTreeCheckpointer() as reader:

@@ -23,7 +23,7 @@ from vgsgan.drill.runs import FailedError, MissedError, Place, Start
 
 Facts = dict[str, Any]
 # After SIGTERM or a failure: what is under way, a save, and leaving.
-LEAVE_SECONDS = 120
+LEAVE_SECONDS = 120.0
 # A save takes a while from the step after which it began.
 _AGAIN = 2 * runs.SAVE_EVERY
 _LOST = (-signal.SIGABRT, 128 + signal.SIGABRT)

@@ -24,9 +24,9 @@ FLAGS = (
   "--config.train.batch=8",
   "--config.eval.batch=8",
 )
-START_SECONDS = 300  # No start may take longer, on a busy machine.
-LOST_SECONDS = 60  # In which a process follows another that is gone.
-_POLL = 0.002
+START_SECONDS = 300.0  # No start may take longer, on a busy machine.
+LOST_SECONDS = 60.0  # In which a process follows another that is gone.
+_POLL = 0.005
 
 
 class FailedError(Exception):

@@ -1,0 +1,144 @@
+"""The drill of faults: a short one for real, and what it would not miss."""
+
+import collections
+import json
+import os
+import pathlib
+import random
+import shutil
+import subprocess
+import sys
+
+import jax.numpy as jnp
+import pytest
+
+from vgsgan.checkpoints import Checkpoints
+from vgsgan.drill import __main__ as drill
+from vgsgan.drill import compare, faults, runs
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def test_a_short_drill(tmp_path):
+  flags = "--xla_backend_optimization_level=0"
+  done = subprocess.run(
+    [
+      *(sys.executable, "-m", "vgsgan.drill", "--count=2"),
+      *("--kinds=kill-saving,damaged-data", f"--workdir={tmp_path}"),
+      *("--config.data.num_train=24", "--config.data.num_validation=8"),
+      "--config.data.num_test=8",
+    ],
+    cwd=ROOT,
+    env=os.environ | {"XLA_FLAGS": flags},
+    capture_output=True,
+    text=True,
+    timeout=1200,
+  )
+  assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+  kinds = json.loads((tmp_path / "drills.json").read_text())["kinds"]
+  assert {k: (v["drills"], v["failed"]) for k, v in kinds.items()} == {
+    "kill-saving": (1, 0),
+    "damaged-data": (1, 0),
+  }
+  assert not list(tmp_path.glob("drill-*"))
+  assert "kill-saving" in done.stdout
+
+
+def leave(folder, weight=1.0, loss=0.5, steps=runs.STEPS, **results):
+  """What a run leaves, as far as the drill looks at it."""
+  folder.mkdir()
+  lines = [
+    {"step": step, "split": "train", "loss": loss, "step_seconds": step / 7}
+    for step in range(1, steps + 1)
+  ]
+  text = "".join(f"{json.dumps(line)}\n" for line in lines)
+  (folder / "metrics.jsonl").write_text(text)
+  (folder / "results.json").write_text(json.dumps({"figure": 1} | results))
+  with Checkpoints(folder / "checkpoints") as saved:
+    params = {"w": jnp.array([weight, 3.0]), "b": jnp.array(1.0)}
+    saved.save(steps, {"params": params, "step": jnp.int32(steps)}, {})
+  return folder
+
+
+def test_a_difference_of_one_bit_is_found(tmp_path):
+  one = leave(tmp_path / "one")
+  compare.require_equal(leave(tmp_path / "same"), one)
+  for name, fields, said in (
+    ("weight", {"weight": 1.0 + 2**-23}, "params/w differs"),
+    ("loss", {"loss": 0.5000001}, "metric line"),
+    ("results", {"figure": 2}, "results.json differs"),
+    ("short", {"steps": runs.STEPS - 1}, "metric lines instead of"),
+  ):
+    with pytest.raises(runs.FailedError, match=said):
+      compare.require_equal(leave(tmp_path / name, **fields), one)
+
+
+def test_rounding_is_told_from_a_difference(tmp_path):
+  one = leave(tmp_path / "one")
+  near = leave(tmp_path / "near", weight=1.0001, loss=0.50001)
+  assert 0 < compare.require_close(near, one) < 1e-4
+  far = {"params": {"weight": 1.1}, "loss": {"loss": 0.51}}
+  for name, fields in far.items():
+    with pytest.raises(runs.FailedError, match=name):
+      compare.require_close(leave(tmp_path / name, **fields), one)
+
+
+@pytest.fixture
+def place(tmp_path):
+  return runs.Place(tmp_path, "c", (), tmp_path / "data", tmp_path / "cache")
+
+
+def test_a_drill_that_fails_is_counted_and_kept(place, monkeypatch):
+  def lost(this):
+    this.place.folder.mkdir()
+    raise runs.FailedError("step 4 is lost")
+
+  monkeypatch.setitem(faults.KINDS, "kill-training", lost)
+  one = drill.drilled(place, 3, "kill-training", 0, drill.Undisturbed(place))
+  assert not one["ok"] and one["why"].startswith("step 4 is lost; kept in ")
+  assert len(list(place.folder.glob("drill-3-kill-training-*"))) == 1
+  kinds = drill.counts([one, {"kind": "kill-training", "ok": True}])
+  assert kinds["kill-training"]["drills"] == 2
+  assert kinds["kill-training"]["failed"] == 1
+  assert "kill-training" in drill.table(kinds)
+
+
+def test_a_moment_that_was_missed_is_tried_again(place, monkeypatch):
+  moments = []
+
+  def late(this):
+    this.place.folder.mkdir()
+    moments.append(this.chance.random())
+    if len(moments) < 3:
+      raise runs.MissedError
+    return {"redone": 1}
+
+  monkeypatch.setitem(faults.KINDS, "kill-training", late)
+  one = drill.drilled(place, 0, "kill-training", 0, drill.Undisturbed(place))
+  assert one["ok"] and one["redone"] == 1 and len(set(moments)) == 3
+  monkeypatch.setattr(drill, "ATTEMPTS", 2)
+  moments.clear()
+  assert (
+    "missed"
+    in drill.drilled(place, 1, "kill-training", 0, drill.Undisturbed(place))[
+      "why"
+    ]
+  )
+
+
+def test_a_checkpoint_that_goes_missing_is_noticed(place):
+  """A start that was seen to complete step 4, of which 2 is left."""
+  start = type("Start", (), {"seen": {2, 4}})()
+  (place.workdir / "checkpoints/2").mkdir(parents=True)
+  this = faults.Drill(place, random.Random(0), lambda processes: None)
+  with pytest.raises(runs.FailedError, match="step 4 is lost"):
+    this.again(start)
+  shutil.rmtree(place.workdir)
+
+
+def test_a_hundred_drills_are_shared_out():
+  kinds = collections.Counter(faults.plan(100, list(faults.KINDS)))
+  assert kinds.total() == 100 and set(kinds) == set(faults.KINDS)
+  for kind, share in faults.SHARES.items():
+    assert abs(kinds[kind] - share) <= 1
+  assert sum("devices" in kind for kind in faults.KINDS) == 4 * 3
