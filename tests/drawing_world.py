@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from tests.placing import placed
 from tests.test_gan import filled, normal, quick_jit, variables_of
 from tests.test_options import load
 from vgsgan import impostors, mesh
@@ -166,6 +167,6 @@ def batch(records):
 def on(devices, state, batch):
   """State and batch where a run on this mesh has them."""
   return (
-    jax.device_put(state, mesh.trained(state, devices)),
+    placed(state, devices),
     mesh.shard(batch, devices),
   )

@@ -14,6 +14,7 @@ from PIL import Image
 from sklearn.metrics import log_loss
 
 from configs import correspondence as configs
+from tests.placing import placed
 from vgsgan import contrastive, data, losses, mesh, objectives, scores, trainer
 from vgsgan.data.clip_sets import Labelled
 from vgsgan.data.clips import MOST_LABELS, ClipExample
@@ -235,7 +236,7 @@ def test_a_step_on_4_devices_is_that_on_1(system, monkeypatch):
     # Of the gradient itself: Adam would hide a factor.
     model.tx = optax.sgd(1.0)
     state = jax.jit(lambda m=model: m.init(jax.random.key(0)))()
-    state = jax.device_put(state, mesh.trained(state, use))
+    state = placed(state, use)
     sharded = mesh.shard(batch, use)
     after, metrics = trainer.jit_step(model.step, state, use)(state, sharded)
     found.append((jax.device_get(after.params), float(metrics["loss"])))

@@ -15,6 +15,7 @@ import pytest
 import scipy.stats
 from PIL import Image
 
+from tests.placing import placed
 from tests.test_options import load
 from tests.test_trainer import lines, signal_at
 from vgsgan import adversarial, checkpoints, data, mesh, tasks, trainer
@@ -555,7 +556,10 @@ def test_eight_devices_do_as_one(plain, monkeypatch):
   there = mesh.shard(batch, devices)
   assert len(there["image"].sharding.device_set) == 8
   one, metrics = step(state, batch)
-  there = jax.device_put(state, mesh.trained(state, devices)), there
+  there = (
+    placed(state, devices),
+    there,
+  )
   monkeypatch.setattr(jax, "jit", quick_jit)
   update = trainer.jit_step(plain.model.step, there[0], devices)
   eight, others = jax.device_get(update(*there))

@@ -12,6 +12,7 @@ import optax
 import pytest
 from PIL import Image
 
+from tests.placing import placed
 from tests.test_gan import filled, normal, quick_jit, same
 from tests.test_options import load
 from vgsgan import data, judges, mesh, trainer
@@ -392,7 +393,7 @@ def test_eight_devices_do_as_one(game, monkeypatch):
   one, metrics = jax.device_get(step(state, batch))
   monkeypatch.setattr(mesh, "SMALLEST_SPLIT", 64)
   devices = MAKE_MESH(8, model=2)
-  there = jax.device_put(state, mesh.trained(state, devices))
+  there = placed(state, devices)
   monkeypatch.setattr(jax, "jit", quick_jit)
   update = trainer.jit_step(model.step, there, devices)
   eight, others = jax.device_get(update(there, mesh.shard(batch, devices)))

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.placing import placed
 from vgsgan import mesh, trainer
 from vgsgan.errors import UserError
 from vgsgan.state import TrainState
@@ -75,7 +76,7 @@ def test_the_same_update_from_a_share_of_the_memory():
   for model in (1, 8):
     devices = mesh.make_mesh(8, model)
     state = TrainState(jnp.int32(0), jnp.float32(kernel), {}, {})
-    state = jax.device_put(state, mesh.trained(state, devices))
+    state = placed(state, devices)
     batch = mesh.shard({"x": np.float32(x), "y": np.float32(y)}, devices)
     step = trainer.jit_step(update, state, devices).lower(state, batch)
     compiled = step.compile()
