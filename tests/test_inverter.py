@@ -191,7 +191,9 @@ def test_what_is_found_is_the_same_on_1_and_8_devices(
     pictures, _, _ = model.inputs(batch, None)
     return model.latents(state.params, state.batch_stats, batch, pictures)
 
-  one, eight = (jax.device_get(latents(*on(n, state, batch))) for n in (1, 8))
+  one, eight = (
+    jax.device_get(latents(*on(MAKE_MESH(n), state, batch))) for n in (1, 8)
+  )
   assert one.metrics["inverted"] == 1 and np.abs(one.z).max() > 0.1
   np.testing.assert_array_equal(one.counts, eight.counts)
   np.testing.assert_allclose(one.z, eight.z, rtol=1e-2, atol=1e-3)
