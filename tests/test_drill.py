@@ -15,6 +15,7 @@ import pytest
 from vgsgan.checkpoints import Checkpoints
 from vgsgan.drill import __main__ as drill
 from vgsgan.drill import compare, faults, runs
+from vgsgan.drill.moments import Drill
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -128,9 +129,10 @@ def test_a_moment_that_was_missed_is_tried_again(place, monkeypatch):
 
 def test_a_checkpoint_that_goes_missing_is_noticed(place):
   """A start that was seen to complete step 4, of which 2 is left."""
-  start = type("Start", (), {"seen": {2, 4}})()
+  start = object.__new__(runs.Start)
+  start.seen = {2, 4}
   (place.workdir / "checkpoints/2").mkdir(parents=True)
-  this = faults.Drill(place, random.Random(0), lambda processes: None)
+  this = Drill(place, random.Random(0), lambda processes: place.workdir)
   with pytest.raises(runs.FailedError, match="step 4 is lost"):
     this.again(start)
   shutil.rmtree(place.workdir)

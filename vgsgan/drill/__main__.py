@@ -25,6 +25,7 @@ from absl import app, flags, logging
 
 from vgsgan import jsonfiles, options
 from vgsgan.drill import faults, runs
+from vgsgan.drill.moments import Drill
 from vgsgan.errors import UserError
 
 ATTEMPTS = 5  # A run may be over before the moment of its fault.
@@ -61,7 +62,7 @@ def drilled(
     here = dataclasses.replace(place, folder=folder)
     chance = random.Random(f"{seed} {number} {attempt}")
     try:
-      facts = faults.KINDS[kind](faults.Drill(here, chance, undisturbed))
+      facts = faults.KINDS[kind](Drill(here, chance, undisturbed))
     except runs.MissedError:
       why = f"the moment was missed {ATTEMPTS} times"
       shutil.rmtree(folder)
