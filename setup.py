@@ -39,6 +39,7 @@ setuptools.setup(
     "tqdm>=4.66",
   ],
   extras_require={
+    "bench": ["torch>=2.6"],  # For `python -m vgsgan.bench step --torch`.
     "cuda": ["jax[cuda13]"],  # NVIDIA GPUs.
     "tpu": ["jax[tpu]"],  # Cloud TPU.
     "speech": [  # Speaks the captions of the worlds made here.

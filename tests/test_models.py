@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from vgsgan.models import audio, image, layers
+from vgsgan.models import audio, convolve, image, layers
 
 KEY = jax.random.key(0)
 
@@ -98,11 +99,59 @@ def test_max_pool_refuses_what_does_not_fit():
 
 
 @pytest.mark.parametrize(
-  ("kernel", "channels"), [(3, 3), (5, 1), (1, 3), (1, 8), (3, 8)]
+  ("kernel", "channels", "features"),
+  [
+    (3, 3, 4),
+    (5, 1, 4),
+    (1, 3, 4),
+    (1, 8, 4),
+    (3, 8, 17),
+    # Two columns at a time.
+    (3, 8, 4),
+    (5, 6, 16),
+  ],
 )
-def test_conv2d_is_the_convolution(kernel, channels):
+def test_conv2d_is_the_convolution(kernel, channels, features):
   x = _normal(2, 7, 6, channels)
-  _same_as_flax(layers.Conv2D(4, kernel), nn.Conv(4, (kernel, kernel)), x)
+  ours = layers.Conv2D(features, kernel)
+  _same_as_flax(ours, nn.Conv(features, (kernel, kernel)), x)
+
+
+def test_conv2d_of_an_odd_width_is_the_convolution():
+  _same_as_flax(layers.Conv2D(4), nn.Conv(4, (3, 3)), _normal(2, 6, 7, 8))
+
+
+def test_two_columns_at_a_time_push_forward_and_twice_back():
+  """Inversion pushes forward through convolutions; penalties pull twice."""
+  x, kernel = _normal(2, 4, 6, 8), _normal(3, 3, 8, 4, seed=1)
+
+  def plain(x, kernel):
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(
+      x, kernel, (1, 1), "SAME", dimension_numbers=numbers
+    )
+
+  def both(conv):
+    def penalty(kernel):
+      pulled = jax.grad(lambda x: (conv(x, kernel) ** 3).sum())(x)
+      return (pulled**2).sum()
+
+    pushed = jax.jvp(lambda x: conv(x, kernel), (x,), (jnp.sin(x),))
+    return pushed, jax.grad(penalty)(kernel) / 1e5
+
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3),
+    *jax.jit(lambda: (both(convolve.conv2d), both(plain)))(),
+  )
+
+
+def test_an_accelerator_is_given_the_plain_convolution():
+  x, kernel = jnp.zeros((2, 4, 6, 8)), jnp.zeros((3, 3, 8, 4))
+  traced = jax.jit(convolve.conv2d).trace(x, kernel)
+  for platform in ("cpu", "cuda", "tpu"):
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert text.count("stablehlo.convolution") == 1, "both forms are there"
+    assert ("stride = [1, 2]" in text) == (platform == "cpu")
 
 
 def test_doubled_conv2d_is_the_convolution_of_a_doubled_map():

@@ -5,7 +5,8 @@
 `step`, `input`, `edits` and `checkpoint` are in the modules of their names. A
 config of several arms (`configs/quickstart.py:table`) gives a column an arm, of
 its first seed. `--json=PATH` keeps the figures, with the machine that they were
-measured on.
+measured on. `step --torch` runs network and loss in PyTorch as well, which the
+extra `bench` installs.
 """
 
 import sys
@@ -15,20 +16,26 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from vgsgan import jsonfiles, options
-from vgsgan.bench import command
+from vgsgan.bench import command, step
 from vgsgan.errors import UserError
 
 CONFIG = config_flags.DEFINE_config_file(
   "config", "configs/stamps.py", "Config file, with arguments after a colon."
 )
 REPEAT = flags.DEFINE_integer("repeat", 20, "Repetitions of each.", 1)
+TORCH = flags.DEFINE_bool(
+  "torch", False, "With `step`: the same network and loss in PyTorch as well."
+)
 JSON = flags.DEFINE_string("json", None, "Where to keep the figures.")
 
 
 def main(argv: Sequence[str]) -> None:
   mode = command.chosen_mode(argv[1:])
+  if TORCH.value and mode != "step":
+    raise UserError(f"--torch goes with the mode step, not with {mode}")
   logging.set_verbosity(logging.WARNING)
-  found = command.columns(command.MODES[mode], CONFIG.value, REPEAT.value)
+  measure = step.with_torch if TORCH.value else command.MODES[mode]
+  found = command.columns(measure, CONFIG.value, REPEAT.value)
   print("\n".join(command.table(found)))
   if JSON.value:
     record = {

@@ -10,6 +10,7 @@ import ml_collections
 
 from vgsgan.bench import timing
 from vgsgan.bench.case import Case, Compiled, Training
+from vgsgan.errors import UserError
 
 
 def measure(config: ml_collections.ConfigDict, repeat: int) -> dict:
@@ -22,6 +23,18 @@ def measure(config: ml_collections.ConfigDict, repeat: int) -> dict:
     {"step": training.timer(update), "matmul": product.seconds}, repeat
   )
   return figures(config.train.batch, update, product, median)
+
+
+def with_torch(config: ml_collections.ConfigDict, repeat: int) -> dict:
+  """The same, and network and loss alone beside their equals in PyTorch."""
+  try:
+    from vgsgan.bench import torch_step
+  except ImportError as error:
+    raise UserError(
+      f'--torch needs PyTorch ({error}): pip install -e ".[bench]"'
+    ) from error
+  beside = torch_step.measure(config, repeat)
+  return measure(config, repeat) | {"torch": beside}
 
 
 def figures(

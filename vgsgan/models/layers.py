@@ -15,11 +15,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-NORMS = ("none", "batch", "group")
+from vgsgan.models.convolve import conv2d
 
-# Input channels below which the rows form of a k x k convolution is the faster
-# (measured forward and backward on two cores).
-_ROWS_BELOW = 5
+NORMS = ("none", "batch", "group")
 
 
 def frame_mask(num_frames: Int[Array, "b"], t: int) -> Bool[Array, "b {t}"]:
@@ -134,9 +132,7 @@ class Conv1D(nn.Module):
 class Conv2D(nn.Module):
   """k x k convolution of stride 1, zero padded to the same size, with bias.
 
-  The parameters are those of `nn.Conv`. A 1 x 1 convolution is a matrix
-  product. One of few input channels (a picture's 3) first gathers k rows into
-  channels and is then 1-D, up to twice as fast on a CPU forward and backward.
+  The parameters are those of `nn.Conv`; see `convolve.conv2d`.
 
   Attributes:
     features: output channels.
@@ -159,14 +155,7 @@ class Conv2D(nn.Module):
     k, c = self.kernel, x.shape[-1]
     kernel = self.param("kernel", self.kernel_init, (k, k, c, self.features))
     kernel, x = kernel.astype(self.dtype), x.astype(self.dtype)
-    if k == 1:
-      y = x @ kernel.reshape(c, self.features)
-    elif c < _ROWS_BELOW:
-      y = _convolve_rows(x, kernel)
-    else:
-      y = lax.conv_general_dilated(
-        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-      )
+    y = conv2d(x, kernel)
     if self.use_bias:
       zeros = nn.initializers.zeros
       y = y + self.param("bias", zeros, (self.features,)).astype(self.dtype)
@@ -215,23 +204,6 @@ class DoubledConv2D(nn.Module):
       zeros = nn.initializers.zeros
       y = y + self.param("bias", zeros, (self.features,)).astype(self.dtype)
     return y
-
-
-def _convolve_rows(x, kernel):
-  """The same convolution, as a 1-D one of each row and its neighbours."""
-  k, _, c, features = kernel.shape
-  b, h, w, _ = x.shape
-  padded = jnp.pad(x, ((0, 0), (k // 2, k // 2), (0, 0), (0, 0)))
-  rows = jnp.concatenate([padded[:, i : i + h] for i in range(k)], -1)
-  kernel = kernel.transpose(1, 0, 2, 3).reshape(k, k * c, features)
-  y = lax.conv_general_dilated(
-    rows.reshape(b * h, w, k * c),
-    kernel,
-    (1,),
-    "SAME",
-    dimension_numbers=("NWC", "WIO", "NWC"),
-  )
-  return y.reshape(b, h, w, features)
 
 
 class Norm(nn.Module):
