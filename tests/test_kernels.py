@@ -1,6 +1,11 @@
 """MaxSim of every implementation against its closed form in float64."""
 
 import functools
+import importlib.util
+import json
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -95,13 +100,18 @@ def test_equal_to_the_closed_form(name, monkeypatch):
 
 
 def test_plain_is_the_closed_form_and_so_are_its_gradients():
-  for seed in range(6):
-    (a, a_valid, b, b_valid), slope = _case(seed, jnp.float32)
-    plain = lambda a, b, x=a_valid, y=b_valid: maxsim.plain(a, x, b, y)  # noqa: E731
+  @_quick_jit
+  def run(slope, a, a_valid, b, b_valid):
+    plain = lambda a, b: maxsim.plain(a, a_valid, b, b_valid)  # noqa: E731
     sums, pull = jax.vjp(plain, a, b)
-    expected, by_operand, _, _ = _expected(a, a_valid, b, b_valid, slope)
+    return sums, pull(slope)
+
+  for seed in range(4):
+    operands, slope = _case(seed, jnp.float32)
+    sums, gradients = run(slope, *operands)
+    expected, by_operand, _, _ = _expected(*operands, slope)
     np.testing.assert_allclose(sums, expected, rtol=1e-5, atol=1e-5)
-    for got, wanted in zip(pull(slope), by_operand, strict=True):
+    for got, wanted in zip(gradients, by_operand, strict=True):
       np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
 
 
@@ -136,7 +146,7 @@ def test_what_is_not_valid_has_no_effect(tile, monkeypatch):
 
 def test_a_diverged_vector_is_not_hidden():
   (a, a_valid, b, b_valid), slope = _case(7, jnp.float32)
-  a = a.at[0, 0, 0].set(jnp.nan)
+  a, slope = a.at[0, 0, 0].set(jnp.nan), jnp.asarray(slope)
   assert np.all(np.isnan(tiled.sums(50, a, a_valid, b, b_valid)[0]))
   by_a, by_b = tiled.gradients(50, tiled.shares, a, a_valid, b, b_valid, slope)
   assert np.any(np.isnan(by_a[0])) and np.any(np.isnan(by_b))
@@ -193,3 +203,62 @@ def test_a_gpu_gets_its_kernels(dtype):
 
   lowered = jax.jit(run).trace(*operands).lower(lowering_platforms=("cuda",))
   assert lowered.as_text().count("@__gpu$xla.gpu.triton") == 2
+
+
+# In a process of its own: libtpu is loaded once a process, and logs.
+FOR_A_TPU = """
+import functools, json, sys
+import jax, jax.numpy as jnp, numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+from vgsgan import exchange, scores
+from vgsgan.kernels import maxsim
+
+chips = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2")
+found = {}
+for name, dtype, kind in (
+  ("gather", jnp.bfloat16, scores.misa), ("ring", jnp.float32, scores.sima)
+):
+  mesh = Mesh(np.array(chips.devices), ("data",))
+  struct = functools.partial(
+    jax.ShapeDtypeStruct, sharding=NamedSharding(mesh, P("data"))
+  )
+  island = jax.shard_map(
+    functools.partial(exchange.EXCHANGES[name], kind, "data"),
+    mesh=mesh, in_specs=P("data"), out_specs=P("data"),
+  )
+  total = lambda *maps: jnp.sum(jnp.sin(island(*maps)))
+  compiled = jax.jit(jax.value_and_grad(total, (0, 1))).lower(
+    struct((64, 7, 7, 320), dtype), struct((64, 100, 320), dtype),
+    struct((64, 100), bool),
+  ).compile()
+  found[name] = {
+    "kernels": compiled.as_text().count('"tpu_custom_call"'),
+    "bytes": compiled.memory_analysis().temp_size_in_bytes,
+  }
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.skipif(
+  importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
+)
+def test_kernels_compile_for_chips_of_a_mesh():
+  environment = os.environ | {
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+  }
+  done = subprocess.run(
+    [sys.executable, "-c", FOR_A_TPU],
+    env=environment,
+    capture_output=True,
+    text=True,
+    timeout=600,
+  )
+  assert done.returncode == 0, done.stderr[-2000:]
+  found = json.loads(done.stdout.splitlines()[-1])
+  # Scores, and each gradient, which in a ring is formed with the scores anew.
+  assert found["gather"]["kernels"] == found["ring"]["kernels"] == 3
+  # A chip's matchmaps are 16 x 64 pairs' of 49 x 100 in float32.
+  assert max(x["bytes"] for x in found.values()) < 16 * 64 * 49 * 100 * 4 / 2

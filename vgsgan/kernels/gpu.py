@@ -67,6 +67,7 @@ def _operands(a, a_valid, b, b_valid):
     block = _block(x.shape[1], most)
     depth = DEPTH // x.dtype.itemsize
     rows, channels = -x.shape[1] % block, -x.shape[2] % depth
+    x = tiled.masked(x, valid)
     x = jnp.pad(x, [(0, 0), (0, rows), (0, channels)])
     return x, jnp.pad(valid, [(0, 0), (0, rows)])
 
@@ -161,7 +162,9 @@ def _shares_kernel(
     def write(r, found, own=None):
       best, share = found
       own = products(r) if own is None else own
-      own = jnp.where(own == best, share, 0.0).astype(out_ref.dtype)
+      # Not `where`: among NaNs is no best, and this makes NaNs of it.
+      own = (own == best).astype(jnp.float32) * share
+      own = own.astype(out_ref.dtype)
       out_ref[pl.ds(r * rows, rows), at] = own
       return found
 

@@ -48,8 +48,6 @@ def maxsim(
   of `a` without valid vectors gives 0, and so does one of `b`, without
   gradient. Float32, whatever the vectors are in.
   """
-  a = jnp.where(a_valid[..., None], a, 0)
-  b = jnp.where(b_valid[..., None], b, 0)
   (m, i), (n, j) = a_valid.shape, b_valid.shape
   # One pair (which may be one of many, under vmap), or one tile: no loop.
   if m == n == 1 or m * i * n * j <= TILE:
@@ -71,8 +69,8 @@ def plain(
   """
   products = jnp.einsum(
     "mid,njd->minj",
-    a,
-    b,
+    tiled.masked(a, a_valid),
+    tiled.masked(b, b_valid),
     precision=lax.Precision.HIGHEST,
     preferred_element_type=jnp.float32,
   )

@@ -6,6 +6,7 @@ The loops are `lax` loops: matrix products in them are as fast as outside.
 import math
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
@@ -19,10 +20,16 @@ def counts(m: int, i: int, n: int, j: int, tile: int) -> tuple[int, int]:
   So that the products of two parts are `tile` at most, or of one item each,
   and about as many rows as columns: that is the least to read for a product.
   """
-  rows = min(m, max(1, round(math.sqrt(tile) / i)))
-  columns = min(n, max(1, tile // (rows * i * j)))
-  rows = min(m, max(1, tile // (columns * i * j)))
+  rows = _part(m, math.sqrt(tile) / i)
+  columns = _part(n, tile / (rows * i * j))
   return -(-m // rows), -(-n // columns)
+
+
+def _part(items: int, most: float) -> int:
+  """About `most`; parts that are equal need no copy that is filled up."""
+  most = min(items, max(1, int(most)))
+  whole = [k for k in range(most // 2 + 1, most + 1) if items % k == 0]
+  return max(whole, default=most)
 
 
 def sums(
@@ -70,42 +77,50 @@ def gradients(
   m_parts, n_parts = counts(m, i, n, j, tile)
   a_parts = _split(a, m_parts), _split(a_valid, m_parts)
   b_parts = _split(b, n_parts), _split(b_valid, n_parts)
-  by_a = jnp.swapaxes(_split(slope.T, n_parts), 1, 2)
+  slope = jax.vmap(lambda x: _split(x.T, n_parts))(_split(slope, m_parts))
 
-  def column(a_slope, part):
-    b_part, slope = part
-    columns = _flat(b_part[0])
+  def row(b_slope, part):
+    (a, a_valid), slope = part
+    a = masked(a, a_valid)
 
-    def pair(b_slope, part):
-      a_part, slope = part
-      share = shares(*a_part, *b_part, slope)
-      return (
-        b_slope + _dot(share.T, _flat(a_part[0])),
-        _dot(share, columns),
-      )
+    def pair(slopes, part):
+      (b, b_valid), slope, k = part
+      b = masked(b, b_valid)
+      share = shares(a, a_valid, b, b_valid, slope.T)
+      more = _dot(share, _flat(b)), _dot(share.T, _flat(a))
+      return (slopes[0] + more[0], slopes[1].at[k].add(more[1])), None
 
-    zero = lax.full_like(columns, 0, jnp.float32)
-    b_slope, a_new = lax.scan(pair, zero, (a_parts, _split(slope, m_parts)))
-    return a_slope + a_new, b_slope
+    zero = lax.full_like(_flat(a), 0, jnp.float32)
+    parts = b_parts, slope, jnp.arange(n_parts)
+    (a_slope, b_slope), _ = lax.scan(pair, (zero, b_slope), parts)
+    return b_slope, a_slope.astype(a.dtype)
 
-  flat = m_parts, a_parts[0].shape[1] * i, a.shape[-1]
-  zero = lax.full_like(a, 0, jnp.float32, flat)
-  a_slope, b_slope = lax.scan(column, zero, (b_parts, by_a))
-  a_slope = a_slope.reshape(-1, *a.shape[1:])[:m].astype(a.dtype)
-  return a_slope, b_slope.reshape(-1, *b.shape[1:])[:n].astype(b.dtype)
+  shape = n_parts, b_parts[0].shape[1] * j, b.shape[-1]
+  zero = lax.full_like(b, 0, jnp.float32, shape)
+  b_slope, a_slope = lax.scan(row, zero, (a_parts, slope))
+  b_slope = b_slope.reshape(-1, *b.shape[1:])[:n].astype(b.dtype)
+  return a_slope.reshape(-1, *a.shape[1:])[:m], b_slope
+
+
+def masked(x: Float[Array, "m i d"], valid: Bool[Array, "m i"]) -> Array:
+  """Zeros where vectors are not valid, whatever stands there."""
+  return jnp.where(valid[..., None], x, 0)
 
 
 def shares(a, a_valid, b, b_valid, slope):
   """The gradient by the products: each best's slope, split among its equals."""
   products = _products(a, a_valid, b)
   best = products == jnp.max(products, axis=1, keepdims=True)
-  number = jnp.sum(best, axis=1, dtype=jnp.float32)
+  best = best.astype(jnp.float32)
+  number = jnp.sum(best, axis=1)
   slope = jnp.where(b_valid, slope[..., None], 0.0).reshape(number.shape)
-  share = jnp.where(best, (slope / number)[:, None], 0.0)
+  # Not `where`: among NaNs is no best, and this makes NaNs of it.
+  share = best * (slope / number)[:, None]
   return share.reshape(-1, share.shape[-1])
 
 
 def _sums(a, a_valid, b, b_valid):
+  a, b = masked(a, a_valid), masked(b, b_valid)
   best = jnp.max(_products(a, a_valid, b), axis=1)
   best = best.reshape(len(a), *b_valid.shape)
   return jnp.sum(jnp.where(b_valid, best, 0.0), axis=-1)

@@ -17,6 +17,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Bool, Float
 
+from vgsgan.kernels.tiled import masked
+
 LANES = 128
 # Rows and columns of a tile of products of 1024 channels in bfloat16: for each
 # byte read from main memory this many operations, about what chips can do.
@@ -105,6 +107,7 @@ def _tiling(a: Array, b: Array) -> Tiling:
 def _operands(tiling, a, a_valid, b, b_valid):
   """Tiles `[m_tiles, rows, d]` and `[n_tiles, columns, d]`, their masks."""
   (m, i, d), (n, j, _) = a.shape, b.shape
+  a, b = masked(a, a_valid), masked(b, b_valid)
   more = tiling.m_tiles * tiling.m_items - m, tiling.m_length - i
   a = jnp.pad(a, [(0, more[0]), (0, more[1]), (0, 0)])
   a = a.reshape(tiling.m_tiles, -1, d)

@@ -1,0 +1,105 @@
+"""Measures all-pairs scores against all matchmaps and a bare matrix product."""
+
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vgsgan import scores
+from vgsgan.kernels import maxsim
+
+# Pairs, places, frames and channels: 7 x 7 and 14 x 14 places.
+CASES = {"7x7": (64, 49, 64, 512), "14x14": (64, 196, 64, 512)}
+PEAK = 2048  # Side of the square matrices whose product is the peak.
+
+
+def measure(repeat: int) -> dict[str, dict[str, float]]:
+  """Medians of `repeat` turns, after one to warm up, of each case's figures.
+
+  In every turn all functions run once, so that ratios hold on a machine whose
+  speed drifts. `fused` and `dense` score all pairs (MISA), `_vjp` means value
+  and gradients. `product` is the bare matrix product of the same vectors,
+  written to memory: `fused_over_product` compares times, as does
+  `fused_vjp_over_products`, with the four products that this computes: scores,
+  these once more, and a gradient each (of matchmaps that are kept, three).
+  `peak_gflops` is of square matrices. Bytes are temporaries, as compiled.
+  """
+  return {name: _case(sizes, repeat) for name, sizes in CASES.items()}
+
+
+def _case(sizes: tuple[int, ...], repeat: int) -> dict[str, float]:
+  pairs, places, frames, channels = sizes
+  functions = {
+    name: jax.jit(function).lower(*args).compile()
+    for name, (function, args) in _functions(sizes).items()
+  }
+  args = {name: args for name, (_, args) in _functions(sizes).items()}
+  seconds = {name: [] for name in functions}
+  for _ in range(repeat + 1):
+    for name, function in functions.items():
+      start = time.perf_counter()
+      jax.block_until_ready(function(*args[name]))
+      seconds[name].append(time.perf_counter() - start)
+  median = {name: float(np.median(s[1:])) for name, s in seconds.items()}
+  flops = 2 * pairs**2 * places * frames * channels
+  used = {
+    name: functions[name].memory_analysis().temp_size_in_bytes
+    for name in ("fused", "dense", "fused_vjp", "dense_vjp")
+  }
+  return (
+    {f"{name}_ms": 1e3 * median[name] for name in median}
+    | {f"{name}_mib": used[name] / 2**20 for name in used}
+    | {
+      "fused_gflops": flops / median["fused"] / 1e9,
+      "fused_vjp_gflops": 4 * flops / median["fused_vjp"] / 1e9,
+      "product_gflops": flops / median["product"] / 1e9,
+      "peak_gflops": 2 * PEAK**3 / median["peak"] / 1e9,
+      "fused_over_product": median["fused"] / median["product"],
+      "fused_vjp_over_products": median["fused_vjp"] / 4 / median["product"],
+      "dense_over_fused": median["dense"] / median["fused"],
+      "dense_over_fused_vjp": median["dense_vjp"] / median["fused_vjp"],
+    }
+  )
+
+
+def _functions(sizes: tuple[int, ...]) -> dict[str, tuple[Callable, tuple]]:
+  """What is measured, and on what."""
+  pairs, places, frames, channels = sizes
+  rng = np.random.default_rng(0)
+
+  def normal(*shape: int) -> jax.Array:
+    return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+  side = round(places**0.5)
+  images = normal(pairs, side, side, channels)
+  audio = normal(pairs, frames, channels)
+  lengths = rng.integers(frames // 2, frames + 1, pairs)
+  valid = jnp.asarray(np.arange(frames) < lengths[:, None])
+  operands = images, audio, valid
+
+  def dense(images, audio, valid):
+    a = images.reshape(pairs, places, channels)
+    sums = maxsim.plain(a, jnp.ones(a.shape[:2], bool), audio, valid)
+    return sums / jnp.sum(valid, axis=1)
+
+  def vjp(score: Callable) -> Callable:
+    def run(slope, images, audio, valid):
+      table, pull = jax.vjp(lambda *x: score(*x, valid), images, audio)
+      return table, pull(slope)
+
+    return run
+
+  def product(images, audio):
+    return images.reshape(-1, channels) @ audio.reshape(-1, channels).T
+
+  slope, square = normal(pairs, pairs), normal(PEAK, PEAK)
+  return {
+    "peak": (jnp.matmul, (square, square)),
+    "product": (product, (images, audio)),
+    "fused": (scores.misa, operands),
+    "dense": (dense, operands),
+    "fused_vjp": (vjp(scores.misa), (slope, *operands)),
+    "dense_vjp": (vjp(dense), (slope, *operands)),
+  }
