@@ -8,12 +8,13 @@ def report(found: dict[str, Any]) -> list[str]:
   """Lines about every update of one compilation.
 
   Args:
-    found: of `compiling.figures`, and `topology`.
+    found: of `compiling.figures`, with `arm` and `topology`, or '' for none.
   """
+  arm = f"{found['arm']}: " if found["arm"] else ""
   where = f" ({found['topology']})" if found["topology"] else ""
   share = found["batch"] / found["chips"]
   lines = [
-    f"{found['chips']} x {found['chip']}{where}, "
+    f"{arm}{found['chips']} x {found['chip']}{where}, "
     f"{found['model']} to a copy of the {found['parameters'] / 1e6:.2f} M "
     f"parameters, batch {found['batch']} ({share:g} a chip)"
   ]
@@ -52,11 +53,11 @@ def _step(step: dict[str, Any]) -> list[str]:
   return lines
 
 
-def _mb(x: float) -> str:
+def _mb(x: int | float) -> str:
   return f"{x / 1e6:,.3f} MB"
 
 
-def _of(memory: dict[str, float]) -> str:
+def _of(memory: dict[str, Any]) -> str:
   if not memory["of"]:
     return ""
   return f" of {_mb(memory['of'])} ({memory['peak'] / memory['of']:.1%})"

@@ -7,7 +7,9 @@ Ahead of time, for a slice of TPUs (with libtpu, of the `tpu` extra, and no TPU)
 or without --topology for the devices of this machine. It is the step that the
 trainer would compile; nothing runs and no data set is read, but for the number
 of classes of `classification`. Of several topologies, separated by commas, the
-first has `config.train.batch` and all have its share a chip.
+first has `config.train.batch` and all have its share a chip. A generator that
+is not trained yet can be named by its config:
+`--config.data.generator=configs/scenes_gan.py:published`.
 
 What is printed of each update of the curriculum is what one chip has: memory,
 operations, and what it sends. The least that it has to send is
@@ -22,19 +24,14 @@ operations, and what it sends. The least that it has to send is
   share, 2 (n / k - 1) / (n / k) P / k.
 
 Statistics of batch normalisation, which come on top, are small.
-
-The time is an estimate from published rates and not measured: the longer of the
-matrix products at the peak rate and of the bytes that XLA counts at that of the
-memory, and after it all that is sent, at that of the links, none of it hidden.
-XLA counts what is in a loop once, the matrix products are counted in full.
 """
 
-import dataclasses
 import importlib.util
 import os
 import pathlib
 import re
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -43,37 +40,26 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
-from vgsgan import data, hlo, jsonfiles, mesh, programs, tasks, trainer
+from vgsgan import (
+  chips,
+  comparing,
+  data,
+  hlo,
+  jsonfiles,
+  mesh,
+  options,
+  programs,
+  tasks,
+  trainer,
+)
 from vgsgan.compile_report import report, table
 from vgsgan.data import blank
 from vgsgan.errors import UserError
 from vgsgan.options import check_at_least
 from vgsgan.state import TrainState
+from vgsgan.worlds import pretrained
 
-
-@dataclasses.dataclass(frozen=True)
-class Chip:
-  """Published rates of a chip (cloud.google.com/tpu/docs/v5e and the like).
-
-  Attributes:
-    flops: bfloat16 operations a second.
-    memory: bytes.
-    bandwidth: bytes a second from and to memory.
-    links: bytes a second that it sends over all its links to other chips.
-  """
-
-  flops: float
-  memory: float
-  bandwidth: float
-  links: float
-
-
-CHIPS = {
-  "TPU v4": Chip(275e12, 32e9, 1200e9, 300e9),
-  "TPU v5 lite": Chip(197e12, 16e9, 819e9, 200e9),
-  "TPU v5": Chip(459e12, 95e9, 2765e9, 600e9),
-  "TPU v6 lite": Chip(918e12, 32e9, 1640e9, 400e9),
-}
+Shapes = dict[str, jax.ShapeDtypeStruct]
 
 # libtpu is to ask nobody for a TPU, to let others use it at the same time (of
 # its lock file it makes one an error), and to say only what matters.
@@ -107,22 +93,61 @@ def run(
       topology that is unknown, or libtpu is missing.
   """
   check_at_least("train.steps", config.train.steps, 1)
-  names = [name.strip() for name in (topology or "").split(",")]
-  found, share = [], None
-  for name in names:
-    devices = devices_of(name) if name else jax.devices()
-    if share is None:
-      share = config.train.batch / len(devices)
-    one = ml_collections.ConfigDict(config.to_dict())
-    one.train.batch = round(share * len(devices))
-    found.append({"topology": name or None, **figures(one, devices)})
-    print("\n".join(report(found[-1])), flush=True)
-  if len(found) > 1:
-    print("\n".join(table(found)))
+  found = []
+  for arm, one in arms(config):
+    rows = []
+    for name, devices, batch in slices(topology, one.train.batch):
+      one.train.batch = batch
+      with tempfile.TemporaryDirectory() as folder:
+        use_untrained(one.data, pathlib.Path(folder) / "generator.npz")
+        row = {"arm": arm, "topology": name, **figures(one, devices)}
+      print("\n".join(report(row)), flush=True)
+      rows.append(row)
+    if len(rows) > 1:
+      print("\n".join(["", *table(rows)]), flush=True)
+    found += rows
   if workdir is not None:
     workdir.mkdir(parents=True, exist_ok=True)
     jsonfiles.write_json(workdir / "compile.json", found)
   return 0
+
+
+def arms(
+  config: ml_collections.ConfigDict,
+) -> Iterator[tuple[str, ml_collections.ConfigDict]]:
+  """The config, or each arm of one that compares, with its name."""
+  if "compare" not in config:
+    yield "", ml_collections.ConfigDict(config.to_dict())
+    return
+  for name, seed, one in comparing.arms(config):
+    if seed == config.compare.seeds[0]:
+      yield name, one
+
+
+def slices(
+  topology: str | None, batch: int
+) -> Iterator[tuple[str, list[jax.Device], int]]:
+  """Each topology, its devices and its global batch."""
+  share = None
+  for name in (topology or "").split(","):
+    devices = devices_of(name.strip()) if name.strip() else jax.devices()
+    share = share or batch / len(devices)
+    yield name.strip(), devices, round(share * len(devices))
+
+
+def use_untrained(data: ml_collections.ConfigDict, path: pathlib.Path) -> None:
+  """Where `data.generator` is a config, writes a generator of zeros of it.
+
+  Args:
+    data: `data.generator` becomes `path`.
+    path: of the file.
+  """
+  name, _, argument = data.get("generator", "").partition(":")
+  if not name.endswith(".py"):
+    return
+  gan = options.load(pathlib.Path(name), argument).gan.to_dict()
+  pretrained.save_untrained(path, gan)
+  data.generator = str(path)
 
 
 def devices_of(topology: str) -> list[jax.Device]:
@@ -133,11 +158,13 @@ def devices_of(topology: str) -> list[jax.Device]:
   """
   if importlib.util.find_spec("libtpu") is None:
     raise UserError(
-      "--topology needs libtpu: pip install 'vgsgan[tpu]' (from a clone: "
-      "pip install -e '.[tpu]'); no TPU is needed"
+      '--topology needs libtpu: pip install "vgsgan[tpu]", or from a clone '
+      'pip install -e ".[tpu]"; no TPU is needed'
     )
   for name, value in LIBTPU.items():
     os.environ.setdefault(name, value)
+  if not jax.config.jax_platforms:
+    jax.config.update("jax_platforms", "cpu")  # A TPU here may have its user.
   try:
     found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
   except Exception as error:  # Whatever the plugin raises.
@@ -176,7 +203,7 @@ def abstract(
   task: tasks.Task,
   record: dict[str, Any],
   grid: Mesh,
-) -> tuple[TrainState, tasks.Batch]:
+) -> tuple[TrainState, Shapes]:
   """Shapes and places of a task's state and batch."""
   key = jax.random.key(config.seed)
   state = mesh.abstract(jax.eval_shape(task.init, key), grid)
@@ -192,7 +219,7 @@ def abstract(
 
 
 def step_figures(
-  update: tasks.Step, state: TrainState, batch: tasks.Batch, grid: Mesh
+  update: tasks.Step, state: TrainState, batch: Shapes, grid: Mesh
 ) -> dict[str, Any]:
   """Of one update, a chip: bytes, operations, collectives and their least."""
   traced = trainer.jit_step(update, state, grid).trace(state, batch)
@@ -208,7 +235,7 @@ def step_figures(
       "shared": memory.alias_size_in_bytes,
       "temporaries": memory.temp_size_in_bytes,
       "peak": held + memory.temp_size_in_bytes - memory.alias_size_in_bytes,
-      "of": memory_of(grid.devices.flat[0], grid.size),
+      "of": chips.memory_of(grid.devices.flat[0], grid.size),
     },
     "flops": {
       "matrix": programs.flops(traced.jaxpr, grid.size),
@@ -220,8 +247,10 @@ def step_figures(
   }
   found["sent"] = sum(x["sent"] for x in found["collectives"])
   check_memory(found["memory"])
-  chip = CHIPS.get(grid.devices.flat[0].device_kind)
-  return found | ({"estimate": estimate(found, chip)} if chip else {})
+  kind = grid.devices.flat[0].device_kind
+  if kind in chips.CHIPS:
+    found["estimate"] = chips.estimate(found, chips.CHIPS[kind])
+  return found
 
 
 def compile_or_say(traced: Any) -> jax.stages.Compiled:
@@ -235,7 +264,7 @@ def compile_or_say(traced: Any) -> jax.stages.Compiled:
     raise UserError(f"the step cannot be compiled: {line}") from error
 
 
-def check_memory(memory: dict[str, float]) -> None:
+def check_memory(memory: Mapping[str, Any]) -> None:
   """Refuses a step that needs more than there is, as far as that is known."""
   if memory["of"] and memory["peak"] > memory["of"]:
     peak, there = memory["peak"] / 1e9, memory["of"] / 1e9
@@ -253,16 +282,6 @@ def _line(error: Exception) -> str:
   """The first line of an error that says something."""
   lines = [x.strip() for x in str(error).splitlines() if x.strip()]
   return re.sub(r"\s+", " ", lines[0]) if lines else type(error).__name__
-
-
-def memory_of(device: jax.Device, devices: int) -> float:
-  """Bytes a device has; of processors, an equal share of the machine's."""
-  if device.device_kind in CHIPS:
-    return CHIPS[device.device_kind].memory
-  if device.platform == "cpu":
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return pages / devices
-  return float((device.memory_stats() or {}).get("bytes_limit", 0))
 
 
 def gradient_bytes(state: TrainState, grid: Mesh) -> float:
@@ -299,16 +318,3 @@ def summary(found: Sequence[hlo.Collective]) -> list[dict[str, Any]]:
       }
     )
   return rows
-
-
-def estimate(found: dict[str, Any], chip: Chip) -> dict[str, float]:
-  """Seconds of a step at published rates; see the module's docstring."""
-  compute = found["flops"]["matrix"] / chip.flops
-  memory = found["bytes_accessed"] / chip.bandwidth
-  links = found["sent"] / chip.links
-  return {
-    "compute": compute,
-    "memory": memory,
-    "links": links,
-    "step": max(compute, memory) + links,
-  }

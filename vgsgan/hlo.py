@@ -56,7 +56,7 @@ class Collective:
     return self.times * sent(self.kind, self.payload, self.devices)
 
 
-def sent(kind: str, payload: float, devices: int) -> float:
+def sent(kind: str, payload: int | float, devices: int) -> float:
   """Bytes that each of n devices sends, by the usual ring algorithms.
 
   (n - 1) / n of the payload of a gather, a reduce-scatter or an exchange; twice
@@ -177,7 +177,7 @@ def _turns(line: str, condition: list[str]) -> int:
 def _done_types(text: str) -> dict[str, str]:
   """The type of what each asynchronous collective ends in, by its start."""
   kinds = "|".join(KINDS)
-  done = rf" = (.*?) (?:{kinds})-done\((?:[^%)]*)%?([\w.-]+)\)"
+  done = rf" = (.*?) (?:{kinds})-done\([^%]*%([\w.-]+)\)"
   return {start: shape for shape, start in re.findall(done, text)}
 
 

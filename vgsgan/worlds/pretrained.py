@@ -4,7 +4,7 @@ import io
 import json
 import pathlib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -111,19 +111,39 @@ def load_generator(path: str | pathlib.Path) -> Network:
   """
 
   def build(config, _):
-    gan = config["gan"]
-    module = Generator(
-      tuple(gan["channels"]),
-      gan["chunk"],
-      gan["attention"],
-      len(WORDS) if gan["labels"] else 0,
-      gan["spectral"],
-    )
-    labels = jnp.zeros((1, len(WORDS))) if gan["labels"] else None
-    z = jnp.zeros((1, module.latent_size))
-    return module, lambda key: module.init(key, z, labels, train=False)
+    return _generator(config["gan"])
 
   return _load_network(path or PACKAGED["generator"], "generator", build)
+
+
+def _generator(gan: Mapping[str, Any]) -> tuple[Generator, Callable]:
+  """A generator of `config.gan`, and what makes its variables of a key."""
+  module = Generator(
+    tuple(gan["channels"]),
+    gan["chunk"],
+    gan["attention"],
+    len(WORDS) if gan["labels"] else 0,
+    gan["spectral"],
+  )
+  labels = jnp.zeros((1, len(WORDS))) if gan["labels"] else None
+  z = jnp.zeros((1, module.latent_size))
+  return module, lambda key: module.init(key, z, labels, train=False)
+
+
+def save_untrained(path: str | pathlib.Path, gan: Mapping[str, Any]) -> None:
+  """Writes a generator of nothing but zeros, to compile with.
+
+  Args:
+    path: of the file.
+    gan: `config.gan` of configs/scenes_gan.py.
+  """
+  _, init = _generator(gan)
+  made = jax.eval_shape(init, jax.random.key(0))
+  tree = jax.tree.map(
+    lambda x: np.zeros(x.shape, x.dtype),
+    {name: made[name] for name in ("params", "batch_stats")},
+  )
+  save_params(path, tree, {"config": {"gan": dict(gan)}})
 
 
 def unlabelled_generator(path: str | pathlib.Path, image_size: int) -> Network:
@@ -212,6 +232,10 @@ def _load_network(path, name: str, build) -> Network:
     if different:
       wrong = min(name for name, _ in different)
       raise ValueError(f"{wrong} is missing, too many or of another shape")
+    # Names of spectral norms have slashes, which the file's paths lose.
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    saved = {_path(path): leaf for path, leaf in leaves}
+    tree = jax.tree_util.tree_map_with_path(lambda p, _: saved[_path(p)], made)
   except (KeyError, TypeError, ValueError) as error:
     reason = " ".join(str(error).split())
     raise UserError(f"{path} holds no {name}: {reason}") from error
@@ -221,10 +245,11 @@ def _load_network(path, name: str, build) -> Network:
 def _shapes(tree: Any) -> set[tuple[str, tuple[int, ...]]]:
   """The arrays of a tree: path and shape."""
   leaves = jax.tree_util.tree_leaves_with_path(tree)
-  return {
-    (jax.tree_util.keystr(path, simple=True, separator="/"), np.shape(leaf))
-    for path, leaf in leaves
-  }
+  return {(_path(path), np.shape(leaf)) for path, leaf in leaves}
+
+
+def _path(path: Any) -> str:
+  return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, np.ndarray]:

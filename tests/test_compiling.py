@@ -1,0 +1,196 @@
+"""What a step takes of devices that need not be there."""
+
+import importlib.util
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from tests.test_options import load
+from vgsgan import chips, compiling, hlo, mesh, tasks, trainer
+from vgsgan.data import blank
+from vgsgan.data.builders import clevrgan_records
+from vgsgan.errors import UserError
+from vgsgan.state import TrainState
+from vgsgan.worlds import pretrained
+
+NEEDS_LIBTPU = pytest.mark.skipif(
+  importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
+)
+SLICE = "v5e:2x4"
+OF_SIZE = 2048  # Bytes; statistics of a layer, ids and scalars are below.
+
+
+def small():
+  """A config whose step compiles in seconds."""
+  config = load("stamps").get_config("smoke,infonce")
+  config.image.update({"widths": (16,), "blocks": (1,), "strides": (2,)})
+  config.speech.max_kernel = 3
+  config.data.augment.update({"tempo": 0.0, "vocal_tract": 0.0, "shift": 0})
+  return config
+
+
+def devices_on(where):
+  return jax.devices() if where == "cpu" else compiling.devices_of(where)
+
+
+@pytest.mark.parametrize(
+  "where", ["cpu", pytest.param(SLICE, marks=NEEDS_LIBTPU)]
+)
+def test_a_contrastive_step_sends_what_the_algorithm_needs(where):
+  """Once the speech's maps and back, scores, one gradient; no more of size."""
+  config, grid = small(), mesh.make_mesh(devices=devices_on(where))
+  splits = blank.splits(config.data)
+  task = tasks.build(config, grid, splits)
+  state, batch = compiling.abstract(config, task, splits["train"][0], grid)
+  step = trainer.jit_step(task.step, state, grid)
+  found = hlo.collectives(step.lower(state, batch).compile().as_text())
+
+  b, d = config.train.batch, config.speech.embed
+  frames = 1 + int(config.data.seconds * config.data.sample_rate) // 160
+  maps = b * math.ceil(math.ceil(math.ceil(frames / 2) / 2) / 2) * d * 4
+
+  def payloads(kind, least=OF_SIZE):
+    return [x.payload for x in found if x.kind == kind and x.payload >= least]
+
+  assert payloads("all-gather") == [maps]
+  assert payloads("reduce-scatter") == [maps]
+  assert not payloads("collective-permute", 0)
+  # A block of scores, and its gradient.
+  assert payloads("all-to-all", 0) == 2 * [b // 8 * b * 4]
+  gradient = sum(x.size * 4 for x in jax.tree.leaves(state.params))
+  statistics = sum(x.size * 4 for x in jax.tree.leaves(state.batch_stats))
+  reduced = sum(payloads("all-reduce", 0))
+  # Statistics of a norm: sum and squares, and the gradients of both.
+  assert gradient <= reduced <= gradient + 2 * statistics + OF_SIZE
+  assert all(x.times == 1 for x in found)
+
+
+def test_figures_are_printed_and_kept(tmp_path, capsys):
+  assert compiling.run(small(), None, tmp_path) == 0
+  (found,) = json.loads((tmp_path / "compile.json").read_text())
+  (step,) = found["steps"]
+  assert (found["chips"], found["batch"]) == (8, 16)
+  assert step["sent"] == pytest.approx(
+    sum(x["sent"] for x in step["collectives"])
+  )
+  # The aim; what is over it are statistics of normalisation.
+  assert 0.95 < step["sent"] / step["least_sent"] < 1.1
+  memory = step["memory"]
+  assert memory["arguments"] < memory["peak"] < memory["of"]
+  lines = capsys.readouterr().out
+  assert "8 x cpu" in lines
+  assert f"{step['flops']['matrix'] / 1e9:,.2f} GFLOP" in lines
+
+
+def test_the_least_of_a_step_on_shared_parameters_by_hand():
+  grid = mesh.make_mesh(8, model=2)
+  params = {"large": (64, 128), "bias": (10,)}
+  shapes = {k: jax.ShapeDtypeStruct(s, jnp.float32) for k, s in params.items()}
+  state = TrainState(jnp.int32(0), mesh.abstract(shapes, grid), {}, {})
+  large, bias = 64 * 128 * 4, 40
+  expected = 2 * (1 / 2) * large + 2 * (3 / 4) * large / 2 + 2 * (7 / 8) * bias
+  assert compiling.gradient_bytes(state, grid) == pytest.approx(expected)
+
+
+def test_an_estimate_by_hand():
+  chip = chips.Chip(flops=100.0, memory=1.0, bandwidth=10.0, links=4.0)
+  found = {"flops": {"matrix": 300.0}, "bytes_accessed": 50.0, "sent": 2.0}
+  assert chips.estimate(found, chip) == {
+    "compute": 3.0,
+    "memory": 5.0,
+    "links": 0.5,
+    "step": 5.5,
+  }
+
+
+def test_a_fixed_batch_a_chip(monkeypatch):
+  monkeypatch.setattr(compiling, "devices_of", lambda name: [0] * int(name))
+  found = [(n, b) for n, _, b in compiling.slices("8, 16,256", 24)]
+  assert found == [("8", 24), ("16", 48), ("256", 768)]
+
+
+def test_arms_of_a_config_that_compares():
+  config = load("quickstart").get_config("table,smoke")
+  names = [name for name, _ in compiling.arms(config)]
+  assert names == list(config.compare.arms)
+
+
+def refused(config, topology=None):
+  with pytest.raises(UserError) as error:
+    compiling.run(config, topology, None)
+  assert "\n" not in str(error.value)
+  return str(error.value)
+
+
+def test_a_batch_that_does_not_divide():
+  config = small()
+  config.train.batch = 12
+  assert "12 = 8 x 1 + 4" in refused(config)
+
+
+def test_a_mesh_that_does_not_divide():
+  config = small()
+  config.mesh.model = 3
+  assert "config.mesh.model=3" in refused(config)
+
+
+def test_too_little_memory():
+  compiling.check_memory({"peak": 2e9, "of": 0})  # Not known.
+  compiling.check_memory({"peak": 2e9, "of": 2e9})
+  with pytest.raises(UserError, match=r"needs 2.50 GB and has 2.00 GB"):
+    compiling.check_memory({"peak": 2.5e9, "of": 2e9})
+
+
+def test_without_libtpu(monkeypatch):
+  monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+  assert 'pip install -e ".[tpu]"' in refused(small(), SLICE)
+
+
+@NEEDS_LIBTPU
+@pytest.mark.parametrize("topology", ["v5e:3x3", "v0e:2x2", "pod"])
+def test_an_unknown_topology(topology):
+  message = refused(small(), topology)
+  assert f"--topology={topology}" in message
+  assert "v5e:2x4" in message
+
+
+@NEEDS_LIBTPU
+def test_the_compilers_own_word_on_memory():
+  grid = mesh.make_mesh(devices=compiling.devices_of(SLICE))
+  rows = jax.sharding.NamedSharding(grid, P())
+  x = jax.ShapeDtypeStruct((80_000, 80_000), jnp.float32, sharding=rows)
+  with pytest.raises(UserError, match=r"out of memory.*exceeds available") as e:
+    compiling.compile_or_say(jax.jit(lambda x: x + x.T).trace(x))
+  assert "\n" not in str(e.value)
+
+
+def test_blank_records_have_the_shapes_of_real_ones():
+  config = load("quickstart").get_config("smoke")
+  record = blank.splits(config.data)["train"][0]
+  spec = clevrgan_records.features(config.data.image_size, config.data.most)
+  for name in ("attributes", "masks"):
+    assert record[name].shape == spec[name].shape
+    assert record[name].dtype == spec[name].np_dtype
+  network = pretrained.load_generator("")
+  assert record["z"].shape == (network.module.latent_size,)
+
+
+def test_a_generator_that_is_not_trained(tmp_path):
+  path = tmp_path / "generator.npz"
+  data = ml_collections.ConfigDict(
+    {"generator": "configs/scenes_gan.py:published,smoke"}
+  )
+  compiling.use_untrained(data, path)
+  network = pretrained.unlabelled_generator(data.generator, 32)
+  # Of the published layers, whose spectral norms have names of their own.
+  assert network.module.spectral
+  z = jnp.zeros((1, network.module.latent_size))
+  shape = jax.eval_shape(
+    lambda: network.module.apply(network.variables, z, train=False)
+  ).shape
+  assert shape == (1, 32, 32, 3)
