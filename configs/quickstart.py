@@ -133,7 +133,7 @@ def default() -> ml_collections.ConfigDict:
   config.score = ml_collections.ConfigDict()
   config.score.kind = "misa"
   config.score.normalize = True
-  config.score.exchange = "gather"
+  config.score.exchange = "gather"  # Or "ring": see vgsgan/exchange.py.
 
   config.loss = ml_collections.ConfigDict()
   config.loss.name = "infonce"

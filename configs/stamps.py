@@ -78,7 +78,7 @@ def default() -> ml_collections.ConfigDict:
   config.score = ml_collections.ConfigDict()
   config.score.kind = "cosine"
   config.score.normalize = False
-  config.score.exchange = "gather"
+  config.score.exchange = "gather"  # Or "ring": see vgsgan/exchange.py.
 
   config.loss = ml_collections.ConfigDict()
   config.loss.name = "triplet"

@@ -24,7 +24,9 @@ def measure(repeat: int) -> dict[str, dict[str, float]]:
   written to memory: `fused_over_product` compares times, as does
   `fused_vjp_over_products`, with the four products that this computes: scores,
   these once more, and a gradient each (of matchmaps that are kept, three).
-  `peak_gflops` is of square matrices. Bytes are temporaries, as compiled.
+  `peak_gflops` is of square matrices. `cpu_` figures compare the processor's
+  time over all threads, which other programs disturb less. Bytes are
+  temporaries, as compiled.
   """
   return {name: _case(sizes, repeat) for name, sizes in CASES.items()}
 
@@ -39,29 +41,39 @@ def _case(sizes: tuple[int, ...], repeat: int) -> dict[str, float]:
   seconds = {name: [] for name in functions}
   for _ in range(repeat + 1):
     for name, function in functions.items():
-      start = time.perf_counter()
+      start = time.perf_counter(), time.process_time()
       jax.block_until_ready(function(*args[name]))
-      seconds[name].append(time.perf_counter() - start)
-  median = {name: float(np.median(s[1:])) for name, s in seconds.items()}
+      stop = time.perf_counter(), time.process_time()
+      seconds[name].append(np.subtract(stop, start))
+  median = {name: np.median(s[1:], axis=0) for name, s in seconds.items()}
+  wall = {name: float(x[0]) for name, x in median.items()}
+  cpu = {name: float(x[1]) for name, x in median.items()}
   flops = 2 * pairs**2 * places * frames * channels
   used = {
     name: functions[name].memory_analysis().temp_size_in_bytes
     for name in ("fused", "dense", "fused_vjp", "dense_vjp")
   }
   return (
-    {f"{name}_ms": 1e3 * median[name] for name in median}
+    {f"{name}_ms": 1e3 * wall[name] for name in wall}
     | {f"{name}_mib": used[name] / 2**20 for name in used}
     | {
-      "fused_gflops": flops / median["fused"] / 1e9,
-      "fused_vjp_gflops": 4 * flops / median["fused_vjp"] / 1e9,
-      "product_gflops": flops / median["product"] / 1e9,
-      "peak_gflops": 2 * PEAK**3 / median["peak"] / 1e9,
-      "fused_over_product": median["fused"] / median["product"],
-      "fused_vjp_over_products": median["fused_vjp"] / 4 / median["product"],
-      "dense_over_fused": median["dense"] / median["fused"],
-      "dense_over_fused_vjp": median["dense_vjp"] / median["fused_vjp"],
+      "fused_gflops": flops / wall["fused"] / 1e9,
+      "fused_vjp_gflops": 4 * flops / wall["fused_vjp"] / 1e9,
+      "product_gflops": flops / wall["product"] / 1e9,
+      "peak_gflops": 2 * PEAK**3 / wall["peak"] / 1e9,
     }
+    | _ratios(wall)
+    | {f"cpu_{name}": ratio for name, ratio in _ratios(cpu).items()}
   )
+
+
+def _ratios(times: dict[str, float]) -> dict[str, float]:
+  return {
+    "fused_over_product": times["fused"] / times["product"],
+    "fused_vjp_over_products": times["fused_vjp"] / 4 / times["product"],
+    "dense_over_fused": times["dense"] / times["fused"],
+    "dense_over_fused_vjp": times["dense_vjp"] / times["fused_vjp"],
+  }
 
 
 def _functions(sizes: tuple[int, ...]) -> dict[str, tuple[Callable, tuple]]:

@@ -162,9 +162,9 @@ def _shares_kernel(
     def write(r, found, own=None):
       best, share = found
       own = products(r) if own is None else own
-      # Not `where`: among NaNs is no best, and this makes NaNs of it.
-      own = (own == best).astype(jnp.float32) * share
-      own = own.astype(out_ref.dtype)
+      # Among NaNs is no best: the gradient is to be NaN as well.
+      others = jnp.where(best == best, 0.0, jnp.nan)
+      own = jnp.where(own == best, share, others).astype(out_ref.dtype)
       out_ref[pl.ds(r * rows, rows), at] = own
       return found
 

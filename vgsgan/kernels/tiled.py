@@ -111,11 +111,11 @@ def shares(a, a_valid, b, b_valid, slope):
   """The gradient by the products: each best's slope, split among its equals."""
   products = _products(a, a_valid, b)
   best = products == jnp.max(products, axis=1, keepdims=True)
-  best = best.astype(jnp.float32)
-  number = jnp.sum(best, axis=1)
+  number = jnp.sum(best, axis=1, dtype=jnp.float32)
   slope = jnp.where(b_valid, slope[..., None], 0.0).reshape(number.shape)
-  # Not `where`: among NaNs is no best, and this makes NaNs of it.
-  share = best * (slope / number)[:, None]
+  # Among NaNs is no best: the gradient is to be NaN as well.
+  others = jnp.where(number > 0, 0.0, jnp.nan)
+  share = jnp.where(best, (slope / number)[:, None], others[:, None])
   return share.reshape(-1, share.shape[-1])
 
 

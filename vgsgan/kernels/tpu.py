@@ -200,9 +200,12 @@ def _shares(tiling, a_ref, a_valid_ref, b_ref, b_valid_ref, slope_ref):
   products = _products(tiling, a_ref, a_valid_ref, b_ref)
   best = products == jnp.max(products, axis=1, keepdims=True)
   best = best.astype(jnp.float32)
+  number = jnp.sum(best, axis=1)
   slope = _dot(slope_ref[0, 0], _owner(tiling, best.shape[2]), 1, 0)
   slope = jnp.where(b_valid_ref[0] > 0, slope, 0.0)
-  share = best * (slope / jnp.sum(best, axis=1))[:, None]
+  # Among NaNs is no best: the gradient is to be NaN as well.
+  others = jnp.where(number > 0, 0.0, jnp.nan)[:, None]
+  share = jnp.where(best > 0, (slope / number)[:, None], others)
   return share.reshape(-1, share.shape[2]).astype(a_ref.dtype)
 
 
