@@ -109,10 +109,10 @@ def test_maps_loss_and_gradients_are_equal(pair_of, fields):
   assert max(found.values()) < 2e-4, found
 
 
-@pytest.mark.parametrize("optim", ["adam", "sgd"])
-def test_several_updates_are_equal(pair_of, optim):
+@pytest.mark.parametrize(("optim", "lr"), [("adam", 0.03), ("sgd", 1.0)])
+def test_several_updates_are_equal(pair_of, optim, lr):
   """Clipping, rates by step, decay and the optimiser: the losses go one way."""
-  use = {"name": optim, "weight_decay": 0.01, "clip_norm": 0.3}
+  use = {"name": optim, "lr": lr, "weight_decay": 0.01, "clip_norm": 0.3}
   image = RESNET | {"norm": "group"}
   pair = pair_of(config_of(image=image, loss={"name": "infonce"}, optim=use))
   update = jax.jit(pair.model.step)
@@ -121,7 +121,7 @@ def test_several_updates_are_equal(pair_of, optim):
     state, metrics = update(state, pair.training.batch)
     ours.append(float(metrics["loss"]))
     theirs.append(pair.twin.step(pair.fed, pair.noise))
-  assert abs(ours[0] - ours[-1]) > 0.02, "nothing was learned"
+  assert abs(ours[0] - ours[-1]) > 0.05, "nothing was learned"
   np.testing.assert_allclose(theirs, ours, rtol=2e-3)
 
 
