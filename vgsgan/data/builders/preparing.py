@@ -51,7 +51,7 @@ def prepare_once(
 
 
 @dataclasses.dataclass(frozen=True)
-class Split:
+class Split(Sequence):
   """Random access to the records of a prepared split.
 
   ArrayRecord checks what it reads; what does not agree is said in one line.
