@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from tests.test_options import load
-from vgsgan import chips, compiling, hlo, mesh, tasks, trainer
+from vgsgan import chips, compiling, footprint, hlo, mesh, tasks, trainer
 from vgsgan.data import blank
 from vgsgan.data.builders import clevrgan_records
 from vgsgan.errors import UserError
@@ -46,7 +46,7 @@ def test_a_contrastive_step_sends_what_the_algorithm_needs(where):
   config, grid = small(), mesh.make_mesh(devices=devices_on(where))
   splits = blank.splits(config.data)
   task = tasks.build(config, grid, splits)
-  state, batch = compiling.abstract(config, task, splits["train"][0], grid)
+  state, batch = footprint.abstract(config, task, splits["train"][0], grid)
   step = trainer.jit_step(task.step, state, grid)
   found = hlo.collectives(step.lower(state, batch).compile().as_text())
 
@@ -94,7 +94,7 @@ def test_the_least_of_a_step_on_shared_parameters_by_hand():
   state = TrainState(jnp.int32(0), mesh.abstract(shapes, grid), {}, {})
   large, bias = 64 * 128 * 4, 40
   expected = 2 * (1 / 2) * large + 2 * (3 / 4) * large / 2 + 2 * (7 / 8) * bias
-  assert compiling.gradient_bytes(state, grid) == pytest.approx(expected)
+  assert footprint.gradient_bytes(state, grid) == pytest.approx(expected)
 
 
 def test_an_estimate_by_hand():
@@ -140,10 +140,10 @@ def test_a_mesh_that_does_not_divide():
 
 
 def test_too_little_memory():
-  compiling.check_memory({"peak": 2e9, "of": 0})  # Not known.
-  compiling.check_memory({"peak": 2e9, "of": 2e9})
+  footprint.check_memory({"peak": 2e9, "of": 0})  # Not known.
+  footprint.check_memory({"peak": 2e9, "of": 2e9})
   with pytest.raises(UserError, match=r"needs 2.50 GB and has 2.00 GB"):
-    compiling.check_memory({"peak": 2.5e9, "of": 2e9})
+    footprint.check_memory({"peak": 2.5e9, "of": 2e9})
 
 
 def test_without_libtpu(monkeypatch):
@@ -165,7 +165,7 @@ def test_the_compilers_own_word_on_memory():
   rows = jax.sharding.NamedSharding(grid, P())
   x = jax.ShapeDtypeStruct((80_000, 80_000), jnp.float32, sharding=rows)
   with pytest.raises(UserError, match=r"out of memory.*exceeds available") as e:
-    compiling.compile_or_say(jax.jit(lambda x: x + x.T).trace(x))
+    footprint.compile_or_say(jax.jit(lambda x: x + x.T).trace(x))
   assert "\n" not in str(e.value)
 
 

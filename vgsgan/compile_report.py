@@ -8,7 +8,7 @@ def report(found: dict[str, Any]) -> list[str]:
   """Lines about every update of one compilation.
 
   Args:
-    found: of `compiling.figures`, with `arm` and `topology`, or '' for none.
+    found: of `compiling.figures` with `arm` and `topology`, or '' for none.
   """
   arm = f"{found['arm']}: " if found["arm"] else ""
   where = f" ({found['topology']})" if found["topology"] else ""
@@ -80,10 +80,12 @@ def table(found: Sequence[dict[str, Any]]) -> list[str]:
     "ratio | step, ms (estimate) | efficiency (estimate) |",
     "|---|---|---|---|---|---|---|---|---|",
   ]
-  first = found[0]["steps"][-1]["estimate"]["step"]
-  for one in found:
+  seconds = [
+    one["steps"][-1].get("estimate", {}).get("step", float("nan"))
+    for one in found
+  ]
+  for one, time in zip(found, seconds, strict=True):
     step = one["steps"][-1]
-    seconds = step["estimate"]["step"]
     cells = [
       f"{one['chips']}",
       f"{one['batch']}",
@@ -92,8 +94,8 @@ def table(found: Sequence[dict[str, Any]]) -> list[str]:
       f"{step['sent'] / 1e6:,.2f}",
       f"{step['least_sent'] / 1e6:,.2f}",
       f"{step['sent'] / step['least_sent']:.3f}",
-      f"{1e3 * seconds:.2f}",
-      f"{first / seconds:.3f}",
+      f"{1e3 * time:.2f}",
+      f"{seconds[0] / time:.3f}",
     ]
     lines.append(f"| {' | '.join(cells)} |")
   return lines

@@ -154,10 +154,11 @@ class Gan:
 
   def discriminator_loss(self, params, stats, real, drawn, labels):
     """Hinge loss and R1; new statistics."""
-    both = jnp.concatenate([real, drawn])
-    twice = None if labels is None else jnp.concatenate([labels, labels])
+    # In turns, so that each stays on its device.
+    both = jnp.stack([real, drawn], 1).reshape(-1, *real.shape[1:])
+    twice = None if labels is None else jnp.repeat(labels, 2, axis=0)
     scores, new = self.judge(params, stats, both, twice, train=True)
-    on_real, on_drawn = jnp.split(scores, 2)
+    on_real, on_drawn = scores[::2], scores[1::2]
     loss = adversarial.hinge(on_real, on_drawn)
     metrics = {
       "score_real": jnp.mean(on_real),

@@ -176,9 +176,10 @@ class Adversarial(Pictures):
 
     Normalisation sees both together, so that one function judges both.
     """
-    both = jnp.concatenate([real, drawn])
+    # In turns, so that each stays on its device.
+    both = jnp.stack([real, drawn], 1).reshape(-1, *real.shape[1:])
     logits, new = self.apply("discriminator", params, stats, both)
-    return jnp.split(logits[:, 0], 2), new
+    return (logits[::2, 0], logits[1::2, 0]), new
 
   def discriminator_loss(self, own, params, stats, inputs, chances):
     drawn, _ = self.generate(
