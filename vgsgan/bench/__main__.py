@@ -2,11 +2,12 @@
 
     python -m vgsgan.bench step --config=configs/quickstart.py:chunk
 
-`step`, `input`, `edits` and `checkpoint` are in the modules of their names. A
-config of several arms (`configs/quickstart.py:table`) gives a column an arm, of
-its first seed. `--json=PATH` keeps the figures, with the machine that they were
-measured on. `step --torch` runs network and loss in PyTorch as well, which the
-extra `bench` installs.
+`step`, `scores`, `input`, `edits` and `checkpoint` are in the modules of their
+names; `scores` has sizes of its own, whatever the config. A config of several
+arms (`configs/quickstart.py:table`) gives a column an arm, of its first seed.
+`--json=PATH` keeps the figures, with the machine that they were measured on.
+`step --torch` runs network and loss in PyTorch as well, which the extra `bench`
+installs.
 """
 
 import sys

@@ -11,13 +11,14 @@ import jax
 import ml_collections
 
 from vgsgan import comparing, jsonfiles, options
-from vgsgan.bench import checkpoint, edits, input, step
+from vgsgan.bench import checkpoint, edits, input, scores, step
 from vgsgan.errors import UserError
 
 Measure = Callable[[ml_collections.ConfigDict, int], dict]
 
 MODES: Mapping[str, Measure] = {
   "step": step.measure,
+  "scores": scores.measure,
   "input": input.measure,
   "edits": edits.measure,
   "checkpoint": checkpoint.measure,

@@ -176,10 +176,15 @@ class Adversarial(Pictures):
 
     Normalisation sees both together, so that one function judges both.
     """
-    # In turns, so that each stays on its device.
-    both = jnp.stack([real, drawn], 1).reshape(-1, *real.shape[1:])
-    logits, new = self.apply("discriminator", params, stats, both)
-    return (logits[::2, 0], logits[1::2, 0]), new
+    network = passes.network(self.modules["discriminator"], params)
+
+    def tell(stats, real, drawn):
+      # In turns, so that each stays on its device.
+      both = jnp.stack([real, drawn], 1).reshape(-1, *real.shape[1:])
+      logits, new = network(stats, both)
+      return (logits[::2, 0], logits[1::2, 0]), new
+
+    return passes.run(self.config.train, tell, stats, real, drawn)
 
   def discriminator_loss(self, own, params, stats, inputs, chances):
     drawn, _ = self.generate(

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 
 from vgsgan import scores
@@ -15,7 +16,9 @@ CASES = {"7x7": (64, 49, 64, 512), "14x14": (64, 196, 64, 512)}
 PEAK = 2048  # Side of the square matrices whose product is the peak.
 
 
-def measure(repeat: int) -> dict[str, dict[str, float]]:
+def measure(
+  config: ml_collections.ConfigDict, repeat: int
+) -> dict[str, dict[str, float]]:
   """Medians of `repeat` turns, after one to warm up, of each case's figures.
 
   In every turn all functions run once, so that ratios hold on a machine whose
@@ -28,6 +31,7 @@ def measure(repeat: int) -> dict[str, dict[str, float]]:
   time over all threads, which other programs disturb less. Bytes are
   temporaries, as compiled.
   """
+  del config  # The sizes are those of `CASES`.
   return {name: _case(sizes, repeat) for name, sizes in CASES.items()}
 
 
