@@ -252,8 +252,11 @@ def test_arms_are_measured_with_the_first_seed_alone():
 @pytest.mark.parametrize(
   ("argv", "said"),
   [
-    ([], r"name what to measure, one of step, input, edits, checkpoint"),
-    (["stepp"], r"'stepp': did you mean 'step'\? \(one of step, input"),
+    (
+      [],
+      r"name what to measure, one of step, scores, input, edits, checkpoint",
+    ),
+    (["stepp"], r"'stepp': did you mean 'step'\? \(one of step, scores, input"),
     (["step", "more"], r"unexpected argument 'more'"),
   ],
 )

@@ -38,6 +38,8 @@ def drawn_state(self, init):
       noise = rng.standard_normal(leaf.shape).astype(np.float32)
       fan_in = np.prod(leaf.shape[:-1]) if name == "kernel" else 100
       found = (name == "scale") + noise * np.float32(np.sqrt(2 / fan_in))
+      if name == "log_scale":
+        found = np.log(10.0)
     elif name == "var":
       found += 1
     return jnp.asarray(found, leaf.dtype)
