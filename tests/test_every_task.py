@@ -137,8 +137,9 @@ def test_two_processes_give_what_one_gives(folder, task):
   )
   assert mine.keys() == its.keys()
   for name, value in its.items():
+    # The rank of one of 24 records may change hands.
     np.testing.assert_allclose(
-      mine[name], value, rtol=2e-2, atol=2e-2, err_msg=name
+      mine[name], value, rtol=2e-2, atol=1.01 / 24, err_msg=name
     )
   mine, its = compare.arrays(two, 4), compare.arrays(one, 4)
   assert mine.keys() == its.keys()

@@ -22,6 +22,11 @@ from vgsgan import processes
 from vgsgan.errors import UserError
 what, port, rank = sys.argv[1], sys.argv[2], int(sys.argv[3])
 processes.start(f"127.0.0.1:{port}", 2, rank)
+try:
+  with processes.together(LookupError):
+    raise LookupError("what all of them raise")
+except LookupError:
+  pass
 with processes.together():
   processes.meet("have started")
   print("ready", flush=True)
