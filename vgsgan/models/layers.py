@@ -154,7 +154,8 @@ class Conv2D(nn.Module):
   ) -> Float[Array, "b h w {self.features}"]:
     k, c = self.kernel, x.shape[-1]
     kernel = self.param("kernel", self.kernel_init, (k, k, c, self.features))
-    kernel, x = kernel.astype(self.dtype), x.astype(self.dtype)
+    # Weights that were loaded may be numpy's.
+    kernel, x = jnp.asarray(kernel, self.dtype), jnp.asarray(x, self.dtype)
     y = conv2d(x, kernel)
     if self.use_bias:
       zeros = nn.initializers.zeros
