@@ -219,22 +219,24 @@ def test_the_loss_curve_is_the_same_on_1_and_8_devices(
 
 
 @pytest.mark.parametrize(
-  "how, near",
+  "how, first, later",
   [
-    ({"remat": True}, 2e-4),
-    ({"dtype": "bfloat16"}, 2e-2),
-    # Normalisation sees a half at a time.
-    ({"accumulate": 2, "dtype": "bfloat16", "remat": True}, 5e-2),
+    ({"remat": True}, 2e-4, 2e-4),
+    # Rounded otherwise, other impostors are the hardest below the positive.
+    ({"dtype": "bfloat16"}, 2e-2, 0.2),
+    # And normalisation sees a half at a time.
+    ({"accumulate": 2, "dtype": "bfloat16", "remat": True}, 2e-2, 0.2),
   ],
 )
 def test_less_memory_and_precision_leave_the_loss_curve(
-  folder, tmp_path, plain_curve, how, near
+  folder, tmp_path, plain_curve, how, first, later
 ):
   config = small(folder, eval_every=6)
   config.train.update(how)
   trainer.run(config, tmp_path, "train")
   curve = [x["loss"] for x in lines(tmp_path, "train")]
-  np.testing.assert_allclose(curve, plain_curve, rtol=near)
+  np.testing.assert_allclose(curve[0], plain_curve[0], rtol=first)
+  np.testing.assert_allclose(curve, plain_curve, rtol=later)
 
 
 @pytest.fixture(scope="module")

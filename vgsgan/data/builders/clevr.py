@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from jaxtyping import Int
 from PIL import Image
 
-from vgsgan.data.builders import scenes
+from vgsgan.data.builders import preparing, scenes
 from vgsgan.data.pipeline import Record, Records
 from vgsgan.errors import UserError
 from vgsgan.worlds.attributes import ATTRIBUTES
