@@ -104,6 +104,38 @@ def test_a_drill_that_fails_is_counted_and_kept(place, monkeypatch):
   assert "kill-training" in drill.table(kinds)
 
 
+@pytest.mark.parametrize("code", [143, -15, 1])
+@pytest.mark.parametrize("files", [[], ["metrics.jsonl"], ["results.json"]])
+def test_how_a_run_may_leave_when_it_is_told_to(
+  place, monkeypatch, code, files
+):
+  """143; by the signal itself where there is nothing to save."""
+
+  class Left(runs.Start):
+    def __init__(self, place):
+      self.processes, self.seen = [], set()
+      leave(place.workdir)
+      for file in {"metrics.jsonl", "results.json"} - set(files):
+        (place.workdir / file).unlink()
+
+    def send(self, number):
+      pass
+
+    def ended(self, limit):
+      return [code]
+
+  monkeypatch.setattr(faults, "Start", Left)
+  monkeypatch.setattr(Drill, "training", lambda this, start: None)
+  monkeypatch.setattr(Drill, "again", lambda this, start: {"redone": 0})
+  monkeypatch.setattr(Drill, "same", lambda this: None)
+  this = Drill(place, random.Random(0), lambda processes: place.workdir)
+  if code == 143 or (code == -15 and files != ["metrics.jsonl"]):
+    assert faults.terminate("training")(this) == {"redone": 0}
+  else:
+    with pytest.raises(runs.FailedError, match=f"left with {code}"):
+      faults.terminate("training")(this)
+
+
 def test_a_moment_that_was_missed_is_tried_again(place, monkeypatch):
   moments = []
 

@@ -46,8 +46,8 @@ def kill(moment: str) -> Callable[[Drill], Facts]:
 
 
 def terminate(moment: str) -> Callable[[Drill], Facts]:
-  """SIGTERM: saves, and leaves with 143; before there is anything to save it
-  may end at once."""
+  """SIGTERM: saves, and leaves with 143; where there is nothing to save, yet or
+  any more, it may end at once."""
 
   def drill(this: Drill) -> Facts:
     with Start(this.place) as first:
@@ -56,8 +56,7 @@ def terminate(moment: str) -> Callable[[Drill], Facts]:
       (code,) = first.ended(LEAVE_SECONDS)
     if code == 0:
       raise MissedError
-    begun = runs.reached(this.workdir)
-    if code != _LEFT and (begun or code != -signal.SIGTERM):
+    if code != _LEFT and not (code == -signal.SIGTERM and _idle(this.workdir)):
       raise FailedError(f"left with {code}")
     facts = this.again(first)
     if facts["redone"]:
@@ -66,6 +65,11 @@ def terminate(moment: str) -> Callable[[Drill], Facts]:
     return facts
 
   return drill
+
+
+def _idle(workdir: pathlib.Path) -> bool:
+  """Whether a run has nothing to save: it has no step yet, or its results."""
+  return not runs.reached(workdir) or (workdir / "results.json").exists()
 
 
 def kill_one_of_two(this: Drill) -> Facts:
