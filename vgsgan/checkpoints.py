@@ -2,6 +2,9 @@
 
 Orbax writes the arrays and keeps the processes together. Added to it here:
 
+- all that it does for a save is done beside the training, of a copy on the
+  devices, by threads that let the training go first;
+
 - a record beside the arrays (JSON: the caller's `meta`, the score, and each
   array's shape, dtype and CRC-32), because Orbax takes flipped bytes for
   weights, and names no parameter when the model is another one;
@@ -23,10 +26,14 @@ import math
 import os
 import pathlib
 import shutil
+import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent import futures
 from typing import Any, SupportsFloat
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging as absl_logging
@@ -35,6 +42,10 @@ from jax.experimental import multihost_utils
 from vgsgan import processes
 from vgsgan.errors import UserError
 from vgsgan.integrity import DamagedError, describe, one_line, refusal, seal
+
+# Of the threads that save. They get a tenth of a core that training wants too:
+# with less, a busy machine would keep a run that is to leave from leaving.
+NICE = 10
 
 
 class _Manager(ocp.CheckpointManager):
@@ -90,6 +101,8 @@ class Checkpoints:
     self._best = best
     self._sign = 1.0 if larger_is_better else -1.0
     self._replacing = True  # a run killed while replacing may have left one
+    self._writing: futures.Future | None = None
+    self._writer = futures.ThreadPoolExecutor(1, initializer=_step_aside)
     for logger in ("absl", "asyncio"):
       logging.getLogger(logger).addFilter(_not_raised_again)
     policies = ocp.checkpoint_managers
@@ -139,7 +152,11 @@ class Checkpoints:
     meta: Mapping[str, Any],
     metrics: Mapping[str, SupportsFloat] | None = None,
   ) -> None:
-    """Starts to save; returns once the arrays are copied to the host.
+    """Starts to save a copy of the state.
+
+    One process does nothing more here. Of several, each returns once its arrays
+    are copied to the host: what Orbax has them agree on must keep its place
+    among the steps.
 
     A step may be saved again, say with metrics after its evaluation: the old
     one stays on disk until the new one is whole.
@@ -151,11 +168,21 @@ class Checkpoints:
       metrics: holds the metric `best`; None if the step is not evaluated.
 
     Raises:
-      UserError: this or the save before it could not be written, or the
-        metrics hold no `best`.
+      UserError: the save before this one could not be written, of several
+        processes this one either, or the metrics hold no `best`.
     """
     score = self._score(metrics)
     self.wait()
+    if jax.process_count() > 1:
+      self._write(step, state, meta, score)
+    else:
+      self._writing = self._writer.submit(
+        self._write, step, _copy(state), meta, score
+      )
+
+  def _write(
+    self, step: int, state: Any, meta: Mapping[str, Any], score: float | None
+  ) -> None:
     with self._explained(), jax.transfer_guard("allow"):
       record = seal(
         {"meta": meta, "score": score, "arrays": describe(state, True)}
@@ -268,6 +295,9 @@ class Checkpoints:
     Raises:
       UserError: it could not be written.
     """
+    writing, self._writing = self._writing, None
+    if writing is not None:
+      writing.result()
     with self._explained():
       self._manager.wait_until_finished()
       self._settle()
@@ -277,6 +307,7 @@ class Checkpoints:
     try:
       self.wait()
     finally:
+      self._writer.shutdown()
       self._manager.close()
 
   def _score(self, metrics: Mapping[str, SupportsFloat] | None) -> float | None:
@@ -412,6 +443,17 @@ class Checkpoints:
         f"cannot save a checkpoint in {self.folder}: {reason}; the last good"
         f" checkpoint is {last}; mend this (free some space?) and start again"
       ) from error
+
+
+@jax.jit
+def _copy(state: Any) -> Any:
+  return jax.tree.map(jnp.copy, state)
+
+
+def _step_aside() -> None:
+  """Has this thread, and those that it starts, let the others go first."""
+  if sys.platform == "linux":  # Elsewhere it would be the whole process.
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
 
 
 def _not_raised_again(record: logging.LogRecord) -> bool:
