@@ -24,6 +24,12 @@ IMPLEMENTATIONS = {
     functools.partial(tiled.sums, 50),
     functools.partial(tiled.gradients, 50, tiled.shares),
   ),
+  "tiled, best kept": (
+    lambda *operands: tiled.sums_and_best(50, *operands)[0],
+    lambda *x: tiled.gradients(
+      50, tiled.shares, *x, tiled.sums_and_best(50, *x[:4])[1]
+    ),
+  ),
   "tpu": (
     functools.partial(tpu.sums, interpret=True),
     functools.partial(tpu.gradients, interpret=True),

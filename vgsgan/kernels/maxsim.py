@@ -9,10 +9,15 @@ counts.
 
 The products of all pairs, `m i n j` numbers, are never held at once, as in
 flash attention (Dao et al., NeurIPS 2022): they are formed tile by tile, pooled
-where they are, and formed anew for the gradient. What is kept between the two
-passes is the arguments. Beyond arguments and results the memory needed is
+where they are. GPU and TPU form them anew for the gradient, and keep nothing
+but the arguments. A CPU, whose time is in the products, keeps which vector was
+the best, `m n j` small integers, and takes the gradient from these vectors
+alone; it forms the products anew where several are the best, or where there
+would be more than `KEPT` to keep. Beyond arguments and results the memory
+needed is
 
-  CPU: one tile of `TILE` products, and as many shares for the gradient;
+  CPU: one tile of `TILE` products, and as many shares for the gradient; what
+    is kept;
   GPU: no products; for the gradient shares of `gpu.TILE` products;
   TPU: nothing of that kind: tiles live in the chip's vector memory.
 
@@ -33,6 +38,8 @@ from vgsgan.kernels import gpu, tiled, tpu
 # Products that may exist at once on a CPU (float32: 1 MiB), as measured: less
 # leaves the matrix products too small, more leaves the cache.
 TILE = 2**18
+# Best vectors that a CPU keeps for the gradient at most (int16: 64 MiB).
+KEPT = 2**25
 
 
 def maxsim(
@@ -92,16 +99,37 @@ def _fused(tile, a, a_valid, b, b_valid):
   )
 
 
-def _forward(tile, a, a_valid, b, b_valid):
-  return _fused(tile, a, a_valid, b, b_valid), (a, a_valid, b, b_valid)
+def _forward(tile, *args):
+  whole = functools.partial(tiled.sums_and_best, tile)
+  if not _keeps(*args):
+    return _fused(tile, *args), (args, None)
+  empty = jax.eval_shape(whole, *args)[1]
+
+  def without(sums):
+    return lambda a, *others: (
+      sums(a, *others),
+      lax.full_like(a, 0, empty.dtype, empty.shape),
+    )
+
+  sums, best = lax.platform_dependent(
+    *args, tpu=without(tpu.sums), cuda=without(gpu.sums), default=whole
+  )
+  return sums, (args, best)
+
+
+def _keeps(a, a_valid, b, b_valid):
+  """Whether to keep which vectors were the best ones."""
+  return len(a_valid) * b_valid.size <= KEPT
 
 
 def _backward(tile, saved, slope):
+  args, best = saved
   a_slope, b_slope = lax.platform_dependent(
-    *saved,
+    *args,
     slope,
-    tpu=tpu.gradients,
-    cuda=gpu.gradients,
+    best,
+    tpu=lambda *x: tpu.gradients(*x[:-1]),
+    cuda=lambda *x: gpu.gradients(*x[:-1]),
     default=functools.partial(tiled.gradients, tile, tiled.shares),
   )
   return a_slope, None, b_slope, None

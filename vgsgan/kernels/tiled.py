@@ -3,13 +3,14 @@
 The loops are `lax` loops: matrix products in them are as fast as outside.
 """
 
+import functools
 import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 Shares = Callable[[Array, Array, Array, Array, Array], Array]
 
@@ -40,16 +41,32 @@ def sums(
   b_valid: Bool[Array, "n j"],
 ) -> Float[Array, "m n"]:
   """`maxsim.plain`, with at most `tile` products at a time."""
+  return sums_and_best(tile, a, a_valid, b, b_valid)[0]
+
+
+def sums_and_best(
+  tile: int,
+  a: Float[Array, "m i d"],
+  a_valid: Bool[Array, "m i"],
+  b: Float[Array, "n j d"],
+  b_valid: Bool[Array, "n j"],
+) -> tuple[Float[Array, "m n"], Int[Array, "x y mx ny j"]]:
+  """`sums`, and for each vector of b which one of an item of a is its best.
+
+  Cut into x by y tiles, as `gradients` takes it; -1 where several are the best
+  or, among NaNs, none.
+  """
   (m, i), (n, j) = a_valid.shape, b_valid.shape
   m_parts, n_parts = counts(m, i, n, j, tile)
   a_parts = _split(a, m_parts), _split(a_valid, m_parts)
   b_parts = _split(b, n_parts), _split(b_valid, n_parts)
 
   def row(a_part):
-    return lax.map(lambda b_part: _sums(*a_part, *b_part), b_parts)
+    return lax.map(lambda b_part: _pooled(*a_part, *b_part), b_parts)
 
-  out = jnp.swapaxes(lax.map(row, a_parts), 1, 2)
-  return out.reshape(out.shape[0] * out.shape[1], -1)[:m, :n]
+  out, best = lax.map(row, a_parts)
+  out = jnp.swapaxes(out, 1, 2)
+  return out.reshape(out.shape[0] * out.shape[1], -1)[:m, :n], best
 
 
 def gradients(
@@ -60,6 +77,7 @@ def gradients(
   b: Float[Array, "n j d"],
   b_valid: Bool[Array, "n j"],
   slope: Float[Array, "m n"],
+  best: Int[Array, "x y mx ny j"] | None = None,
 ) -> tuple[Float[Array, "m i d"], Float[Array, "n j d"]]:
   """The gradients by a and b of `sum(slope * plain(a, ..., b, ...))`.
 
@@ -72,6 +90,8 @@ def gradients(
     b: vectors of n items.
     b_valid: which count.
     slope: the gradient by the sums.
+    best: of `sums_and_best`. Where each vector of b has one best, no product is
+      formed again: its slope goes to this one alone.
   """
   (m, i), (n, j) = a_valid.shape, b_valid.shape
   m_parts, n_parts = counts(m, i, n, j, tile)
@@ -80,24 +100,32 @@ def gradients(
   slope = jax.vmap(lambda x: _split(x.T, n_parts))(_split(slope, m_parts))
 
   def row(b_slope, part):
-    (a, a_valid), slope = part
+    (a, a_valid), slope, best = part
     a = masked(a, a_valid)
 
+    def by_products(b, b_valid, slope, _):
+      share = shares(a, a_valid, b, b_valid, slope)
+      return _dot(share, _flat(b)), _dot(share.T, _flat(a))
+
     def pair(slopes, part):
-      (b, b_valid), slope, k = part
-      b = masked(b, b_valid)
-      share = shares(a, a_valid, b, b_valid, slope.T)
-      more = _dot(share, _flat(b)), _dot(share.T, _flat(a))
+      (b, b_valid), slope, k, best = part
+      args = masked(b, b_valid), b_valid, slope.T, best
+      if best is None:
+        more = by_products(*args)
+      else:
+        unclear = jnp.any((best < 0) & b_valid)
+        alone = functools.partial(_by_best, a)
+        more = lax.cond(unclear, by_products, alone, *args)
       return (slopes[0] + more[0], slopes[1].at[k].add(more[1])), None
 
     zero = lax.full_like(_flat(a), 0, jnp.float32)
-    parts = b_parts, slope, jnp.arange(n_parts)
+    parts = b_parts, slope, jnp.arange(n_parts), best
     (a_slope, b_slope), _ = lax.scan(pair, (zero, b_slope), parts)
     return b_slope, a_slope.astype(a.dtype)
 
   shape = n_parts, b_parts[0].shape[1] * j, b.shape[-1]
   zero = lax.full_like(b, 0, jnp.float32, shape)
-  b_slope, a_slope = lax.scan(row, zero, (a_parts, slope))
+  b_slope, a_slope = lax.scan(row, zero, (a_parts, slope, best))
   b_slope = b_slope.reshape(-1, *b.shape[1:])[:n].astype(b.dtype)
   return a_slope.reshape(-1, *a.shape[1:])[:m], b_slope
 
@@ -119,11 +147,32 @@ def shares(a, a_valid, b, b_valid, slope):
   return share.reshape(-1, share.shape[-1])
 
 
-def _sums(a, a_valid, b, b_valid):
+def _by_best(a, b, b_valid, slope, best):
+  """Gradients of two parts whose vectors of b have one best each, flat."""
+  weight = jnp.where(b_valid, slope[..., None], 0.0)
+
+  def item(b_slope, part):
+    a, weight, best = part
+    weight, best = weight.reshape(-1, 1), jnp.maximum(best.reshape(-1), 0)
+    a_slope = lax.full_like(a, 0, jnp.float32).at[best].add(weight * _flat(b))
+    return b_slope + weight * a[best], a_slope
+
+  zero = lax.full_like(_flat(b), 0, jnp.float32)
+  b_slope, a_slope = lax.scan(item, zero, (a, weight, best))
+  return _flat(a_slope), b_slope
+
+
+def _pooled(a, a_valid, b, b_valid):
   a, b = masked(a, a_valid), masked(b, b_valid)
-  best = jnp.max(_products(a, a_valid, b), axis=1)
-  best = best.reshape(len(a), *b_valid.shape)
-  return jnp.sum(jnp.where(b_valid, best, 0.0), axis=-1)
+  products = _products(a, a_valid, b)
+  top = jnp.max(products, axis=1)
+  equal = products == top[:, None]
+  place = lax.broadcasted_iota(jnp.int32, products.shape, 1)
+  best = jnp.sum(jnp.where(equal, place, 0), axis=1)
+  best = jnp.where(jnp.sum(equal, axis=1) == 1, best, -1)
+  best = best.astype(jnp.int16 if a.shape[1] < 2**15 else jnp.int32)
+  top, best = (x.reshape(len(a), *b_valid.shape) for x in (top, best))
+  return jnp.sum(jnp.where(b_valid, top, 0.0), axis=-1), best
 
 
 def _products(a, a_valid, b):
