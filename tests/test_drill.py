@@ -136,6 +136,42 @@ def test_how_a_run_may_leave_when_it_is_told_to(
       faults.terminate("training")(this)
 
 
+def test_a_drill_that_breaks_is_a_failure(place, monkeypatch):
+  def broken(this):
+    raise FileExistsError("run")
+
+  monkeypatch.setitem(faults.KINDS, "kill-training", broken)
+  one = drill.drilled(place, 0, "kill-training", 0, drill.Undisturbed(place))
+  assert not one["ok"] and one["why"].startswith("FileExistsError: run")
+
+
+@pytest.mark.parametrize(
+  "args, said",
+  [
+    (["--count=abc"], "--count"),
+    (["--count=0"], "--count"),
+    (["--kinds=full-disc"], "--kinds=full-disc is unknown: did you mean 'full"),
+    (["--config.train.stepz=3"], "did you mean 'steps'"),
+    (["more"], "unexpected argument 'more'"),
+    ([], "is not empty"),
+  ],
+)
+def test_mistakes_are_told_in_one_line(tmp_path, args, said):
+  (tmp_path / "drills.jsonl").touch()
+  done = subprocess.run(
+    [
+      *(sys.executable, "-m", "vgsgan.drill", f"--workdir={tmp_path}"),
+      *("--config=configs/recogniser.py:smoke", *args),
+    ],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 2
+  (line,) = done.stderr.splitlines()
+  assert line.startswith("vgsgan: ") and said in line
+
+
 def test_a_moment_that_was_missed_is_tried_again(place, monkeypatch):
   moments = []
 

@@ -76,11 +76,16 @@ def check_config_flags(argv: Sequence[str]) -> None:
       check_overrides(load(pathlib.Path(path), argument), argv)
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-  """Parses `argv`; whatever is wrong in it becomes one line."""
+def parse_flags(argv: list[str], known_only: bool = False) -> list[str]:
+  """Parses `argv`; whatever is wrong in it becomes one line.
+
+  Args:
+    argv: the program and its arguments.
+    known_only: flags that are not defined are returned with the arguments.
+  """
   check_config_flags(argv)
   try:
-    return flags.FLAGS(argv)
+    return flags.FLAGS(argv, known_only=known_only)
   except flags.Error as error:
     raise UserError(str(error).splitlines()[0]) from error
 

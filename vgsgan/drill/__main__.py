@@ -27,6 +27,7 @@ from vgsgan import jsonfiles, options
 from vgsgan.drill import faults, runs
 from vgsgan.drill.moments import Drill
 from vgsgan.errors import UserError
+from vgsgan.integrity import one_line
 
 ATTEMPTS = 5  # A run may be over before the moment of its fault.
 
@@ -44,9 +45,10 @@ class Undisturbed:
       place = dataclasses.replace(self.place, folder=folder)
       with runs.Start(place, processes=processes) as start:
         if any(codes := start.ended(2 * runs.START_SECONDS)):
+          said = " ".join(start.lines()).removeprefix("vgsgan: ")
           raise UserError(
-            f"the run fails without any drill, with {codes}: see "
-            f"{start.logs[0]}"
+            f"the run fails without any drill, with {codes}: "
+            f"{said or f'see {start.logs[0]}'}"
           )
       self.made[processes] = place.workdir
     return self.made[processes]
@@ -67,8 +69,9 @@ def drilled(
       why = f"the moment was missed {ATTEMPTS} times"
       shutil.rmtree(folder)
       continue
-    except runs.FailedError as error:
-      why = f"{error}; kept in {folder}"
+    except Exception as error:  # Whatever it is, the next drills go on.
+      said = error if isinstance(error, runs.FailedError) else one_line(error)
+      why = f"{said}; kept in {folder}"
       break
     why = ""
     shutil.rmtree(folder)
@@ -115,7 +118,7 @@ def table(kinds: dict[str, dict[str, Any]]) -> str:
 
 def define_flags() -> None:
   flags.DEFINE_string("workdir", None, "Where it works, and reports.")
-  flags.DEFINE_integer("count", 100, "How many drills.")
+  flags.DEFINE_integer("count", 100, "How many drills.", 1)
   flags.DEFINE_integer("seed", 0, "Of the random moments.")
   flags.DEFINE_list("kinds", [], "Which faults; all of them if empty.")
   flags.DEFINE_string(
@@ -132,12 +135,16 @@ def main(argv: list[str]) -> int:
     raise UserError(f"unexpected argument {other[0]!r}; --help lists the flags")
   if not given.workdir:
     raise UserError("--workdir is missing: name a folder to drill in")
-  options.check_at_least("--count", given.count, 1)
   for kind in given.kinds:
-    options.check_one_of("--kinds", kind, tuple(faults.KINDS))
+    if kind not in faults.KINDS:
+      near = options.nearest(kind, list(faults.KINDS))
+      raise UserError(f"--kinds={kind} is unknown: {near}")
   folder = pathlib.Path(given.workdir).absolute()
   with jsonfiles.refused(folder):
     folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+      # What drills left before, or is half done, would be taken for a run's.
+      raise UserError(f"{folder} is not empty: name a new --workdir")
   place = runs.Place(
     folder, given.config, tuple(passed), folder / "data", folder / "cache"
   )
@@ -162,10 +169,14 @@ def main(argv: list[str]) -> int:
   return int(any(not one["ok"] for one in found))
 
 
+def parse_flags(argv: list[str]) -> list[str]:
+  """`--config.FIELD=VALUE` is left over, for the runs."""
+  return options.parse_flags(argv, known_only=True)
+
+
 def run() -> None:
-  parse = lambda argv: flags.FLAGS(argv, known_only=True)  # noqa: E731
   try:
-    app.run(main, flags_parser=parse)
+    app.run(main, flags_parser=parse_flags)
   except UserError as error:
     print(f"vgsgan: {error}", file=sys.stderr)
     sys.exit(2)

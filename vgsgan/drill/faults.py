@@ -125,6 +125,9 @@ def full_disk(this: Drill) -> Facts:
     _require_line(first, codes, "space")
     facts |= this.again(first)
     this.same()
+  except FailedError:
+    shutil.copytree(this.workdir, this.place.folder / "disk")
+    raise
   finally:
     subprocess.run(["umount", "-l", str(this.workdir)], check=True)
   return facts
