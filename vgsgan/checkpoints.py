@@ -12,20 +12,16 @@ Orbax writes the arrays and keeps the processes together. Added to it here:
   file stops it from opening the folder at all once it is damaged;
 - messages a person can act on.
 
-Beside the folder (WORKDIR/checkpoints) may appear `damaged/STEP`, what could
-not be read, and for a moment `replaced/STEP`, while a step is saved again.
 The folder must be one that every process sees, in a file system that can
 rename; buckets are used through a mount.
 """
 
 import contextlib
 import dataclasses
-import json
 import logging
 import math
 import os
 import pathlib
-import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,9 +35,17 @@ import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 from jax.experimental import multihost_utils
 
-from vgsgan import processes
+from vgsgan import processes, step_folders
 from vgsgan.errors import UserError
-from vgsgan.integrity import DamagedError, describe, one_line, refusal, seal
+from vgsgan.integrity import (
+  DamagedError,
+  describe,
+  one_line,
+  read_record,
+  refusal,
+  require_same_model,
+  seal,
+)
 
 # Of the threads that save. They get a tenth of a core that training wants too:
 # with less, a busy machine would keep a run that is to leave from leaving.
@@ -130,9 +134,7 @@ class Checkpoints:
 
   def steps(self) -> list[int]:
     """Steps written completely, ascending. Orbax renames a step when whole."""
-    return sorted(
-      int(path.name) for path in self.folder.iterdir() if path.name.isdigit()
-    )
+    return step_folders.steps(self.folder)
 
   def latest_step(self) -> int | None:
     return max(self.steps(), default=None)
@@ -325,28 +327,19 @@ class Checkpoints:
     scores = {}
     for step in self.steps():
       with contextlib.suppress(DamagedError):
-        score = self._record(step)["score"]
+        score = read_record(self.folder / str(step))["score"]
         if score is not None:
           scores[step] = self._sign * score
     return scores
-
-  def _record(self, step: int) -> dict[str, Any]:
-    path = self.folder / str(step) / "meta" / "metadata"  # JsonSave's name
-    try:
-      record = json.loads(path.read_bytes())
-      whole = record == seal({k: v for k, v in record.items() if k != "crc32"})
-    except (OSError, ValueError, AttributeError) as error:
-      raise DamagedError(f"meta/metadata: {one_line(error)}") from error
-    if not whole:
-      raise DamagedError("meta/metadata is not what was written (CRC-32)")
-    return record
 
   def _load(self, step: int, abstract_state: Any) -> tuple[Any, Any]:
     """Reads and checks a step; all processes come to the same verdict."""
     verdict, found = "", None
     try:
-      record = self._record(step)
-      self._require_same_model(step, record["arrays"], abstract_state)
+      record = read_record(self.folder / str(step))
+      require_same_model(
+        self.folder / str(step), record["arrays"], abstract_state
+      )
       found = self._read_state(step, abstract_state, record["arrays"])
     except DamagedError as error:
       verdict = str(error)
@@ -376,33 +369,9 @@ class Checkpoints:
         raise DamagedError(f"{name} is not what was written (CRC-32)")
     return state
 
-  def _require_same_model(self, step: int, arrays: dict, wanted: Any) -> None:
-    def show(entry: Sequence[Any] | None) -> str:
-      return f"{entry[1]}{list(entry[0])}" if entry else "missing"
-
-    here = describe(wanted, False)
-    names = [*here, *(name for name in arrays if name not in here)]
-    differ = [
-      n for n in names if show(here.get(n)) != show(arrays.get(n))
-    ]  # fmt: skip
-    if differ:
-      name = differ[0]
-      raise UserError(
-        f"checkpoint {self.folder / str(step)} is of another model: {name} is"
-        f" {show(arrays.get(name))} there and {show(here.get(name))} here"
-        f" ({len(differ)} of {len(names)} arrays differ); give another"
-        " --workdir, or the config it was trained with"
-        f" ({self.folder.parent / 'config.json'})"
-      )
-
   def _set_aside(self, why: str, step: int) -> None:
-    """Moves a step to a folder beside ours, on the same file system."""
     if jax.process_index() == 0:
-      target = self.folder.with_name(why) / str(step)
-      target.parent.mkdir(exist_ok=True)
-      while target.exists():
-        target = target.with_name(target.name + "_")
-      os.rename(self.folder / str(step), target)
+      step_folders.set_aside(self.folder, why, step)
     multihost_utils.sync_global_devices(f"set aside {why} {step}")
     self._manager.reload()
 
@@ -411,19 +380,9 @@ class Checkpoints:
     if not self._replacing:
       return
     if jax.process_index() == 0:
-      self._settle_files()
+      step_folders.settle(self.folder)
     multihost_utils.sync_global_devices("settled replaced checkpoints")
     self._replacing = False
-
-  def _settle_files(self) -> None:
-    replaced = self.folder.with_name("replaced")
-    for old in replaced.iterdir() if replaced.exists() else ():
-      if (self.folder / old.name).exists():
-        shutil.rmtree(old)
-      else:
-        os.rename(old, self.folder / old.name)
-    if replaced.exists():
-      replaced.rmdir()
 
   @contextlib.contextmanager
   def _explained(self) -> Iterator[None]:
@@ -436,7 +395,7 @@ class Checkpoints:
         raise
       with contextlib.suppress(OSError):
         if jax.process_index() == 0:
-          self._settle_files()
+          step_folders.settle(self.folder)
       steps = self.steps() if self.folder.is_dir() else []
       last = f"step {steps[-1]}" if steps else "none"
       raise UserError(

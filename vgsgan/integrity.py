@@ -2,13 +2,16 @@
 
 import json
 import os
+import pathlib
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+
+from vgsgan.errors import UserError
 
 
 class DamagedError(Exception):
@@ -45,6 +48,54 @@ def seal(record: Mapping[str, Any]) -> dict[str, Any]:
   """The record as JSON gives it back, with a checksum of itself."""
   text = json.dumps(record, sort_keys=True, allow_nan=False)
   return {**json.loads(text), "crc32": zlib.crc32(text.encode())}
+
+
+def read_record(step: pathlib.Path) -> dict[str, Any]:
+  """What was kept beside the arrays of a step's folder.
+
+  Raises:
+    DamagedError: it is not what was written.
+  """
+  path = step / "meta" / "metadata"  # The name that JsonSave gives it.
+  try:
+    record = json.loads(path.read_bytes())
+    whole = record == seal({k: v for k, v in record.items() if k != "crc32"})
+  except (OSError, ValueError, AttributeError) as error:
+    raise DamagedError(f"meta/metadata: {one_line(error)}") from error
+  if not whole:
+    raise DamagedError("meta/metadata is not what was written (CRC-32)")
+  return record
+
+
+def require_same_model(
+  step: pathlib.Path, arrays: Mapping[str, Sequence[Any]], wanted: Any
+) -> None:
+  """Refuses a checkpoint whose arrays are not those of a state.
+
+  Args:
+    step: its folder.
+    arrays: what it holds, as `describe` gives it.
+    wanted: the state, or its shapes.
+
+  Raises:
+    UserError: a name, shape or dtype differs.
+  """
+
+  def show(entry: Sequence[Any] | None) -> str:
+    return f"{entry[1]}{list(entry[0])}" if entry else "missing"
+
+  here = describe(wanted, False)
+  names = [*here, *(name for name in arrays if name not in here)]
+  differ = [n for n in names if show(here.get(n)) != show(arrays.get(n))]
+  if differ:
+    name = differ[0]
+    raise UserError(
+      f"checkpoint {step} is of another model: {name} is"
+      f" {show(arrays.get(name))} there and {show(here.get(name))} here"
+      f" ({len(differ)} of {len(names)} arrays differ); give another"
+      " --workdir, or the config it was trained with"
+      f" ({step.parent.parent / 'config.json'})"
+    )
 
 
 def refusal(error: BaseException | None) -> str | None:
