@@ -77,7 +77,7 @@ def pair_of(monkeypatch):
   monkeypatch.setattr(grounding.Grounding, "inputs", plain_inputs)
   monkeypatch.setitem(grounding.SPEECH_TOWERS, "small", short_tower)
   monkeypatch.setattr(Case, "state_of", drawn_state)
-  monkeypatch.setattr(mesh, "make_mesh", lambda: make_mesh(1))
+  monkeypatch.setattr(mesh, "make_mesh", lambda model=1: make_mesh(1, model))
   monkeypatch.setattr(data, "load", lambda config: {"train": rows})
   monkeypatch.setattr(tasks, "build", lambda *args: task)
   return lambda config: torch_step.Pair(Case(config))
