@@ -11,7 +11,16 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from tests.test_options import load
-from vgsgan import chips, compiling, footprint, hlo, mesh, tasks, trainer
+from vgsgan import (
+  chips,
+  compile_report,
+  compiling,
+  footprint,
+  hlo,
+  mesh,
+  tasks,
+  trainer,
+)
 from vgsgan.data import blank
 from vgsgan.data.builders import clevrgan_records
 from vgsgan.errors import UserError
@@ -74,7 +83,7 @@ def test_figures_are_printed_and_kept(tmp_path, capsys):
   assert compiling.run(small(), None, tmp_path) == 0
   (found,) = json.loads((tmp_path / "compile.json").read_text())
   (step,) = found["steps"]
-  assert (found["chips"], found["batch"]) == (8, 16)
+  assert (found["devices"], found["batch"]) == (8, 16)
   assert step["sent"] == pytest.approx(
     sum(x["sent"] for x in step["collectives"])
   )
@@ -99,7 +108,8 @@ def test_the_least_of_a_step_on_shared_parameters_by_hand():
 
 def test_an_estimate_by_hand():
   chip = chips.Chip(flops=100.0, memory=1.0, bandwidth=10.0, links=4.0)
-  found = {"flops": {"matrix": 300.0}, "bytes_accessed": 50.0, "sent": 2.0}
+  flops = {"matrix": 100.0, "bfloat16": 300.0}
+  found = {"flops": flops, "bytes_accessed": 50.0, "sent": 2.0}
   assert chips.estimate(found, chip) == {
     "compute": 3.0,
     "memory": 5.0,
@@ -108,7 +118,40 @@ def test_an_estimate_by_hand():
   }
 
 
-def test_a_fixed_batch_a_chip(monkeypatch):
+@NEEDS_LIBTPU
+@pytest.mark.parametrize(
+  ("topology", "devices", "cores"), [("v4:2x2x1", 8, 2), ("v5p:2x2x1", 4, 1)]
+)
+def test_a_device_that_is_a_core_has_a_share_of_the_chip(
+  topology, devices, cores
+):
+  found = compiling.devices_of(topology)
+  assert len(found) == devices
+  chip, whole = chips.published(found), chips.CHIPS[found[0].device_kind]
+  assert chip.flops * cores == whole.flops
+  assert chips.memory_of(found) * cores == whole.memory
+
+
+@NEEDS_LIBTPU
+def test_a_chip_of_which_nothing_is_published_here():
+  found = compiling.devices_of("tpu7x:2x2x1")
+  assert chips.published(found) is None
+  assert chips.memory_of(found) == 0
+
+
+def test_a_table_where_nothing_has_to_be_sent():
+  step = {
+    "flops": {"matrix": 2e9},
+    "memory": {"peak": 3e9},
+    "sent": 0.0,
+    "least_sent": 0.0,
+  }
+  row = {"devices": 1, "batch": 4, "steps": [step]}
+  *_, line = compile_report.table([row])
+  assert line == "| 1 | 4 | 2.0 | 3.00 | 0.00 | 0.00 |  | nan | nan |"
+
+
+def test_a_fixed_batch_a_device(monkeypatch):
   monkeypatch.setattr(compiling, "devices_of", lambda name: [0] * int(name))
   found = [(n, b) for n, _, b in compiling.slices("8, 16,256", 24)]
   assert found == [("8", 24), ("16", 48), ("256", 768)]

@@ -1,5 +1,7 @@
 """Collectives read from a program's text, and from its trace."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,7 +52,7 @@ def test_what_a_device_sends_by_hand(kind):
   compiled = traced.lower().compile()
   for found in (
     hlo.collectives(compiled.as_text()),
-    programs.collectives(traced.jaxpr, 8),
+    programs.collectives(traced.jaxpr, 8, "cpu"),
   ):
     assert [one.kind for one in found] == [kind]
     assert [one.devices for one in found] == [8]
@@ -62,7 +64,7 @@ def test_devices_that_take_part_together(axis, devices):
   traced = island(lambda x: lax.psum(x, axis), (16, 5))
   for found in (
     hlo.collectives(traced.lower().compile().as_text()),
-    programs.collectives(traced.jaxpr, 8),
+    programs.collectives(traced.jaxpr, 8, "cpu"),
   ):
     assert [one.devices for one in found] == [devices]
 
@@ -74,7 +76,7 @@ def test_a_loop_counts_as_often_as_it_turns():
   traced = island(f, (16, 5))
   for found in (
     hlo.collectives(traced.lower().compile().as_text()),
-    programs.collectives(traced.jaxpr, 8),
+    programs.collectives(traced.jaxpr, 8, "cpu"),
   ):
     assert [(one.times, one.payload) for one in found] == [(7, 40)]
 
@@ -83,7 +85,7 @@ def test_what_the_partitioner_adds_is_in_the_text_alone():
   rows = NamedSharding(MESH, P(ALL))
   x = jax.ShapeDtypeStruct((16, 5), jnp.float32)
   traced = jax.jit(lambda x: x.sum(), in_shardings=rows).trace(x)
-  assert not programs.collectives(traced.jaxpr, 8)
+  assert not programs.collectives(traced.jaxpr, 8, "cpu")
   found = hlo.collectives(traced.lower().compile().as_text())
   assert [(one.kind, one.payload) for one in found] == [("all-reduce", 4)]
 
@@ -178,7 +180,7 @@ def test_operations_of_products_and_loops_by_hand():
   traced = jax.jit(f).trace(*arguments)
   whole = 5 * 2 * 16 * 6 * 6 + 2 * (8 * 4 * 4 * 2) * (3 * 3 * 3)
   expected = whole / 8 + 2 * 2 * 2 * 6
-  assert programs.flops(traced.jaxpr, 8) == pytest.approx(expected)
+  assert programs.flops(traced.jaxpr, 8, "cpu") == pytest.approx(expected)
 
 
 def test_operations_as_xla_counts_them():
@@ -190,6 +192,72 @@ def test_operations_as_xla_counts_them():
   rng = np.random.default_rng(0)
   w = {"in": rng.normal(size=(64, 128)), "out": rng.normal(size=(128, 32))}
   traced = jax.jit(jax.grad(loss)).trace(w, rng.normal(size=(256, 64)))
-  found = programs.flops(traced.jaxpr, 1)
+  found = programs.flops(traced.jaxpr, 1, "cpu")
   counted = traced.lower().compile().cost_analysis()["flops"]
   assert found == pytest.approx(counted, rel=0.05)
+
+
+def test_branches_by_platform_by_hand():
+  """Also those of a gradient, which are chosen by a number from outside."""
+
+  def power(n):
+    return lambda x: functools.reduce(jnp.matmul, [x] * (n + 1))
+
+  def f(x):
+    return lax.platform_dependent(
+      x, tpu=power(1), cuda=power(2), default=power(3)
+    )
+
+  def step(x, _):
+    return jax.checkpoint(f)(x), None
+
+  def loss(x):
+    return jnp.sum(lax.scan(step, x, None, length=5)[0])
+
+  x = jax.ShapeDtypeStruct((4, 4), jnp.float32)
+  product = 2 * 4**3
+  forward = jax.jit(f).trace(x).jaxpr
+  # Forward, forward again, and two products more for each one's gradient; but
+  # what the last product gives is not needed again.
+  both = jax.jit(jax.grad(loss)).trace(x).jaxpr
+  for platform, n in (("tpu", 1), ("gpu", 2), ("cpu", 3)):
+    assert programs.flops(forward, 1, platform) == n * product
+    expected = 5 * (n + (n - 1) + 2 * n) * product
+    assert programs.flops(both, 1, platform) == expected
+
+
+def test_branches_by_data_count_as_the_dearest():
+  def f(x, which):
+    return lax.switch(which, [lambda x: x, lambda x: x @ x @ x], x)
+
+  traced = jax.jit(f).trace(
+    jax.ShapeDtypeStruct((4, 4), jnp.float32),
+    jax.ShapeDtypeStruct((), jnp.int32),
+  )
+  assert programs.flops(traced.jaxpr, 1, "tpu") == 2 * 2 * 4**3
+
+
+@pytest.mark.parametrize(
+  ("dtype", "precision", "passes"),
+  [
+    (jnp.float32, None, 1),
+    (jnp.float32, "high", 3),
+    (jnp.float32, "highest", 6),
+    (jnp.bfloat16, "highest", 1),
+  ],
+)
+def test_products_of_bfloat16_in_a_product(dtype, precision, passes):
+  def f(x, image):
+    convolved = lax.conv_general_dilated(
+      image, image, (1, 1), "VALID", precision=precision
+    )
+    return jnp.matmul(x, x, precision=precision), convolved
+
+  traced = jax.jit(f).trace(
+    jax.ShapeDtypeStruct((4, 4), dtype),
+    jax.ShapeDtypeStruct((3, 3, 2, 2), dtype),
+  )
+  operations = 2 * 4**3 + 2 * (3 * 3) * (3 * 2 * 2)
+  assert programs.flops(traced.jaxpr, 1, "tpu") == operations
+  found = programs.bfloat16_flops(traced.jaxpr, 1, "tpu")
+  assert found == passes * operations

@@ -3,11 +3,14 @@
 The time is an estimate and not measured: the longer of the matrix products at
 the peak rate and of the bytes that XLA counts at that of the memory, and after
 it all that is sent, at the rate of the links, none of it hidden. XLA counts
-what is in a loop once; the matrix products are counted in full.
+what is in a loop once; the matrix products are counted in full, each as often
+as a TPU makes it in bfloat16: those of float32 at `Precision.HIGHEST` take six
+times as long (`programs.bfloat16_flops`).
 """
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -39,19 +42,46 @@ CHIPS = {
 }
 
 
-def memory_of(device: jax.Device, devices: int) -> float:
-  """Bytes a device has; of processors, an equal share of the machine's."""
-  if device.device_kind in CHIPS:
-    return CHIPS[device.device_kind].memory
-  if device.platform == "cpu":
+def published(devices: Sequence[jax.Device]) -> Chip | None:
+  """What each of these devices has: a chip's, or a share where it is a core.
+
+  A chip of TPU v4, say, is one device to a program that runs on it and two,
+  one for each of its cores, to one that is compiled ahead of time.
+
+  Args:
+    devices: all that run a program, of one kind.
+
+  Returns:
+    None where nothing is known of the chip.
+  """
+  chip = CHIPS.get(devices[0].device_kind)
+  if chip is None:
+    return None
+  cores = sum(one.coords == devices[0].coords for one in devices)
+  return Chip(*(rate / cores for rate in dataclasses.astuple(chip)))
+
+
+def memory_of(devices: Sequence[jax.Device]) -> float:
+  """Bytes that each of these devices has, or 0 where that is not known.
+
+  Of processors it is an equal share of the machine's.
+  """
+  chip = published(devices)
+  if chip:
+    return chip.memory
+  if devices[0].platform == "cpu":
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return float(pages / devices)
-  return float((device.memory_stats() or {}).get("bytes_limit", 0))
+    return float(pages / len(devices))
+  try:
+    found = devices[0].memory_stats() or {}
+  except jax.errors.JaxRuntimeError:  # Of devices that are not here.
+    return 0.0
+  return float(found.get("bytes_limit", 0))
 
 
 def estimate(found: dict[str, Any], chip: Chip) -> dict[str, float]:
   """Seconds of a step at published rates; see the module's docstring."""
-  compute = found["flops"]["matrix"] / chip.flops
+  compute = found["flops"]["bfloat16"] / chip.flops
   memory = found["bytes_accessed"] / chip.bandwidth
   links = found["sent"] / chip.links
   return {

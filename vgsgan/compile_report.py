@@ -1,4 +1,7 @@
-"""What `vgsgan.compiling` found, as lines to read and as a table."""
+"""What `vgsgan.compiling` found, as lines to read and as a table.
+
+A device is a chip, or one of its cores where JAX has a device for each.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,14 +15,14 @@ def report(found: dict[str, Any]) -> list[str]:
   """
   arm = f"{found['arm']}: " if found["arm"] else ""
   where = f" ({found['topology']})" if found["topology"] else ""
-  share = found["batch"] / found["chips"]
+  share = found["batch"] / found["devices"]
   lines = [
-    f"{arm}{found['chips']} x {found['chip']}{where}, "
+    f"{arm}{found['devices']} x {found['chip']}{where}, "
     f"{found['model']} to a copy of the {found['parameters'] / 1e6:.2f} M "
-    f"parameters, batch {found['batch']} ({share:g} a chip)"
+    f"parameters, batch {found['batch']} ({share:g} a device)"
   ]
   for step in found["steps"]:
-    lines += ["", f"update from step {step['first']}, a chip:"]
+    lines += ["", f"update from step {step['first']}, a device:"]
     lines += [f"  {line}" for line in _step(step)]
   return lines
 
@@ -64,20 +67,26 @@ def _of(memory: dict[str, Any]) -> str:
 
 
 def _ratio(step: dict[str, Any]) -> str:
+  ratio = _over_least(step)
+  return f" ({ratio} times)" if ratio else ""
+
+
+def _over_least(step: dict[str, Any]) -> str:
+  """What is sent over the least; '' where nothing has to be."""
   if not step["least_sent"]:
     return ""
-  return f" ({step['sent'] / step['least_sent']:.3f} times)"
+  return f"{step['sent'] / step['least_sent']:.3f}"
 
 
 def table(found: Sequence[dict[str, Any]]) -> list[str]:
   """Lines of Markdown: a row for the last update on each topology.
 
   Efficiency is the first topology's estimated time over this one's, at the same
-  batch a chip.
+  batch a device.
   """
   lines = [
-    "| chips | batch | GFLOP a chip | peak memory, GB | sent, MB | least, MB | "
-    "ratio | step, ms (estimate) | efficiency (estimate) |",
+    "| devices | batch | GFLOP a device | peak memory, GB | sent, MB | "
+    "least, MB | ratio | step, ms (estimate) | efficiency (estimate) |",
     "|---|---|---|---|---|---|---|---|---|",
   ]
   seconds = [
@@ -87,13 +96,13 @@ def table(found: Sequence[dict[str, Any]]) -> list[str]:
   for one, time in zip(found, seconds, strict=True):
     step = one["steps"][-1]
     cells = [
-      f"{one['chips']}",
+      f"{one['devices']}",
       f"{one['batch']}",
       f"{step['flops']['matrix'] / 1e9:,.1f}",
       f"{step['memory']['peak'] / 1e9:.2f}",
       f"{step['sent'] / 1e6:,.2f}",
       f"{step['least_sent'] / 1e6:,.2f}",
-      f"{step['sent'] / step['least_sent']:.3f}",
+      _over_least(step),
       f"{1e3 * time:.2f}",
       f"{seconds[0] / time:.3f}",
     ]

@@ -7,7 +7,7 @@ Ahead of time, for a slice of TPUs (with libtpu, of the `tpu` extra, and no TPU)
 or without --topology for the devices of this machine. It is the step that the
 trainer would compile; nothing runs and no data set is read, but for the number
 of classes of `classification`. Of several topologies, separated by commas, the
-first has `config.train.batch` and all have its share a chip. A generator that
+first has `config.train.batch` and all have its share a device. A generator that
 is not trained yet can be named by its config:
 `--config.data.generator=configs/scenes_gan.py:published`.
 
@@ -68,7 +68,7 @@ def run(
     The exit status, 0.
 
   Raises:
-    UserError: what does not fit into a chip's memory or over the mesh, a
+    UserError: what does not fit into a device's memory or over the mesh, a
       topology that is unknown, or libtpu is missing.
   """
   check_at_least("train.steps", config.train.steps, 1)
@@ -132,7 +132,7 @@ def use_untrained(data: ml_collections.ConfigDict, path: pathlib.Path) -> None:
 
 
 def devices_of(topology: str) -> list[jax.Device]:
-  """The chips of a slice of TPUs, to compile for alone.
+  """The chips of a slice of TPUs, or their cores, to compile for alone.
 
   Raises:
     UserError: libtpu is missing, or does not know the topology.
@@ -173,7 +173,7 @@ def figures(
   ]
   return {
     "chip": devices[0].device_kind,
-    "chips": len(devices),
+    "devices": len(devices),
     "model": config.mesh.model,
     "batch": config.train.batch,
     "parameters": sum(x.size for x in jax.tree.leaves(state.params)),

@@ -1,13 +1,14 @@
-"""What a compiled training step takes of a chip.
+"""What a compiled training step takes of a device.
 
-Memory, operations, and what the chip sends. The least that it has to send is
+A device is a chip, or one of its cores where JAX has a device for each. Memory,
+operations, and what the device sends. The least that it has to send is
 
 * of each collective that the program itself asks for, what a ring algorithm
   sends (`hlo.sent`): for a contrastive loss a gather of one modality's maps and
   its reduce-scatter, an exchange of blocks of scores and another of their
   gradients, and scalars;
-* and for P bytes of parameters over n chips one reduction of the gradients,
-  2 (n - 1) / n P, or where k chips share one copy (`config.mesh.model`) one
+* and for P bytes of parameters over n devices one reduction of the gradients,
+  2 (n - 1) / n P, or where k devices share one copy (`config.mesh.model`) one
   gather and one reduce-scatter, together 2 (k - 1) / k P, and the reduction of
   each share, 2 (n / k - 1) / (n / k) P / k.
 
@@ -53,13 +54,15 @@ def abstract(
 def figures(
   update: tasks.Step, state: TrainState, batch: Shapes, grid: Mesh
 ) -> dict[str, Any]:
-  """Of one update, a chip: bytes, operations, collectives and their least."""
+  """Of one update, a device: bytes, operations, collectives and their least."""
   traced = trainer.jit_step(update, state, grid).trace(state, batch)
   compiled = compile_or_say(traced)
   memory = compiled.memory_analysis()
   held = memory.argument_size_in_bytes + memory.output_size_in_bytes
   cost = compiled.cost_analysis() or {}
-  least = sum(x.sent for x in programs.collectives(traced.jaxpr, grid.size))
+  devices = list(grid.devices.flat)
+  program = traced.jaxpr, grid.size, devices[0].platform
+  least = sum(x.sent for x in programs.collectives(*program))
   found = {
     "memory": {
       "arguments": memory.argument_size_in_bytes,
@@ -67,10 +70,11 @@ def figures(
       "shared": memory.alias_size_in_bytes,
       "temporaries": memory.temp_size_in_bytes,
       "peak": held + memory.temp_size_in_bytes - memory.alias_size_in_bytes,
-      "of": chips.memory_of(grid.devices.flat[0], grid.size),
+      "of": chips.memory_of(devices),
     },
     "flops": {
-      "matrix": programs.flops(traced.jaxpr, grid.size),
+      "matrix": programs.flops(*program),
+      "bfloat16": programs.bfloat16_flops(*program),
       "compiled": cost.get("flops", 0.0),
     },
     "bytes_accessed": cost.get("bytes accessed", 0.0),
@@ -79,9 +83,9 @@ def figures(
   }
   found["sent"] = sum(x["sent"] for x in found["collectives"])
   check_memory(found["memory"])
-  kind = grid.devices.flat[0].device_kind
-  if kind in chips.CHIPS:
-    found["estimate"] = chips.estimate(found, chips.CHIPS[kind])
+  published = chips.published(devices)
+  if published:
+    found["estimate"] = chips.estimate(found, published)
   return found
 
 
@@ -117,7 +121,7 @@ def first_line(error: Exception) -> str:
 
 
 def gradient_bytes(state: TrainState, grid: Mesh) -> float:
-  """The least a chip sends to reduce the gradients, and to gather parameters.
+  """The least a device sends to reduce the gradients, and to gather parameters.
 
   Args:
     state: shapes and places.

@@ -5,9 +5,11 @@ is one that the program asks for; the compiler may add some.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+from jax import lax
 from jax.extend import core
 
 from vgsgan import hlo
@@ -25,6 +27,9 @@ _COLLECTIVES = {
   "reduce_scatter": "reduce-scatter",
 }
 
+# Products of bfloat16 that a TPU makes of one of float32.
+_BFLOAT16_PASSES = {lax.Precision.HIGH: 3, lax.Precision.HIGHEST: 6}
+
 
 class _Place(NamedTuple):
   """Where in a program: how often it runs, and on how many devices each.
@@ -33,43 +38,69 @@ class _Place(NamedTuple):
     times: executions in a run of the program.
     axes: of the mesh that are manual here, with their sizes.
     devices: that share one execution.
+    platform: that it is compiled for.
+    branches: of each variable here by which `lax.platform_dependent` chooses,
+      the branch of this platform.
   """
 
   times: int
   axes: Mapping[str, int]
   devices: int
+  platform: str
+  branches: Mapping[core.Var, int]
 
 
-def flops(jaxpr: core.ClosedJaxpr, devices: int) -> float:
+def flops(jaxpr: core.ClosedJaxpr, devices: int, platform: str) -> float:
   """Operations of matrix products and convolutions, a device.
 
   Two a multiplication with its addition; evenly shared where the program is
-  not about one device already. Of branches the dearest counts; a loop whose
-  turns only the data decide counts once.
+  not about one device already. Of branches that the data choose the dearest
+  counts; a loop whose turns only the data decide counts once.
 
   Args:
     jaxpr: of the whole program.
     devices: that run it together.
+    platform: of theirs, as `jax.Device.platform` names it.
   """
-  return _flops(jaxpr.jaxpr, _Place(1, {}, devices))
+  place = _Place(1, {}, devices, platform, {})
+  return _flops(jaxpr.jaxpr, place, _operations)
 
 
-def collectives(jaxpr: core.ClosedJaxpr, devices: int) -> list[hlo.Collective]:
+def bfloat16_flops(
+  jaxpr: core.ClosedJaxpr, devices: int, platform: str
+) -> float:
+  """The operations that a TPU's matrix units make of `flops`, in bfloat16.
+
+  Of float32 they make one product at the default precision, three at
+  `Precision.HIGH` and six at `HIGHEST`. Arguments as in `flops`.
+  """
+  place = _Place(1, {}, devices, platform, {})
+  return _flops(jaxpr.jaxpr, place, _bfloat16_operations)
+
+
+def collectives(
+  jaxpr: core.ClosedJaxpr, devices: int, platform: str
+) -> list[hlo.Collective]:
   """The collectives that the program asks for; arguments as in `flops`."""
-  return list(_collectives(jaxpr.jaxpr, _Place(1, {}, devices)))
+  place = _Place(1, {}, devices, platform, {})
+  return list(_collectives(jaxpr.jaxpr, place))
 
 
-def _flops(jaxpr: core.Jaxpr, place: _Place) -> float:
-  total = 0.0
+def _flops(
+  jaxpr: core.Jaxpr, place: _Place, cost: Callable[[Any], float]
+) -> float:
+  """What `cost` says of every equation, in all its executions, a device."""
+  place, total = _with_branches(jaxpr, place), 0.0
   for equation in jaxpr.eqns:
-    inside = [_flops(*part) for part in _parts(equation, place)]
+    inside = [_flops(*part, cost) for part in _parts(equation, place)]
     branches = equation.primitive.name == "cond"
     total += max(inside) if branches else sum(inside)
-    total += place.times * _operations(equation) / place.devices
+    total += place.times * cost(equation) / place.devices
   return total
 
 
 def _collectives(jaxpr: core.Jaxpr, place: _Place) -> Iterator[hlo.Collective]:
+  place = _with_branches(jaxpr, place)
   for equation in jaxpr.eqns:
     kind = _COLLECTIVES.get(equation.primitive.name)
     if kind:
@@ -84,6 +115,26 @@ def _collectives(jaxpr: core.Jaxpr, place: _Place) -> Iterator[hlo.Collective]:
       yield from _collectives(*part)
 
 
+def _with_branches(jaxpr: core.Jaxpr, place: _Place) -> _Place:
+  """The place, with the choices by platform that are made in this program."""
+  made = {
+    equation.outvars[0]: _branch(equation.params["platforms"], place.platform)
+    for equation in jaxpr.eqns
+    if equation.primitive.name == "platform_index"
+  }
+  return place._replace(branches={**place.branches, **made})
+
+
+def _branch(platforms: Any, platform: str) -> int:
+  """Which of the branches a platform takes; None stands for any."""
+  names = ("cuda", "rocm") if platform == "gpu" else (platform,)
+  return next(
+    i
+    for i, known in enumerate(platforms)
+    if known is None or any(name in known for name in names)
+  )
+
+
 def _axes(params: Mapping[str, Any]) -> tuple[str, ...]:
   axes = params.get("axes", params.get("axis_name"))
   return axes if isinstance(axes, tuple) else (axes,)
@@ -96,18 +147,49 @@ def _parts(equation: Any, place: _Place) -> Iterator[tuple[core.Jaxpr, _Place]]:
     sizes = dict(params["mesh"].shape)
     manual = {axis: sizes[axis] for axis in params["newly_manual_axes"]}
     shared = place.devices // math.prod(manual.values())
-    place = _Place(place.times, {**place.axes, **manual}, shared)
+    place = place._replace(axes={**place.axes, **manual}, devices=shared)
   elif name == "scan":
     place = place._replace(times=place.times * params["length"])
   elif name == "pallas_call":
     turns = math.prod(params["grid_mapping"].grid)
     place = place._replace(times=place.times * turns)
+  inside = list(_programs(params))
+  if name == "cond" and _is_known(equation.invars[0], place):
+    inside = [inside[place.branches[equation.invars[0]]]]
+  for one in inside:
+    # What a program is given are the last of its equation's arguments.
+    given = equation.invars[max(0, len(equation.invars) - len(one.invars)) :]
+    branches = {
+      inner: place.branches[outer]
+      for inner, outer in zip(one.invars, given, strict=False)
+      if _is_known(outer, place)
+    }
+    yield one, place._replace(branches=branches)
+
+
+def _is_known(argument: Any, place: _Place) -> bool:
+  """Whether an argument is a choice by platform."""
+  return isinstance(argument, core.Var) and argument in place.branches
+
+
+def _programs(params: Mapping[str, Any]) -> Iterator[core.Jaxpr]:
+  """The programs among an equation's parameters, in their order."""
   for value in params.values():
     for one in value if isinstance(value, list | tuple) else (value,):
       if isinstance(one, core.ClosedJaxpr):
         one = one.jaxpr
       if isinstance(one, core.Jaxpr):
-        yield one, place
+        yield one
+
+
+def _bfloat16_operations(equation: Any) -> float:
+  """As `_operations`, times the passes that a TPU makes."""
+  operations = _operations(equation)
+  if not operations or equation.invars[0].aval.dtype != jnp.float32:
+    return operations
+  precision = equation.params["precision"]
+  both = precision if isinstance(precision, tuple) else (precision,)
+  return operations * max(_BFLOAT16_PASSES.get(one, 1) for one in both)
 
 
 def _operations(equation: Any) -> float:
