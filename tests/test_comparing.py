@@ -66,6 +66,19 @@ def test_arms_are_copies_that_differ_in_their_fields():
   assert found[0][2].loss is not found[2][2].loss
 
 
+def test_the_first_runs_are_those_of_the_first_seed():
+  found = list(comparing.first_runs(config()))
+  assert [(name, one.seed) for name, one in found] == [
+    ("plain", 0),
+    ("quick", 0),
+  ]
+  alone = config()
+  del alone.compare
+  ((name, one),) = comparing.first_runs(alone)
+  assert (name, one.to_dict()) == ("", alone.to_dict())
+  assert one is not alone
+
+
 @pytest.mark.parametrize(
   ("fields", "said"),
   [

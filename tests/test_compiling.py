@@ -157,12 +157,6 @@ def test_a_fixed_batch_a_device(monkeypatch):
   assert found == [("8", 24), ("16", 48), ("256", 768)]
 
 
-def test_arms_of_a_config_that_compares():
-  config = load("quickstart").get_config("table,smoke")
-  names = [name for name, _ in compiling.arms(config)]
-  assert names == list(config.compare.arms)
-
-
 def refused(config, topology=None):
   with pytest.raises(UserError) as error:
     compiling.run(config, topology, None)
@@ -174,6 +168,27 @@ def test_a_batch_that_does_not_divide():
   config = small()
   config.train.batch = 12
   assert "12 = 8 x 1 + 4" in refused(config)
+
+
+def test_parts_that_do_not_divide():
+  config = small()
+  config.train.accumulate = 3
+  assert "16 = 24 x 0 + 16" in refused(config)
+  config.train.accumulate = 0
+  assert "train.accumulate=0" in refused(config)
+
+
+@pytest.mark.parametrize("topology", [",", "v5e:2x4,", ",v5e:2x4"])
+def test_a_topology_without_a_name(topology):
+  message = refused(small(), topology)
+  assert f"--topology={topology}: name a topology" in message
+
+
+def test_a_generator_of_a_config_that_is_not_of_one():
+  config = small()
+  config.data.generator = "configs/stamps.py:smoke"
+  message = refused(config)
+  assert "'configs/stamps.py:smoke' has no config.gan" in message
 
 
 def test_a_mesh_that_does_not_divide():
@@ -237,3 +252,20 @@ def test_a_generator_that_is_not_trained(tmp_path):
     lambda: network.module.apply(network.variables, z, train=False)
   ).shape
   assert shape == (1, 32, 32, 3)
+
+
+def test_a_generator_that_is_not_trained_serves_every_topology(monkeypatch):
+  config, seen = small(), []
+  config.data.generator = "configs/scenes_gan.py:smoke"
+
+  def figures(one, devices):
+    pretrained.load_generator(one.data.generator)
+    seen.append(devices)
+    return {}
+
+  monkeypatch.setattr(compiling, "devices_of", lambda name: [0] * int(name))
+  monkeypatch.setattr(compiling, "figures", figures)
+  monkeypatch.setattr(compiling, "report", lambda row: [])
+  monkeypatch.setattr(compiling, "table", lambda rows: [])
+  assert compiling.run(config, "1,2", None) == 0
+  assert list(map(len, seen)) == [1, 2]

@@ -39,6 +39,20 @@ def arms(
       yield name, seed, one
 
 
+def first_runs(
+  config: ml_collections.ConfigDict,
+) -> Iterator[tuple[str, ml_collections.ConfigDict]]:
+  """(name, config) of each arm with the first seed alone.
+
+  Of a config that compares nothing it is itself, copied, under no name.
+  """
+  if "compare" not in config:
+    yield "", ml_collections.ConfigDict(config.to_dict())
+    return
+  runs = list(arms(config))
+  yield from ((name, one) for name, seed, one in runs if seed == runs[0][1])
+
+
 def _check_fields(
   arm: str,
   config: ml_collections.ConfigDict,

@@ -32,6 +32,7 @@ from vgsgan import (
   jsonfiles,
   mesh,
   options,
+  passes,
   tasks,
 )
 from vgsgan.compile_report import report, table
@@ -76,44 +77,44 @@ def run(
     with jsonfiles.refused(workdir):
       workdir.mkdir(parents=True, exist_ok=True)
   found = []
-  for arm, one in arms(config):
+  for arm, one in comparing.first_runs(config):
     rows = []
-    for name, devices, batch in slices(topology, one.train.batch):
-      one.train.batch = batch
-      with tempfile.TemporaryDirectory() as folder:
-        use_untrained(one.data, pathlib.Path(folder) / "generator.npz")
+    with tempfile.TemporaryDirectory() as folder:
+      use_untrained(one.data, pathlib.Path(folder) / "generator.npz")
+      for name, devices, batch in slices(topology, one.train.batch):
+        one.train.batch = batch
         row = {"arm": arm, "topology": name, **figures(one, devices)}
-      print("\n".join(report(row)), flush=True)
-      rows.append(row)
-      if workdir is not None:
-        jsonfiles.write_json(workdir / "compile.json", found + rows)
+        print("\n".join(report(row)), flush=True)
+        rows.append(row)
+        if workdir is not None:
+          jsonfiles.write_json(workdir / "compile.json", found + rows)
     if len(rows) > 1:
       print("\n".join(["", *table(rows)]), flush=True)
     found += rows
   return 0
 
 
-def arms(
-  config: ml_collections.ConfigDict,
-) -> Iterator[tuple[str, ml_collections.ConfigDict]]:
-  """The config, or each arm of one that compares, with its name."""
-  if "compare" not in config:
-    yield "", ml_collections.ConfigDict(config.to_dict())
-    return
-  for name, seed, one in comparing.arms(config):
-    if seed == config.compare.seeds[0]:
-      yield name, one
-
-
 def slices(
   topology: str | None, batch: int
 ) -> Iterator[tuple[str, list[jax.Device], int]]:
-  """Each topology, its devices and its global batch."""
+  """Each topology, its devices and its global batch.
+
+  Without one it is '' with the devices that are here.
+
+  Raises:
+    UserError: there is nothing between two commas; as of `devices_of`.
+  """
+  names = [name.strip() for name in (topology or "").split(",")]
+  if topology and "" in names:
+    raise UserError(
+      f"--topology={topology}: name a topology before and after each comma, "
+      "such as v5e:2x4,v5e:4x4"
+    )
   share = None
-  for name in (topology or "").split(","):
-    devices = devices_of(name.strip()) if name.strip() else jax.devices()
+  for name in names:
+    devices = devices_of(name) if name else jax.devices()
     share = share or batch / len(devices)
-    yield name.strip(), devices, round(share * len(devices))
+    yield name, devices, round(share * len(devices))
 
 
 def use_untrained(data: ml_collections.ConfigDict, path: pathlib.Path) -> None:
@@ -122,12 +123,20 @@ def use_untrained(data: ml_collections.ConfigDict, path: pathlib.Path) -> None:
   Args:
     data: `data.generator` becomes `path`.
     path: of the file.
+
+  Raises:
+    UserError: the config is of no GAN.
   """
   name, _, argument = data.get("generator", "").partition(":")
   if not name.endswith(".py"):
     return
-  gan = options.load(pathlib.Path(name), argument).gan.to_dict()
-  pretrained.save_untrained(path, gan)
+  config = options.load(pathlib.Path(name), argument)
+  if "gan" not in config:
+    raise UserError(
+      f"config.data.generator={data.generator!r} has no config.gan, so it is "
+      "not a generator's: name one that has, such as configs/scenes_gan.py"
+    )
+  pretrained.save_untrained(path, config.gan.to_dict())
   data.generator = str(path)
 
 
@@ -161,7 +170,9 @@ def figures(
 ) -> dict[str, Any]:
   """What `report` prints, as JSON; raises as `run` does."""
   grid = mesh.make_mesh(model=config.mesh.model, devices=devices)
-  mesh.check_batch(config.train.batch, grid, "train.batch")
+  passes.check(config.train)
+  parts = config.train.accumulate
+  mesh.check_batch(config.train.batch, grid, "train.batch", parts)
   labelled = config.task == "classification"
   splits = data.load(config.data) if labelled else blank.splits(config.data)
   task = tasks.build(config, grid, splits)

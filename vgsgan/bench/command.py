@@ -41,14 +41,9 @@ def chosen_mode(names: Sequence[str]) -> str:
 def columns(
   measure: Measure, config: ml_collections.ConfigDict, repeat: int
 ) -> dict[str, dict]:
-  """What is measured, by arm."""
-  if "compare" not in config:
-    return {"": measure(config, repeat)}
-  arms = list(comparing.arms(config))
-  seed = arms[0][1]
-  return {
-    name: measure(one, repeat) for name, other, one in arms if other == seed
-  }
+  """What is measured, by arm; by "" of a config that has none."""
+  runs = list(comparing.first_runs(config))  # Refuses before it measures.
+  return {name: measure(one, repeat) for name, one in runs}
 
 
 def table(found: Mapping[str, dict]) -> list[str]:
