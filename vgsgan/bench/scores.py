@@ -1,6 +1,6 @@
 """Measures all-pairs scores against all matchmaps and a bare matrix product."""
 
-import time
+import functools
 from collections.abc import Callable
 
 import jax
@@ -9,11 +9,11 @@ import ml_collections
 import numpy as np
 
 from vgsgan import scores
+from vgsgan.bench import timing
 from vgsgan.kernels import maxsim
 
 # Pairs, places, frames and channels: 7 x 7 and 14 x 14 places.
 CASES = {"7x7": (64, 49, 64, 512), "14x14": (64, 196, 64, 512)}
-PEAK = 2048  # Side of the square matrices whose product is the peak.
 
 
 def measure(
@@ -35,24 +35,24 @@ def measure(
 
 def _case(sizes: tuple[int, ...], repeat: int) -> dict[str, float]:
   pairs, places, frames, channels = sizes
-  functions = {
-    name: jax.jit(function).lower(*args).compile()
-    for name, (function, args) in _functions(sizes).items()
+  compiled, calls = {}, {}
+  for name, (function, args) in _functions(sizes).items():
+    compiled[name] = jax.jit(function).lower(*args).compile()
+    calls[name] = functools.partial(compiled[name], *args)
+  peak = timing.Matmul(jnp.float32)
+  timers = {
+    name: functools.partial(timing.clock_and_processor, call)
+    for name, call in ({"peak": peak.run} | calls).items()
   }
-  args = {name: args for name, (_, args) in _functions(sizes).items()}
-  seconds = {name: [] for name in functions}
-  for _ in range(repeat + 1):
-    for name, function in functions.items():
-      start = time.perf_counter(), time.process_time()
-      jax.block_until_ready(function(*args[name]))
-      stop = time.perf_counter(), time.process_time()
-      seconds[name].append(np.subtract(stop, start))
-  median = {name: np.median(s[1:], axis=0) for name, s in seconds.items()}
+  median = {
+    name: np.median(taken, axis=0)
+    for name, taken in timing.turns(timers, repeat).items()
+  }
   wall = {name: float(x[0]) for name, x in median.items()}
   cpu = {name: float(x[1]) for name, x in median.items()}
   flops = 2 * pairs**2 * places * frames * channels
   used = {
-    name: functions[name].memory_analysis().temp_size_in_bytes
+    name: compiled[name].memory_analysis().temp_size_in_bytes
     for name in ("fused", "dense", "fused_vjp", "dense_vjp")
   }
   return (
@@ -61,7 +61,7 @@ def _case(sizes: tuple[int, ...], repeat: int) -> dict[str, float]:
     | {
       "fused_gflops": flops / wall["fused"] / 1e9,
       "product_gflops": flops / wall["product"] / 1e9,
-      "peak_gflops": 2 * PEAK**3 / wall["peak"] / 1e9,
+      "peak_gflops": peak.flops / wall["peak"] / 1e9,
     }
     | _ratios(wall)
     | {f"cpu_{name}": ratio for name, ratio in _ratios(cpu).items()}
@@ -107,9 +107,8 @@ def _functions(sizes: tuple[int, ...]) -> dict[str, tuple[Callable, tuple]]:
   def product(images, audio):
     return images.reshape(-1, channels) @ audio.reshape(-1, channels).T
 
-  slope, square = normal(pairs, pairs), normal(PEAK, PEAK)
+  slope = normal(pairs, pairs)
   return {
-    "peak": (jnp.matmul, (square, square)),
     "product": (product, (images, audio)),
     "fused": (scores.misa, operands),
     "dense": (dense, operands),

@@ -14,12 +14,14 @@ SIDE, CPU_SIDE = 8192, 2048
 Timer = Callable[[], float]
 
 
-def turns(timers: Mapping[str, Timer], repeat: int) -> dict[str, list[float]]:
+def turns(
+  timers: Mapping[str, Callable[[], Any]], repeat: int
+) -> dict[str, list[Any]]:
   """What each timer gives, by name, in `repeat` turns of one call of each.
 
   One more turn comes first and does not count: it fills caches.
   """
-  found: dict[str, list[float]] = {name: [] for name in timers}
+  found: dict[str, list[Any]] = {name: [] for name in timers}
   for _ in range(repeat + 1):
     for name, timer in timers.items():
       found[name].append(timer())
@@ -39,6 +41,15 @@ def seconds(call: Callable[..., Any], *args: Any) -> float:
   return time.perf_counter() - began
 
 
+def clock_and_processor(
+  call: Callable[..., Any], *args: Any
+) -> tuple[float, float]:
+  """`seconds`, and those that the processor spends in them on all threads."""
+  began = time.process_time()
+  clock = seconds(call, *args)
+  return clock, time.process_time() - began
+
+
 class Matmul:
   """A product of square matrices on one device, which stands for its peak.
 
@@ -54,6 +65,10 @@ class Matmul:
     self._square = jnp.ones((self.side, self.side), dtype)
     self._product = jax.jit(jnp.matmul)
 
+  def run(self) -> jax.Array:
+    """The product."""
+    return self._product(self._square, self._square)
+
   def seconds(self) -> float:
     """How long it takes; a timer."""
-    return seconds(self._product, self._square, self._square)
+    return seconds(self.run)
