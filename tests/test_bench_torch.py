@@ -134,6 +134,15 @@ def test_other_tasks_have_no_equal(pair_of):
     pair_of(config)
 
 
+@pytest.mark.parametrize(
+  ("name", "value"), [("dtype", "bfloat16"), ("accumulate", 2), ("remat", True)]
+)
+def test_what_pytorch_does_not_do_is_refused(pair_of, name, value):
+  config = config_of(train={name: value})
+  with pytest.raises(UserError, match=rf"config.train.{name}=.* is float32"):
+    pair_of(config)
+
+
 def test_without_torch_the_extra_is_named(monkeypatch):
   monkeypatch.setitem(sys.modules, "torch", None)
   monkeypatch.delattr("vgsgan.bench.torch_step", raising=False)

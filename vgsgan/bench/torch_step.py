@@ -4,7 +4,8 @@ Both begin where the step's front end ends: at pictures, spectrograms and their
 valid frames. Network, loss, clipping and optimiser are the same, from the same
 weights; before they are timed, their maps, their loss and their gradients are
 held against each other. PyTorch runs eagerly, with pictures in `channels_last`,
-its fused optimisers and its own number of threads.
+its fused optimisers and its own number of threads, in float32 and the whole
+batch at once.
 """
 
 from typing import Any
@@ -151,6 +152,18 @@ def optimizer(
   return kind(leaves, optim.lr, betas, weight_decay=decay, fused=True)
 
 
+def check_plain(train: ml_collections.ConfigDict) -> None:
+  """Refuses what the PyTorch side does not do; see the module's docstring."""
+  plain = {"dtype": "float32", "accumulate": 1, "remat": False}
+  for name, value in plain.items():
+    if train[name] != value:
+      raise UserError(
+        f"config.train.{name}={train[name]!r}: the PyTorch side of --torch is "
+        "float32, takes the whole batch at once and keeps all that it "
+        f"computes; set --config.train.{name}={value}, or leave out --torch"
+      )
+
+
 class Pair:
   """The same training in JAX and in PyTorch, from the same weights.
 
@@ -170,6 +183,7 @@ class Pair:
         f"--torch has the towers of grounding, not those of the task "
         f"{config.task!r}: name another --config"
       )
+    check_plain(config.train)
     key = jax.random.key(config.seed)
     self.case = case
     self.model = Prepared(config, case.devices)
