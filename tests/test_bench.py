@@ -295,6 +295,17 @@ def test_the_command_prints_a_table_and_keeps_json(tmp_path):
   assert refused.returncode == 2
   assert refused.stderr.startswith("vgsgan: unknown mode 'stp'")
   assert len(refused.stderr.splitlines()) == 1
+  refused = run("step", f"--json={tmp_path / 'none' / 'kept.json'}")
+  assert (refused.returncode, refused.stdout) == (2, "")
+  said = f"vgsgan: --json={tmp_path}/none/kept.json cannot be written: "
+  assert refused.stderr == f"{said}No such file or directory\n"
+
+
+def test_what_is_kept_is_a_file(tmp_path):
+  command.check_writable(tmp_path / "kept.json")
+  with pytest.raises(UserError, match="cannot be written: Is a directory"):
+    command.check_writable(tmp_path)
+  assert not list(tmp_path.iterdir())
 
 
 def test_without_edits_a_phase_pays_nothing_for_those_to_come(

@@ -10,6 +10,7 @@ arms (`configs/quickstart.py:table`) gives a column an arm, of its first seed.
 installs.
 """
 
+import pathlib
 import sys
 from collections.abc import Sequence
 
@@ -34,6 +35,8 @@ def main(argv: Sequence[str]) -> None:
   mode = command.chosen_mode(argv[1:])
   if TORCH.value and mode != "step":
     raise UserError(f"--torch goes with the mode step, not with {mode}")
+  if JSON.value:
+    command.check_writable(pathlib.Path(JSON.value))
   logging.set_verbosity(logging.WARNING)
   measure = step.with_torch if TORCH.value else command.MODES[mode]
   found = command.columns(measure, CONFIG.value, REPEAT.value)

@@ -1,10 +1,12 @@
 """The modes of `python -m vgsgan.bench`, and how their figures are shown."""
 
 import datetime
+import errno
 import os
 import pathlib
 import platform
 import re
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
@@ -44,6 +46,22 @@ def columns(
   """What is measured, by arm; by "" of a config that has none."""
   runs = list(comparing.first_runs(config))  # Refuses before it measures.
   return {name: measure(one, repeat) for name, one in runs}
+
+
+def check_writable(path: pathlib.Path) -> None:
+  """Refuses a file that could not be written, before it is measured for.
+
+  Raises:
+    UserError: its folder is not there or takes no files, or it is a folder.
+  """
+  try:
+    with tempfile.TemporaryFile(dir=path.parent):
+      pass
+    reason = os.strerror(errno.EISDIR) if path.is_dir() else ""
+  except OSError as error:
+    reason = error.strerror or str(error)
+  if reason:
+    raise UserError(f"--json={path} cannot be written: {reason}")
 
 
 def table(found: Mapping[str, dict]) -> list[str]:
