@@ -21,7 +21,7 @@ from tests.test_drawing import (  # noqa: F401
 )
 from tests.test_options import load
 from vgsgan import data, mesh, tasks
-from vgsgan.bench import checkpoint, command, edits, input, step, timing
+from vgsgan.bench import checkpoint, command, edits, input, scores, step, timing
 from vgsgan.bench.case import Case, Compiled
 from vgsgan.errors import UserError
 from vgsgan.state import TrainState
@@ -82,9 +82,9 @@ def case_of(monkeypatch):
   return case
 
 
-# The additions to each step are a few thousandths of a product.
 def times(count):
-  return pytest.approx(2 * count * SIDE**3 / 1e9, rel=0.01)
+  """GFLOP of so many products."""
+  return pytest.approx(2 * count * SIDE**3 / 1e9)
 
 
 def test_the_step_is_the_last_of_the_training(case_of):
@@ -94,6 +94,44 @@ def test_the_step_is_the_last_of_the_training(case_of):
   assert found["step_gflop"] == times(10)
   found = step.measure(case_of(task_of()), 3)
   assert found["step_gflop"] == times(2)
+
+
+@dataclasses.dataclass(frozen=True)
+class InALoop(Products):
+  """The same, one after the other."""
+
+  def __call__(self, state, rows):
+    def turn(_, x):
+      return jnp.matmul(x, state.params["x"])
+
+    x = jax.lax.fori_loop(0, self.count, turn, state.params["x"])
+    return state.replace(params={"x": x}), {"loss": x[0, 0]}
+
+
+def test_a_loop_counts_as_often_as_it_turns(case_of):
+  assert step.measure(case_of(task_of(InALoop(7))), 1)["step_gflop"] == times(7)
+
+
+def test_parts_are_checked_before_they_divide_a_batch(case_of):
+  config = case_of(task_of())
+  config.train.accumulate = 0
+  with pytest.raises(UserError, match=r"config.train.accumulate=0"):
+    Case(config)
+
+
+def test_scores_are_measured(monkeypatch):
+  monkeypatch.setattr(timing, "CPU_SIDE", 8)
+  monkeypatch.setattr(scores, "CASES", {"small": (2, 4, 3, 8)})
+  (found,) = scores.measure(ml_collections.ConfigDict(), 2).values()
+  # 2 * 2 * 2 pairs * 4 places * 3 frames * 8 channels.
+  flops = found["fused_gflops"] * 1e9 * found["fused_ms"] / 1e3
+  assert flops == pytest.approx(768)
+  peak = found["peak_gflops"] * 1e9 * found["peak_ms"] / 1e3
+  assert peak == pytest.approx(2 * 8**3)
+  assert found["dense_over_fused"] == pytest.approx(
+    found["dense_ms"] / found["fused_ms"]
+  )
+  assert found["cpu_dense_over_fused"] > 0
 
 
 def test_the_peak_is_of_the_type_that_the_step_computes_in(case_of):

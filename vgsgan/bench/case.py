@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from vgsgan import data, mesh, tasks, trainer
+from vgsgan import data, mesh, passes, programs, tasks, trainer
 from vgsgan.bench import timing
 from vgsgan.data import pipeline
 from vgsgan.state import TrainState
@@ -28,6 +28,7 @@ class Case:
 
   def __init__(self, config: ml_collections.ConfigDict):
     self.config = config
+    passes.check(config.train)
     self.devices = mesh.make_mesh(model=config.mesh.model)
     parts = config.train.accumulate
     mesh.check_batch(config.train.batch, self.devices, "train.batch", parts)
@@ -78,12 +79,13 @@ class Case:
     self, update: tasks.Step, state: TrainState, batch: tasks.Batch
   ) -> "Compiled":
     jitted = trainer.jit_step(update, state, self.devices)
-    lowered = jitted.lower(state, batch)
-    compiled = lowered.compile()
+    traced = jitted.trace(state, batch)
+    lowered = traced.lower()
     in_bfloat16 = "xbf16>" in lowered.as_text()
+    platform = self.devices.devices.flat[0].platform
     return Compiled(
-      compiled,
-      compiled.cost_analysis()["flops"],
+      lowered.compile(),
+      programs.flops(traced.jaxpr, self.devices.size, platform),
       jnp.bfloat16 if in_bfloat16 else jnp.float32,
     )
 
@@ -94,8 +96,9 @@ class Compiled:
 
   Attributes:
     run: `(state, batch) -> (state, metrics)`; the state is donated.
-    flops: of one device's share, as XLA counts them. It counts the body of a
-      loop once, and not what it calls in libraries.
+    flops: of one device's share: of its matrix products and convolutions, in
+      loops as often as these turn, as `programs.flops` counts them. XLA counts
+      what is in a loop once.
     dtype: bfloat16 if anything in it is, which its products then are.
   """
 

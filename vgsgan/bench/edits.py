@@ -2,9 +2,9 @@
 
 The first is usually `regular`. Both run on the same batch and the same state,
 which both update and hand on. `time_over_flops` is 1 where edits cost what they
-compute. XLA counts the body of a loop once, and not what it calls in libraries:
-of a step, the growing of regions and the eigenvectors of `direction` are left
-out. What is done between steps (`edits.refresh_every`) is in neither.
+compute in matrix products and convolutions; the growing of regions and the
+eigenvectors of `direction` are not among these. What is done between steps
+(`edits.refresh_every`) is in neither.
 """
 
 import ml_collections

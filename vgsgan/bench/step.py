@@ -1,9 +1,9 @@
 """The training step: its time, and how much of the machine it uses.
 
 It is the update that the training ends with, without what is done between
-steps. `utilisation` is its FLOPs, as XLA counts them, over its time, as a share
-of what a matrix product reaches in the same run: 1 would be a step of nothing
-but matrix products at full speed.
+steps. `utilisation` is the FLOPs of its matrix products and convolutions
+(`programs.flops`) over its time, as a share of what a matrix product reaches in
+the same run: 1 would be a step of nothing else at full speed.
 """
 
 import ml_collections
