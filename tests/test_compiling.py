@@ -31,6 +31,7 @@ NEEDS_LIBTPU = pytest.mark.skipif(
   importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
 )
 SLICE = "v5e:2x4"
+PLANE = "v5e:4x4"
 OF_SIZE = 2048  # Bytes; statistics of a layer, ids and scalars are below.
 
 
@@ -48,11 +49,13 @@ def devices_on(where):
 
 
 @pytest.mark.parametrize(
-  "where", ["cpu", pytest.param(SLICE, marks=NEEDS_LIBTPU)]
+  "where",
+  ["cpu", *(pytest.param(x, marks=NEEDS_LIBTPU) for x in (SLICE, PLANE))],
 )
 def test_a_contrastive_step_sends_what_the_algorithm_needs(where):
   """Once the speech's maps and back, scores, one gradient; no more of size."""
   config, grid = small(), mesh.make_mesh(devices=devices_on(where))
+  config.train.batch = 2 * grid.size
   splits = blank.splits(config.data)
   task = tasks.build(config, grid, splits)
   state, batch = footprint.abstract(config, task, splits["train"][0], grid)
@@ -67,10 +70,14 @@ def test_a_contrastive_step_sends_what_the_algorithm_needs(where):
     return [x.payload for x in found if x.kind == kind and x.payload >= least]
 
   assert payloads("all-gather") == [maps]
-  assert payloads("reduce-scatter") == [maps]
+  # In two steps, which send what one would; the second has a row's share.
+  scattered = [x for x in found if x.kind == "reduce-scatter"]
+  assert [x.payload for x in scattered] == [maps, maps // 4]
+  one = hlo.sent("reduce-scatter", maps, grid.size)
+  assert sum(x.sent for x in scattered) == pytest.approx(one)
   assert not payloads("collective-permute", 0)
   # A block of scores, and its gradient.
-  assert payloads("all-to-all", 0) == 2 * [b // 8 * b * 4]
+  assert payloads("all-to-all", 0) == 2 * [b // grid.size * b * 4]
   gradient = sum(x.size * 4 for x in jax.tree.leaves(state.params))
   statistics = sum(x.size * 4 for x in jax.tree.leaves(state.batch_stats))
   reduced = sum(payloads("all-reduce", 0))

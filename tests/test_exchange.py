@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from vgsgan import exchange, scores
+from vgsgan import exchange, hlo, programs, scores
 
 B = 8
 
@@ -70,6 +70,31 @@ def test_scores_are_in_the_order_of_the_batch(axes, name, dtype):
     np.testing.assert_allclose(
       np.asarray(got, float), np.asarray(wanted, float), rtol=rtol, atol=atol
     )
+
+
+@pytest.mark.parametrize(
+  "axes", [{"data": n} for n in range(1, 9)] + [{"data": 2, "model": 4}]
+)
+def test_each_device_has_its_rows_of_the_sum(axes):
+  mesh = _mesh(**axes)
+  n, rows = mesh.size, P(mesh.axis_names)
+  # Device i has x[i], of three rows for every device.
+  x = np.random.default_rng(0).normal(size=(n, 3 * n, 5)).astype(np.float32)
+  island = jax.shard_map(
+    lambda own: exchange.reduce_scatter(own[0], mesh.axis_names),
+    mesh=mesh,
+    in_specs=rows,
+    out_specs=rows,
+  )
+  traced = jax.jit(island).trace(x)
+  np.testing.assert_allclose(island(x), x.sum(0), rtol=1e-4, atol=1e-6)
+  sent = hlo.sent("reduce-scatter", x[0].nbytes, n)
+  for found in (
+    programs.collectives(traced.jaxpr, n),
+    hlo.collectives(traced.lower().compile().as_text()),
+  ):
+    assert {one.kind for one in found} <= {"reduce-scatter"}
+    assert sum(one.sent for one in found) == pytest.approx(sent)
 
 
 def test_memory_of_both():

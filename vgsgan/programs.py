@@ -107,7 +107,7 @@ def _collectives(jaxpr: core.Jaxpr, place: _Place) -> Iterator[hlo.Collective]:
       gathered = kind in ("all-gather", "collective-permute")
       values = equation.outvars if gathered else equation.invars
       payload = sum(x.aval.size * x.aval.dtype.itemsize for x in values)
-      n = math.prod(place.axes[axis] for axis in _axes(equation.params))
+      n = _together(equation.params, place)
       yield hlo.Collective(
         kind, payload, n, place.times, equation.primitive.name
       )
@@ -135,9 +135,13 @@ def _branch(platforms: Any, platform: str) -> int:
   )
 
 
-def _axes(params: Mapping[str, Any]) -> tuple[str, ...]:
+def _together(params: Mapping[str, Any], place: _Place) -> int:
+  """Devices that take part in one collective."""
+  if groups := params.get("axis_index_groups"):
+    return len(groups[0])
   axes = params.get("axes", params.get("axis_name"))
-  return axes if isinstance(axes, tuple) else (axes,)
+  axes = axes if isinstance(axes, tuple) else (axes,)
+  return math.prod(place.axes[axis] for axis in axes)
 
 
 def _parts(equation: Any, place: _Place) -> Iterator[tuple[core.Jaxpr, _Place]]:
