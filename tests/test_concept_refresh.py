@@ -101,15 +101,18 @@ def test_a_refresh_changes_the_concepts_and_nothing_else(generator, records):
       valid,
     )
 
-  refresh = refresher(
-    {0: "cluster"},
-    records=records,
-    encode=encode,
-    matchmap=scores.matchmap,
-    generator=network.module,
-    generator_params=lambda params, stats: stats["generator_params"],
-    layers={"up1": network.module.layers["up1"]},
-  )
+  def refresh_of(encode):
+    return refresher(
+      {0: "cluster"},
+      records=records,
+      encode=encode,
+      matchmap=scores.matchmap,
+      generator=network.module,
+      generator_params=lambda params, stats: stats["generator_params"],
+      layers={"up1": network.module.layers["up1"]},
+    )
+
+  refresh = refresh_of(encode)
   state = TrainState(
     jnp.int32(8),
     {"gain": jnp.float32(1.0)},
@@ -144,6 +147,15 @@ def test_a_refresh_changes_the_concepts_and_nothing_else(generator, records):
     made.mean, images.reshape(-1, 8).mean(0), rtol=1e-3, atol=1e-4
   )
   assert seen["units"]["up1"].shape == (6, 8, 8, 16)
+
+  # In float32, as the compiled step has them, of towers that are not.
+  def rounded(state, batch):
+    image, speech, valid = encode(state, batch)
+    return jnp.bfloat16(image), jnp.bfloat16(speech), valid
+
+  low = refresh_of(rounded)(state, 8, lambda: None).batch_stats["concepts"]
+  assert all(x.dtype == np.float32 for x in jax.tree.leaves(low))
+  np.testing.assert_allclose(low.mean, made.mean, rtol=2e-2, atol=2e-2)
 
 
 def test_maps_of_concepts_on_other_grids():

@@ -25,6 +25,8 @@ _THRESHOLD = 0.5
 def observe(model: Any, state: TrainState, batch: Batch) -> dict[str, Any]:
   """What the clusters are made of, for a batch of pairs.
 
+  In float32, whatever the networks compute in: numpy would sum up in bfloat16.
+
   Returns:
     `points` [b, d], the product of image and speech features where they match
     best; `features` [b, h, w, d] of the images; `units`, the activations
@@ -34,6 +36,7 @@ def observe(model: Any, state: TrainState, batch: Batch) -> dict[str, Any]:
   image_map, speech_map, valid = model.encode(state, batch)
   found = edits.peak(model.matchmap(image_map, speech_map), valid)
   rows = jnp.arange(len(image_map))
+  image_map, speech_map = jnp.float32(image_map), jnp.float32(speech_map)
   here = image_map[rows, found.row, found.column]
   now = speech_map[rows, found.frame]
   weights = model.generator_params(state.params, state.batch_stats)
@@ -42,7 +45,10 @@ def observe(model: Any, state: TrainState, batch: Batch) -> dict[str, Any]:
   _, seen = model.generator.apply(
     variables, batch["z"], train=False, mutable=["layers"]
   )
-  units = {name: seen["layers"][f"{name}_output"][0] for name in model.layers}
+  units = {
+    name: jnp.float32(seen["layers"][f"{name}_output"][0])
+    for name in model.layers
+  }
   return {
     "points": here * now,
     "features": image_map,
