@@ -19,6 +19,7 @@ def config(**changes):
   return ml_collections.ConfigDict(
     {
       "seed": 7,
+      "mesh": {"model": 1},
       "optim": {"lr": 0.1, "name": "adam"},
       "loss": {"name": "regular", "margins": (1.0, 2.0)},
       "compare": {
@@ -54,6 +55,7 @@ def test_arms_are_copies_that_differ_in_their_fields():
     quick = name == "quick"
     assert one.to_dict() == {
       "seed": seed,
+      "mesh": {"model": 1},
       "optim": {"lr": 0.5 if quick else 0.1, "name": "adam"},
       "loss": {
         "name": "hard" if quick else "regular",

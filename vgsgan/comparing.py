@@ -7,7 +7,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from vgsgan import bars, jsonfiles, processes, trainer
+from vgsgan import bars, jsonfiles, processes, trainer, workdirs
 from vgsgan.errors import UserError
 from vgsgan.options import check_one_of, nearest
 
@@ -136,7 +136,7 @@ def _require_same(
   folder: pathlib.Path, config: ml_collections.ConfigDict
 ) -> None:
   """Refuses a finished run of another config."""
-  made = jsonfiles.read_json(folder / "config.json")
+  made = workdirs.read_config(folder)
   for line in jsonfiles.differences(made, config.to_dict()):
     raise UserError(
       f"{folder} is finished, with another {line}; use another --workdir"

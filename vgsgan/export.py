@@ -11,10 +11,9 @@ import pathlib
 import sys
 
 import jax
-import ml_collections
 from absl import app, flags, logging
 
-from vgsgan import checkpoints, data, jsonfiles, mesh, tasks
+from vgsgan import checkpoints, data, finished, jsonfiles, mesh, tasks
 from vgsgan.errors import UserError
 from vgsgan.options import check_one_of
 from vgsgan.worlds import pretrained
@@ -26,9 +25,8 @@ def export(workdir: pathlib.Path, network: str, out: pathlib.Path) -> None:
   Raises:
     UserError: the run is not finished, or has no such network.
   """
-  fields = jsonfiles.read_json(workdir / "config.json")
+  config = finished.config_of(workdir)
   results = jsonfiles.read_json(workdir / "results.json")
-  config = ml_collections.ConfigDict(fields)
   devices = mesh.make_mesh(1)
   task = tasks.build(config, devices, data.load(config.data))
   shapes = jax.eval_shape(task.init, jax.random.key(config.seed))
@@ -44,7 +42,7 @@ def export(workdir: pathlib.Path, network: str, out: pathlib.Path) -> None:
   }
   if network == "generator":  # Its average draws better than itself.
     tree = state.batch_stats.get("average", tree)
-  meta = {"network": network, "config": fields, "results": results}
+  meta = {"network": network, "config": config.to_dict(), "results": results}
   command = ["python", "-m", "vgsgan.export", *sys.argv[1:]]
   pretrained.save_params(out, tree, meta | {"command": " ".join(command)})
 

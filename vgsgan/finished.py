@@ -7,17 +7,14 @@ import jax
 import ml_collections
 from jax.sharding import Mesh
 
-from vgsgan import checkpoints, jsonfiles, mesh, workdirs
+from vgsgan import checkpoints, mesh, workdirs
 from vgsgan.errors import UserError
 from vgsgan.state import TrainState
 
 
 def config_of(workdir: pathlib.Path) -> ml_collections.ConfigDict:
   """The config of a run; UserError if there is no such run."""
-  path = workdir / "config.json"
-  if not path.exists():
-    raise UserError(f"no run in {workdir}: it has no config.json")
-  return ml_collections.ConfigDict(jsonfiles.read_json(path))
+  return ml_collections.ConfigDict(workdirs.read_config(workdir))
 
 
 def best(

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float
 
-from vgsgan import checkpoints, jsonfiles, scores
+from vgsgan import checkpoints, finished, jsonfiles, scores
 from vgsgan import data as datasets
 from vgsgan import mesh as mesh_lib
 from vgsgan.data import features
@@ -126,9 +126,7 @@ def _finished(workdir: str, task: str, data: ml_collections.ConfigDict) -> _Run:
   advice = f"name the workdir of a finished run of configs/{CONFIGS[task]}"
   if not (folder / "config.json").exists():
     raise UserError(f"no run in {workdir!r}, it has no config.json: {advice}")
-  config = ml_collections.ConfigDict(
-    jsonfiles.read_json(folder / "config.json")
-  )
+  config = finished.config_of(folder)
   if config.task != task:
     raise UserError(f"{folder} is a run of {config.task!r}: {advice}")
   if not (folder / "results.json").exists():

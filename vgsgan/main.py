@@ -12,7 +12,7 @@ from ml_collections import config_flags
 from vgsgan import (
   comparing,
   compiling,
-  jsonfiles,
+  finished,
   options,
   processes,
   trainer,
@@ -60,11 +60,8 @@ def resolved_config() -> ml_collections.ConfigDict:
   """The config of the flags, or else the one of the run in the workdir."""
   if not WORKDIR.value and MODE.value != "compile":
     raise UserError("--workdir is missing: name the folder of the run")
-  saved = pathlib.Path(WORKDIR.value or "") / "config.json"
-  if CONFIG.value is None and MODE.value == "eval" and saved.exists():
-    return ml_collections.ConfigDict(jsonfiles.read_json(saved))
   if CONFIG.value is None and MODE.value == "eval":
-    raise UserError(f"no run in {WORKDIR.value}: it has no config.json")
+    return finished.config_of(pathlib.Path(WORKDIR.value))
   if CONFIG.value is None:
     raise UserError("--config is missing, e.g. --config=configs/stamps.py")
   return CONFIG.value

@@ -4,12 +4,20 @@ import contextlib
 import fcntl
 import pathlib
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import ml_collections
 
 from vgsgan import jsonfiles, logbook
 from vgsgan.errors import UserError
+
+# What configs did not say at first, by section, and how it was then.
+_UNSAID = {
+  "mesh": {"model": 1},
+  "train": {"dtype": "float32", "accumulate": 1, "remat": False},
+  "score": {"exchange": "gather"},
+}
 
 
 @contextlib.contextmanager
@@ -44,6 +52,23 @@ def keep_config(
   path = workdir / "config.json"
   resolved = config.to_dict()
   if path.exists():
-    for line in jsonfiles.differences(jsonfiles.read_json(path), resolved):
+    for line in jsonfiles.differences(read_config(workdir), resolved):
       log.warn(f"config differs from the run's last start: {line}")
   log.write_json(path, resolved)
+
+
+def read_config(workdir: pathlib.Path) -> dict[str, Any]:
+  """The config that a run was last started with.
+
+  Of an older run too: fields that came later are as if they had been there.
+
+  Raises:
+    UserError: there is no such run, or its config cannot be read.
+  """
+  path = workdir / "config.json"
+  if not path.exists():
+    raise UserError(f"no run in {workdir}: it has no config.json")
+  fields = {"mesh": {}} | jsonfiles.read_json(path)
+  for section in _UNSAID.keys() & fields.keys():  # Not all tasks have a score.
+    fields[section] = _UNSAID[section] | fields[section]
+  return fields

@@ -1,0 +1,44 @@
+"""The config of a run, as it is kept and read again."""
+
+import json
+
+import pytest
+
+from tests.test_options import CONFIGS, load
+from vgsgan import finished, jsonfiles, logbook, workdirs
+from vgsgan.errors import UserError
+
+
+def aged(fields):
+  """A config of before there were the fields that `read_config` knows of."""
+  del fields["mesh"]
+  for name in ("dtype", "accumulate", "remat"):
+    del fields["train"][name]
+  fields.get("score", {}).pop("exchange", None)
+  return fields
+
+
+@pytest.mark.parametrize("name", sorted(x.stem for x in CONFIGS.glob("*.py")))
+def test_runs_from_before_a_field_are_as_if_it_had_been_there(
+  tmp_path, capsys, name
+):
+  config = load(name).get_config("")
+  whole = json.loads(jsonfiles.dumps(config.to_dict()))
+  jsonfiles.write_json(tmp_path / "config.json", aged(config.to_dict()))
+  assert workdirs.read_config(tmp_path) == whole
+  assert finished.config_of(tmp_path).train.accumulate == 1
+  with logbook.Logbook(tmp_path) as log:
+    workdirs.keep_config(tmp_path, config, log)
+    assert "differs" not in capsys.readouterr().err
+    config.train.remat = True
+    workdirs.keep_config(tmp_path, config, log)
+  assert "train.remat: False -> True" in capsys.readouterr().err
+  assert workdirs.read_config(tmp_path)["train"]["remat"] is True
+
+
+def test_a_folder_without_a_config_is_one_line(tmp_path):
+  with pytest.raises(UserError, match=r"no run in .*no config\.json"):
+    finished.config_of(tmp_path)
+  (tmp_path / "config.json").write_text("{")
+  with pytest.raises(UserError, match="cannot read"):
+    finished.config_of(tmp_path)
