@@ -109,6 +109,26 @@ def test_processes_that_see_different_folders_are_refused():
   assert (codes[1] == 2 and line in said[1].splitlines()) or codes[1] in LOST
 
 
+@pytest.mark.parametrize(
+  "address", ["127.0.0.1", "8476", "host:", "host:port", ":1", "h:0", "h:65536"]
+)
+def test_an_address_without_a_port_is_one_line(address):
+  with pytest.raises(UserError) as refused:
+    processes.start(address, 2, 1)
+  said = str(refused.value)
+  assert said.startswith(f"--coordinator_address={address} is not HOST:PORT")
+
+
+def test_a_port_that_is_taken_is_refused_where_it_would_be_opened():
+  with socket.create_server(("127.0.0.1", 0)) as taken:
+    port = taken.getsockname()[1]
+    address = f"[::1]:{port}"
+    with pytest.raises(UserError, match=rf"port {port} .*: choose another"):
+      processes.start(address, 2, 0)
+    processes._check_address(address, 1)  # Of another machine, maybe.
+  processes._check_address(address, 0)
+
+
 STALL = """
 import threading, time
 from vgsgan import processes

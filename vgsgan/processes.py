@@ -12,6 +12,7 @@ import dataclasses
 import os
 import pathlib
 import re
+import socket
 import sys
 import threading
 import time
@@ -44,6 +45,8 @@ _CUT_OFF = re.compile(
   r"|UNAVAILABLE|DEADLINE_EXCEEDED|barrier",
   re.IGNORECASE,
 )
+# An IPv6 address stands in brackets.
+_ADDRESS = re.compile(r"(?:\[[^\[\]\s]+\]|[^:\s]+):(\d{1,5})")
 
 
 @dataclasses.dataclass
@@ -72,8 +75,11 @@ def start(
     process_id: which of them this is, or None likewise.
 
   Raises:
-    UserError: if there is no cluster to be found and no address was given.
+    UserError: there is no cluster to be found and no address was given, or the
+      address is none, or its port is not free on process 0.
   """
+  if coordinator_address is not None:
+    _check_address(coordinator_address, process_id)
   _shorten_what_cpp_says()
   try:
     jax.distributed.initialize(
@@ -84,13 +90,34 @@ def start(
       heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
       shutdown_timeout_seconds=LEAVE_SECONDS,
     )
-  except ValueError as error:
+  except (ValueError, RuntimeError) as error:
+    reason = " ".join(str(error).split())
     raise UserError(
-      f"cannot join a cluster: {error} Pass --coordinator_address=HOST:PORT "
+      f"cannot join a cluster: {reason} Pass --coordinator_address=HOST:PORT "
       "--num_processes=N --process_id=I, or leave out --distributed."
     ) from error
   moved()
   threading.Thread(target=_watch, daemon=True, name="stalled").start()
+
+
+def _check_address(address: str, process_id: int | None) -> None:
+  """Refuses what JAX would meet with a traceback, or by ending in C++."""
+  found = _ADDRESS.fullmatch(address)
+  if not found or not 0 < int(found[1]) < 2**16:
+    raise UserError(
+      f"--coordinator_address={address} is not HOST:PORT, such as node-0:8476"
+    )
+  if process_id == 0:
+    with socket.socket() as probe:
+      # What an ended run has left of its connections does not count.
+      probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+      try:
+        probe.bind(("", int(found[1])))
+      except OSError as error:
+        raise UserError(
+          f"--coordinator_address={address}: port {found[1]} cannot be used "
+          f"({error.strerror}): choose another"
+        ) from error
 
 
 def first() -> bool:
