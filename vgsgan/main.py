@@ -78,10 +78,10 @@ def main(argv: list[str]) -> None:
     raise UserError(
       "--num_processes and --process_id need --coordinator_address=HOST:PORT"
     )
-  if not alone:
-    processes.start(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
   # Libraries log what only their authors want to read at each save.
   logging.set_verbosity(logging.WARNING)
+  if not alone:
+    processes.start(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
   workdir = pathlib.Path(WORKDIR.value) if WORKDIR.value else None
   if MODE.value == "compile":
     sys.exit(compiling.run(config, TOPOLOGY.value, workdir))
