@@ -1,6 +1,7 @@
 """The rendered scenes and CLEVR as data sets of one layout."""
 
 import io
+import shutil
 
 import jax
 import ml_collections
@@ -266,6 +267,27 @@ def test_clevr_has_the_records_of_the_scenes(clevr_dir):
       assert words == list(OBJECTS[:count])
       assert (example["attributes"][count:] == -1).all()
   assert len(ids) == 7
+
+
+@pytest.mark.parametrize("harm", ["deleted", "cut", "zeros"])
+@pytest.mark.parametrize("kind", ["rendered", "clevr"])
+def test_a_damaged_file_is_noticed_before_anything_is_trained(
+  folder, clevr_dir, tmp_path, kind, harm
+):
+  data.load(data_config(folder))
+  shutil.copytree(folder if kind == "rendered" else clevr_dir, tmp_path / "d")
+  for file in (tmp_path / "d").rglob("*-validation.array_record*"):
+    whole = file.read_bytes()
+    left = whole[: len(whole) // 2]
+    file.write_bytes(left if harm == "cut" else bytes(len(whole)))
+    if harm == "deleted":
+      file.unlink()
+  with pytest.raises(UserError) as error:
+    data.load(data_config(tmp_path / "d", scenes=kind))
+  one_line(error, str(tmp_path), "validation", "delete that folder")
+  again = f"tfds build clevr --data_dir={tmp_path / 'd'} "
+  assert (again in str(error.value)) == (kind == "clevr")
+  assert ("prepares it anew" in str(error.value)) == (kind != "clevr")
 
 
 def test_clevr_that_is_not_prepared_says_how(tmp_path):

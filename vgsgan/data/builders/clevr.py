@@ -77,8 +77,9 @@ def load(data_dir: str | pathlib.Path, image_size: int) -> dict[str, Clevr]:
     kind: np.array([words.index(name) for name in features[kind].names])
     for kind, words in ATTRIBUTES.items()
   }
+  again = f"delete that folder and run '{_build(data_dir)}'"
   return {
-    split: Clevr(preparing.open_split(builder, name), order, image_size)
+    split: Clevr(preparing.open_split(builder, name, again), order, image_size)
     for split, name in _SPLITS.items()
   }
 
@@ -92,9 +93,13 @@ def _builder(data_dir: pathlib.Path) -> tfds.core.DatasetBuilder:
       return builder
   raise UserError(
     f"no CLEVR in {data_dir} as ArrayRecord: prepare it (18 GB download) with "
-    f"'pip install tensorflow-cpu && tfds build clevr --data_dir={data_dir} "
-    "--file_format=array_record'"
+    f"'pip install tensorflow-cpu && {_build(data_dir)}'"
   )
+
+
+def _build(data_dir: pathlib.Path) -> str:
+  """The command that prepares it."""
+  return f"tfds build clevr --data_dir={data_dir} --file_format=array_record"
 
 
 def _resized(image: bytes, size: int) -> bytes:

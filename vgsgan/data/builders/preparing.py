@@ -54,12 +54,14 @@ def prepare_once(
 class Split(Sequence):
   """Random access to the records of a prepared split.
 
-  ArrayRecord checks what it reads; what does not agree is said in one line.
+  ArrayRecord checks what it reads; what does not agree is said in one line,
+  with the advice.
   """
 
-  source: Sequence[dict]
+  source: Sequence  # Of records; a type that is looked at would read one.
   name: str
   folder: str
+  advice: str
 
   def __len__(self) -> int:
     return len(self.source)
@@ -67,33 +69,40 @@ class Split(Sequence):
   def __getitem__(self, index: int) -> dict:
     if index >= len(self):
       raise IndexError(index)  # Where iterating ends.
-    with self._readable(f"record {index} of {self.name}"):
-      return self.source[index]
-
-  @contextlib.contextmanager
-  def _readable(self, what: str) -> Iterator[None]:
     try:
-      yield
+      return self.source[index]
     except (RuntimeError, ValueError, OSError) as error:
       raise UserError(
-        f"{what} in {self.folder} cannot be read ({one_line(error)}): delete "
-        "that folder, the next start prepares it anew"
+        f"record {index} of {self.name} in {self.folder} cannot be read "
+        f"({one_line(error)}): {self.advice}"
       ) from error
 
 
-def open_split(builder: tfds.core.DatasetBuilder, name: str) -> Split:
+def open_split(
+  builder: tfds.core.DatasetBuilder,
+  name: str,
+  advice: str = "delete that folder, the next start prepares it anew",
+) -> Split:
   """The records of a split, their pictures as they are stored.
 
+  Its first record is read: what is missing or damaged from its start on shows
+  before anything is trained.
+
+  Args:
+    builder: of a prepared data set.
+    name: of the split.
+    advice: what to do where its files are damaged.
+
   Raises:
-    UserError: its files are damaged.
+    UserError: the first record cannot be read.
   """
   folder = str(builder.data_dir)
   # TFDS would decode with OpenCV if that is installed, and with PIL if not.
   as_stored = {"image": tfds.decode.SkipDecoding()}
   source = builder.as_data_source(name, decoders=as_stored)
-  split = Split(source, name, folder)
-  with split._readable(name):
-    len(source)
+  split = Split(source, name, folder, advice)
+  if len(split):
+    split[0]
   return split
 
 
