@@ -24,11 +24,13 @@
 #   is what is trained, is installed or already prepared in data_dir.
 #
 # Maintenance sends SIGTERM: the run saves, leaves with 143, and every worker
-# starts it again. A spot slice that is taken away is gone: create, copy and run
+# starts it again; not for ever if nothing is saved, as where one worker has
+# left for good and the others wait for it. A spot slice that is taken away is gone: create, copy and run
 # again, with the same workdir. `stop` saves and leaves. Output: ~/vgsgan.log.
 set -euo pipefail
 
 PAUSE=10  # Seconds before the next start.
+STARTS=3  # In a row that save nothing: then the loop ends.
 
 usage() {
   echo "usage: launch/tpu_pod.sh create|copy|run|follow|stop|delete NAME" >&2
@@ -69,11 +71,12 @@ PATH=\$HOME/venv/bin:\$PATH nohup launch/tpu_pod.sh loop$quoted \
 # What `run` starts on every worker. All must start again or none, so it counts
 # as killed (over 128) too when JAX ends a process because another was killed.
 loop() {
-  local flag workdir status
+  local flag workdir status before after fruitless=0
   for flag; do
     if [[ $flag == --workdir=* ]]; then workdir=${flag#*=}; fi
   done
   export JAX_COMPILATION_CACHE_DIR=$workdir/jax-cache
+  before=$(checkpoints "$workdir")
   while true; do
     status=0
     python -m vgsgan.main --distributed "$@" || status=$?
@@ -81,9 +84,23 @@ loop() {
       echo "launch/tpu_pod.sh: left with $status"
       exit "$status"
     fi
+    after=$(checkpoints "$workdir")
+    fruitless=$((fruitless + 1))
+    if [[ $after != "$before" ]]; then fruitless=0; fi
+    before=$after
+    if ((fruitless == STARTS)); then
+      echo "launch/tpu_pod.sh: left with $status, $STARTS times without a new" \
+        "checkpoint: see the logs of all workers, mend it and run again"
+      exit "$status"
+    fi
     echo "launch/tpu_pod.sh: left with $status, starts again in $PAUSE s"
     sleep "$PAUSE"
   done
+}
+
+# Whole ones, of the run or of all runs of a comparison.
+checkpoints() {
+  find "$1" -regex '.*/checkpoints/[0-9]+' -prune 2>/dev/null | sort || true
 }
 
 (($# >= 2)) || usage

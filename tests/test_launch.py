@@ -525,7 +525,8 @@ def test_tpu_copies_what_is_tracked_and_installs_it(stage):
 
 def test_tpu_runs_on_every_worker_until_it_is_done(stage):
   stage.stub("gcloud", GCLOUD)
-  mine = ["--config=c.py:a,b", "--workdir=/nfs/a b", "--config.x='*'"]
+  workdir = stage.env["WORKDIR"] = f"{stage.record}/a b"
+  mine = ["--config=c.py:a,b", f"--workdir={workdir}", "--config.x='*'"]
   assert stage.run(LAUNCH / "tpu_pod.sh", "run", "pod", *mine)[0] == 0
   (call,) = gcloud_calls(stage)
   assert call[:3] == ["ssh", "pod", "--worker=all"]
@@ -538,7 +539,8 @@ def test_tpu_runs_on_every_worker_until_it_is_done(stage):
     "python",
     'printf "%s\\n" "$@" >$RECORD/run.args; env >$RECORD/run.env\n'
     "echo >>$RECORD/starts; case $(wc -l <$RECORD/starts) in\n"
-    "1) exit 143 ;; 2) kill -KILL $$ ;; 3) exit 134 ;; esac",
+    '1) exit 143 ;; 2) mkdir -p "$WORKDIR/checkpoints/5"; kill -KILL $$ ;;\n'
+    "3) exit 134 ;; 4) exit 134 ;; esac",
   )
   shutil.move(stage.folder / "python", home / "venv/bin/python")
   command = f"cd {home} && {remote_command(call)}"
@@ -548,10 +550,25 @@ def test_tpu_runs_on_every_worker_until_it_is_done(stage):
     assert time.monotonic() < deadline, said
     time.sleep(0.05)
   left = re.findall(r"left with (\d+)", said)
-  assert left == ["143", "137", "134", "0"]
+  assert left == ["143", "137", "134", "134", "0"]
   assert stage.args("run") == ["-m", "vgsgan.main", "--distributed", *mine]
   cache = stage.environment("run")["JAX_COMPILATION_CACHE_DIR"]
-  assert cache == "/nfs/a b/jax-cache"
+  assert cache == f"{workdir}/jax-cache"
+
+
+def test_tpu_workers_whose_run_saves_nothing_end(stage):
+  stage.stub(
+    "python",
+    "echo >>$RECORD/starts; n=$(wc -l <$RECORD/starts)\n"
+    "((n > 2)) || mkdir -p $RECORD/w/arm-0/checkpoints/$n\n"
+    "mkdir -p $RECORD/w/arm-0/checkpoints/7.tmp-$n; exit 134",
+  )
+  script = patched(stage.folder, "tpu_pod.sh", "PAUSE=10", "PAUSE=0")
+  workdir = f"--workdir={stage.record}/w"
+  code, said, _ = stage.run("bash", script, "loop", workdir)
+  assert code == 134
+  assert (stage.record / "starts").read_text().count("\n") == 2 + 3
+  assert "3 times without a new checkpoint" in said.splitlines()[-1]
 
 
 @pytest.mark.parametrize("status", [1, 2])
