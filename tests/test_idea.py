@@ -602,6 +602,11 @@ def test_one_pair_is_no_batch_for_a_discriminator_of_pairs():
   config.train.batch = 1
   with pytest.raises(UserError, match=r"config\.train\.batch=1 must be at"):
     idea.Idea(config)
+  config.train.update({"batch": 6, "accumulate": 6})
+  with pytest.raises(UserError, match=r"accumulate=6 .* lower it to 3 at most"):
+    idea.Idea(config)
+  config.train.accumulate = 3
+  idea.Idea(config)
 
 
 @pytest.mark.parametrize(

@@ -230,4 +230,10 @@ def test_a_batch_in_parts_that_does_not_divide_is_refused():
   with pytest.raises(UserError) as refused:
     mesh.check_batch(40, devices, "train.batch", 2)
   assert "8 devices in 2 parts each: 40 = 16 x 2 + 8" in str(refused.value)
-  assert "to 32 or 48" in str(refused.value)
+  said = (
+    "train.batch to 32 or 48, or --config.train.accumulate to a divisor of 5"
+  )
+  assert str(refused.value).endswith(said)
+  with pytest.raises(UserError) as refused:
+    mesh.check_batch(42, devices, "train.batch", 2)  # In no parts either.
+  assert str(refused.value).endswith("train.batch to 32 or 48")

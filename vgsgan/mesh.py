@@ -96,7 +96,7 @@ def check_batch(batch: int, mesh: Mesh, field: str, parts: int = 1) -> None:
     batch: rows.
     mesh: the devices.
     field: of the config, that says how many rows.
-    parts: in which each device takes its rows.
+    parts: in which each device takes its rows, `config.train.accumulate`.
 
   Raises:
     UserError: with the arithmetic.
@@ -105,10 +105,14 @@ def check_batch(batch: int, mesh: Mesh, field: str, parts: int = 1) -> None:
   whole, rest = divmod(batch, n)
   if batch < 1 or rest:
     near = f"{whole * n} or {(whole + 1) * n}" if whole else f"{n}"
+    share, uneven = divmod(batch, mesh.size)
+    fewer = ""
+    if parts > 1 and share and not uneven:
+      fewer = f", or --config.train.accumulate to a divisor of {share}"
     raise UserError(
       f"a batch of {batch} does not divide over {mesh.size} devices"
       f"{f' in {parts} parts each' if parts > 1 else ''}: "
-      f"{batch} = {n} x {whole} + {rest}; set --config.{field} to {near}"
+      f"{batch} = {n} x {whole} + {rest}; set --config.{field} to {near}{fewer}"
     )
 
 

@@ -79,7 +79,13 @@ class Idea(Alternating):
     self.adversarial = model.kind.endswith("gan")
     if self.adversarial:
       # Of one pair alone nothing is mismatched.
-      check_at_least("train.batch", config.train.batch, 2)
+      batch, parts = config.train.batch, config.train.accumulate
+      check_at_least("train.batch", batch, 2)
+      if batch < 2 * parts:
+        raise UserError(
+          f"config.train.accumulate={parts} makes parts of one pair, in which "
+          f"nothing is mismatched: lower it to {batch // 2} at most"
+        )
     try:
       self.modules = self.networks()
       self.prepare()
