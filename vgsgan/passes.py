@@ -86,7 +86,7 @@ def run(
   stats: Any,
   *rows: Any,
 ) -> tuple[Any, Any]:
-  """A network's pass over a batch in training.
+  """A network's pass over a batch, in training and where it is evaluated.
 
   Args:
     train: `config.train`.

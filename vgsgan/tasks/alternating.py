@@ -13,8 +13,6 @@ from vgsgan import generative, passes
 from vgsgan.state import TrainState, optimizer, schedule
 from vgsgan.tasks import Batch, Metrics
 
-Found = tuple[jax.Array, tuple[Metrics, Any]]
-
 
 class Alternating:
   """A generator, perhaps against a discriminator, and the generator's average.

@@ -50,7 +50,8 @@ def save_params(
 
   Args:
     path: of the file, `NAME.npz`.
-    tree: nested dicts of arrays, whose names hold no slash.
+    tree: nested dicts of arrays. A name with a slash is read back as a dict in
+      a dict; `load_generator` and the like undo that.
     meta: JSON: what made the weights (config, seed, figures, command).
 
   Raises:
