@@ -13,7 +13,14 @@ import pytest
 
 from tests import stamps_fixture
 from tests.test_options import load
-from vgsgan import checkpoints, data, mesh, tasks, trainer, workdirs
+from vgsgan import (
+  checkpoints,
+  data,
+  mesh,
+  tasks,
+  trainer,
+  workdirs,
+)
 from vgsgan.data import pipeline
 from vgsgan.errors import UserError
 from vgsgan.evals import retrieval
@@ -265,6 +272,33 @@ def test_a_run_goes_on_with_another_number_of_devices(
     for name in ("whole", "parts")
   )
   np.testing.assert_allclose(whole, parts, rtol=2e-4)
+
+
+@pytest.mark.parametrize(
+  ("module", "name", "advice"),
+  [
+    (
+      trainer,
+      "compile_step",
+      ("train.accumulate", "exchange=ring"),
+    ),
+    (retrieval, "score_blocks", ("eval.batch",)),
+  ],
+)
+def test_too_little_memory_is_one_line(
+  folder, tmp_path, monkeypatch, module, name, advice
+):
+  def full(*_):
+    raise jax.errors.JaxRuntimeError(
+      "RESOURCE_EXHAUSTED: Out of memory while allocating 8 bytes.\nMore."
+    )
+
+  monkeypatch.setattr(module, name, full)
+  with pytest.raises(UserError) as refused:
+    trainer.run(small(folder, steps=1, eval_every=1), tmp_path, "train")
+  said = str(refused.value)
+  assert said.startswith("out of memory: Out of memory while allocating 8 byte")
+  assert "\n" not in said and all(word in said for word in advice)
 
 
 @pytest.mark.parametrize("spoilt", ["loss", "grad_norm"])

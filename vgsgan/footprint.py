@@ -15,7 +15,6 @@ operations, and what the device sends. The least that it has to send is
 Statistics of batch normalisation, which come on top, are small.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,6 +25,7 @@ from jax.sharding import Mesh
 
 from vgsgan import chips, hlo, mesh, programs, tasks, trainer
 from vgsgan.errors import UserError
+from vgsgan.memory import first_line, too_large
 from vgsgan.state import TrainState
 
 Shapes = dict[str, jax.ShapeDtypeStruct]
@@ -96,7 +96,7 @@ def compile_or_say(traced: Any) -> jax.stages.Compiled:
   except (jax.errors.JaxRuntimeError, ValueError) as error:
     said = first_line(error)
     if "RESOURCE_EXHAUSTED" in said:
-      raise _too_large(said.partition("RESOURCE_EXHAUSTED: ")[2]) from error
+      raise too_large(said) from error
     raise UserError(f"the step cannot be compiled: {said}") from error
 
 
@@ -104,20 +104,7 @@ def check_memory(memory: Mapping[str, Any]) -> None:
   """Refuses a step that needs more than there is, as far as that is known."""
   if memory["of"] and memory["peak"] > memory["of"]:
     peak, there = memory["peak"] / 1e9, memory["of"] / 1e9
-    raise _too_large(f"a device needs {peak:.2f} GB and has {there:.2f} GB")
-
-
-def _too_large(how: str) -> UserError:
-  return UserError(
-    f"out of memory: {how.rstrip('. ')}; lower --config.train.batch, take more "
-    "devices, or split what is trained over some with --config.mesh.model"
-  )
-
-
-def first_line(error: Exception) -> str:
-  """The first line of an error that says something."""
-  lines = [x.strip() for x in str(error).splitlines() if x.strip()]
-  return re.sub(r"\s+", " ", lines[0]) if lines else type(error).__name__
+    raise too_large(f"a device needs {peak:.2f} GB and has {there:.2f} GB")
 
 
 def gradient_bytes(state: TrainState, grid: Mesh) -> float:

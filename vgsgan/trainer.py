@@ -25,6 +25,7 @@ from vgsgan import (
   data,
   jsonfiles,
   logbook,
+  memory,
   mesh,
   passes,
   preemption,
@@ -109,6 +110,7 @@ def run(
       with (
         processes.together(preemption.Interrupted),
         jax.transfer_guard(config.transfer_guard),
+        memory.enough(memory.TRAINING),
       ):
         if mode == "train":
           train(this)
@@ -344,7 +346,10 @@ def gathered(this: Run, state: TrainState) -> TrainState:
 
 
 def evaluate(this: Run, state: TrainState, split: str) -> dict[str, Any]:
-  with this.log.status(f"evaluating on {split}"):
+  with (
+    this.log.status(f"evaluating on {split}"),
+    memory.enough(memory.EVALUATION),
+  ):
     return this.task.evaluate(state, split, this.stop.check)
 
 
