@@ -17,6 +17,7 @@ from vgsgan import (
   checkpoints,
   data,
   mesh,
+  processes,
   tasks,
   trainer,
   workdirs,
@@ -196,6 +197,7 @@ def test_a_crash_loses_at_most_the_steps_since_the_last_checkpoint(
     nonlocal count
     count += 1
     if count == 6:
+      assert processes._now.what == "training"
       raise MemoryError("as if killed")
     return plain(self, running)
 

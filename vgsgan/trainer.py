@@ -200,6 +200,7 @@ def train(this: Run) -> None:
         update = compile_step(this, state, batch)
         clock.reset(step)
       state = between(this, state, step)
+      processes.moved("training")
       state, metrics = update(state, batch)
       step += 1
       if pending:
