@@ -78,14 +78,19 @@ def trained(tree: Any, mesh: Mesh) -> Any:
   return jax.tree.map(place, tree)
 
 
-def by_rows(f: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+def by_rows(
+  f: Callable[..., Any], mesh: Mesh | None = None
+) -> Callable[..., Any]:
   """`f` of each device's own rows, where XLA would gather them all: for an FFT.
 
   Args:
     f: makes arrays with a leading dimension of such arrays, row by row.
-    mesh: over all of which the rows are split.
+    mesh: over all of which the rows are split; None for the one in whose
+      context it is, as the trainer's step is, and for `f` itself outside.
   """
-  rows = PartitionSpec(mesh.axis_names)
+  if mesh is None and jax.sharding.get_abstract_mesh().empty:
+    return f
+  rows = PartitionSpec(AXES)
   return jax.shard_map(f, mesh=mesh, in_specs=rows, out_specs=rows)
 
 

@@ -5,12 +5,16 @@ front end costs less there than as numpy in a worker, and on an accelerator
 only the 16-bit waveform has to travel.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, Num, UInt8
 
+from vgsgan import mesh
 from vgsgan.data.mel import mel_filterbank
 
 Host = Array | np.ndarray
@@ -177,6 +181,22 @@ def spectrogram(
   if level.shape[1] < frames:
     raise ValueError(f"the sound has {level.shape[1]} frames, not {frames}")
   return level[:, :frames] / 40.0 + 1.0
+
+
+def spectrogram_of(
+  data: ml_collections.ConfigDict,
+  waveform: Num[Host, "b s"],
+  num_samples: Int[Host, "b"],
+) -> Float[Array, "b t bands"]:
+  """`spectrogram` as `config.data` describes it, each device of its rows."""
+  made = functools.partial(
+    spectrogram,
+    kind=data.spectrogram,
+    frames=data.frames,
+    sample_rate=data.sample_rate,
+    num_mels=data.num_mels,
+  )
+  return mesh.by_rows(made)(waveform, num_samples)
 
 
 def log_linear(

@@ -113,13 +113,8 @@ class Classification:
       pictures = augment.shift_and_flip(
         key, pictures, data.augment.shift, flip=False
       )
-    sounds = features.spectrogram(
-      batch["waveform"],
-      batch["num_samples"],
-      kind=data.spectrogram,
-      frames=data.frames,
-      sample_rate=data.sample_rate,
-      num_mels=data.num_mels,
+    sounds = features.spectrogram_of(
+      data, batch["waveform"], batch["num_samples"]
     )
     return {"image": pictures, "audio": sounds[..., None]}
 

@@ -119,15 +119,7 @@ class Correspondence:
 
   def spectrogram(self, waveform, num_samples) -> Float[Array, "b t f"]:
     """Sound as the towers see it."""
-    data = self.config.data
-    return features.spectrogram(
-      waveform,
-      num_samples,
-      kind=data.spectrogram,
-      frames=data.frames,
-      sample_rate=data.sample_rate,
-      num_mels=data.num_mels,
-    )
+    return features.spectrogram_of(self.config.data, waveform, num_samples)
 
   def pictures(self, batch: Batch, key: jax.Array | None):
     """Normalised pictures; augmented if there is a key."""

@@ -135,14 +135,8 @@ class Idea(Alternating):
 
   def inputs(self, batch: Batch) -> Pair:
     """Pictures, and spectrograms of one channel, in [-1, 1]."""
-    data = self.config.data
-    sounds = features.spectrogram(
-      batch["waveform"],
-      batch["num_samples"],
-      kind=data.spectrogram,
-      frames=data.frames,
-      sample_rate=data.sample_rate,
-      num_mels=data.num_mels,
+    sounds = features.spectrogram_of(
+      self.config.data, batch["waveform"], batch["num_samples"]
     )
     return batch["image"].astype(jnp.float32) / 127.5 - 1, sounds[..., None]
 
