@@ -25,8 +25,9 @@
 #
 # Maintenance sends SIGTERM: the run saves, leaves with 143, and every worker
 # starts it again; not for ever if nothing is saved, as where one worker has
-# left for good and the others wait for it. A spot slice that is taken away is gone: create, copy and run
-# again, with the same workdir. `stop` saves and leaves. Output: ~/vgsgan.log.
+# left for good and the others wait for it. A spot slice that is taken away is
+# gone: create, copy and run again, with the same workdir. `stop` saves and
+# leaves. Output: ~/vgsgan.log.
 set -euo pipefail
 
 PAUSE=10  # Seconds before the next start.
