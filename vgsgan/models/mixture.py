@@ -172,10 +172,12 @@ class PairDiscriminator(nn.Module):
     Normalisation sees the real and the drawn together, so that one function
     judges both.
     """
+    # In turns, so that each stays on its device.
     both = tuple(
-      jnp.concatenate(halves) for halves in zip(real, drawn, strict=True)
+      jnp.stack(halves, 1).reshape(-1, *halves[0].shape[1:])
+      for halves in zip(real, drawn, strict=True)
     )
-    pictures, sounds = (jnp.split(x, 2) for x in self.look(both, train))
+    pictures, sounds = ((x[::2], x[1::2]) for x in self.look(both, train))
     b = len(real[0])
     pictures = [x[:, None, None] for x in pictures]
     sounds = [x[:, None] for x in sounds]
