@@ -1,6 +1,7 @@
 """The rendered scenes and CLEVR as data sets of one layout."""
 
 import io
+import pickle
 import shutil
 
 import jax
@@ -102,6 +103,16 @@ def test_a_second_start_finds_what_the_first_prepared(folder, monkeypatch):
   data.load(data_config(folder))
   monkeypatch.setattr(scenes, "rendered", None)
   assert len(data.load(data_config(folder))["train"]) == 6
+
+
+def test_a_split_is_opened_anew_where_it_is_sent(folder, caplog):
+  """As worker processes get it: the same records, and no warnings."""
+  for split in data.load(data_config(folder)).values():
+    caplog.clear()
+    sent = pickle.loads(pickle.dumps(split))
+    assert not caplog.records
+    for one, other in zip(split, sent, strict=True):
+      jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
 def test_the_name_tells_every_field():

@@ -63,6 +63,11 @@ class Split(Sequence):
   folder: str
   advice: str
 
+  def __reduce__(self) -> tuple:
+    # Worker processes open it themselves: of a builder that is sent to them
+    # TFDS makes another, with a warning each time.
+    return _reopened, (self.folder, self.name, self.advice)
+
   def __len__(self) -> int:
     return len(self.source)
 
@@ -104,6 +109,10 @@ def open_split(
   if len(split):
     split[0]
   return split
+
+
+def _reopened(folder: str, name: str, advice: str) -> Split:
+  return open_split(tfds.builder_from_directory(folder), name, advice)
 
 
 def check_bad(metadata: dict, limit: float) -> None:
