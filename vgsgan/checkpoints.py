@@ -4,7 +4,6 @@ Orbax writes the arrays and keeps the processes together. Added to it here:
 
 - all that it does for a save is done beside the training, of a copy on the
   devices, by threads that let the training go first;
-
 - a record beside the arrays (JSON: the caller's `meta`, the score, and each
   array's shape, dtype and CRC-32), because Orbax takes flipped bytes for
   weights, and names no parameter when the model is another one;

@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from vgsgan import step_folders
+
 STEPS, SAVE_EVERY, EVAL_EVERY = 10, 2, 5
 # What makes a run short, and its batches such as eight devices can share.
 FLAGS = (
@@ -171,10 +173,9 @@ class Start:
 def complete(workdir: pathlib.Path) -> list[int]:
   """Steps whose checkpoint is whole, ascending."""
   try:
-    names = os.listdir(workdir / "checkpoints")
+    return step_folders.steps(workdir / "checkpoints")
   except FileNotFoundError:
     return []
-  return sorted(int(name) for name in names if name.isdigit())
 
 
 def unfinished(workdir: pathlib.Path) -> list[int]:
