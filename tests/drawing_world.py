@@ -9,8 +9,8 @@ import numpy as np
 import optax
 import pytest
 
+from tests.filling import filled, normal, quick_jit, variables_of
 from tests.placing import placed
-from tests.test_gan import filled, normal, quick_jit, variables_of
 from tests.test_options import load
 from vgsgan import impostors, mesh
 from vgsgan.data import features

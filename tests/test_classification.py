@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.test_gan import filled, quick_jit
+from tests.filling import filled, quick_jit
 from tests.test_options import load
 from vgsgan import data, mesh, tasks, trainer
 from vgsgan.data import features

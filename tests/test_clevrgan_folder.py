@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests import stamps_fixture, test_options
-from tests.test_gan import quick_jit
+from tests.filling import quick_jit
 from vgsgan import data, mesh, trainer
 from vgsgan.data.builders import clevrgan_files
 from vgsgan.data.pairs import DrawnPairExample

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tests import drawing_world
-from tests.test_gan import normal, same
+from tests.filling import normal, same
 from vgsgan import concepts, mesh, scores
 from vgsgan.data.pairs import DrawnPairExample
 from vgsgan.state import TrainState

@@ -10,7 +10,7 @@ import pytest
 
 from tests import drawing_world
 from tests.drawing_world import KEY, MAKE_MESH, RATE, B, model_of, on, state_of
-from tests.test_gan import quick_jit, same
+from tests.filling import quick_jit, same
 from vgsgan import impostors, mesh, scores, trainer
 from vgsgan.data import features
 from vgsgan.tasks.curriculum import PHASES

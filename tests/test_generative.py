@@ -8,7 +8,7 @@ import scipy.integrate
 import scipy.spatial.distance
 import scipy.stats
 
-from tests.test_gan import normal
+from tests.filling import normal
 from vgsgan import generative
 from vgsgan.evals import generated
 from vgsgan.evals.generated import Clips

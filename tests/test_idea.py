@@ -12,8 +12,8 @@ import optax
 import pytest
 from PIL import Image
 
+from tests.filling import filled, normal, quick_jit, same
 from tests.placing import placed
-from tests.test_gan import filled, normal, quick_jit, same
 from tests.test_options import load
 from vgsgan import data, judges, mesh, trainer
 from vgsgan.data import features

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.test_gan import normal, quick_jit
+from tests.filling import normal, quick_jit
 from vgsgan import edits, impostors, mesh
 
 KEY = jax.random.key(3)

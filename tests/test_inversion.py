@@ -9,8 +9,8 @@ import pytest
 
 from tests import drawing_world
 from tests.drawing_world import KEY, B, model_of, one_line, state_of
+from tests.filling import normal, quick_jit, same
 from tests.test_drawing import equal_trees
-from tests.test_gan import normal, quick_jit, same
 from tests.test_options import load
 from vgsgan import inversion
 from vgsgan.data.builders.scenes import encode

@@ -18,7 +18,7 @@ from tests.drawing_world import (
   one_line,
   state_of,
 )
-from tests.test_gan import filled, normal, quick_jit, variables_of
+from tests.filling import filled, normal, quick_jit, variables_of
 from tests.test_options import load
 from vgsgan import data, export, mesh, trainer
 from vgsgan.data.builders.scenes import encode

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from tests import test_classification
+from tests.filling import filled, quick_jit
 from tests.test_classification import CLASSES, STAR
-from tests.test_gan import filled, quick_jit
 from tests.test_options import load
 from vgsgan import checkpoints, data, jsonfiles, judges, mesh
 from vgsgan.errors import UserError

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from tests.test_gan import quick_jit
+from tests.filling import quick_jit
 from tests.test_generation_tasks import small as small_pictures
 from tests.test_idea import MAKE_MESH, small, splits
 from vgsgan import data, mesh, samples, trainer

@@ -12,7 +12,7 @@ import scipy.ndimage
 from PIL import Image
 
 from tests import drawing_world, stamps_fixture, test_clevrgan_folder
-from tests.test_gan import quick_jit, same
+from tests.filling import quick_jit, same
 from vgsgan import checkpoints, data, drawn_runs, jsonfiles, mesh, select
 from vgsgan import selection as selecting
 from vgsgan.data import features

@@ -16,7 +16,7 @@ from tests.drawing_world import (  # noqa: F401
   records,
   state_of,
 )
-from tests.test_gan import quick_jit
+from tests.filling import quick_jit
 from vgsgan import drawn_runs, panels, show
 from vgsgan.data.builders.scenes import encode
 from vgsgan.data.pairs import decode

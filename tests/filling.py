@@ -1,0 +1,45 @@
+"""Networks and arrays of random numbers, compiled quickly, and compared."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+KEY = jax.random.key(5)
+# Compiling is most of the time here.
+quick_jit = functools.partial(
+  jax.jit, compiler_options={"xla_backend_optimization_level": 0}
+)
+
+
+def filled(shapes, seed=0, scale=0.4):
+  """Random numbers in every place, also where training starts from 0 or 1."""
+  rng = np.random.default_rng(seed)
+
+  def fill(path, x):
+    name = jax.tree_util.keystr(path[-1:], simple=True)
+    # The statistics of normalisations stay at their start.
+    if name in ("mean", "var") or name.endswith("sigma"):
+      return jnp.full(x.shape, float(name != "mean"))
+    return jnp.asarray(scale * rng.normal(size=x.shape), x.dtype)
+
+  return jax.tree_util.tree_map_with_path(fill, shapes)
+
+
+def variables_of(module, *args, scale=0.4):
+  """Random ones, without compiling the initialisers."""
+  init = functools.partial(module.init, train=False)
+  made = filled(jax.eval_shape(init, KEY, *args), scale=scale)
+  return {k: v for k, v in made.items() if k in ("params", "batch_stats")}
+
+
+def normal(*shape, seed=1):
+  return jnp.asarray(np.random.default_rng(seed).normal(size=shape), "float32")
+
+
+def same(one, other):
+  return all(
+    np.array_equal(a, b)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+  )
