@@ -10,7 +10,8 @@ import pytest
 
 from tests import drawing_world
 from tests.drawing_world import MAKE_MESH, one_line, small
-from tests.filling import quick_jit, same, saved_state
+from tests.filling import quick_jit, same
+from tests.test_gan import saved_state
 from tests.test_trainer import lines, signal_at
 from vgsgan import data, mesh, tasks, trainer
 from vgsgan.errors import UserError
