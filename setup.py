@@ -9,6 +9,11 @@ ROOT = pathlib.Path(__file__).parent
 VERSION = re.search(
   r'__version__ = "(.+)"', (ROOT / "vgsgan/__init__.py").read_text()
 ).group(1)
+X86 = "; sys_platform == 'linux' and platform_machine == 'x86_64'"
+ONEDNN = [
+  f"onednn-cpu-gomp==2023.2.0{X86}",
+  f"onednn-devel-cpu-gomp==2023.2.0{X86}",
+]
 
 setuptools.setup(
   name="vgsgan",
@@ -19,7 +24,7 @@ setuptools.setup(
   license="Apache-2.0",
   python_requires=">=3.11",
   packages=setuptools.find_packages(include=["vgsgan", "vgsgan.*"]),
-  package_data={"vgsgan.worlds": ["*.npz"]},
+  package_data={"vgsgan.kernels": ["*.cc"], "vgsgan.worlds": ["*.npz"]},
   install_requires=[
     "absl-py>=2.1",
     "flax>=0.12.7",
@@ -42,6 +47,9 @@ setuptools.setup(
     "bench": ["torch>=2.6"],  # For `python -m vgsgan.bench step --torch`.
     "cuda": ["jax[cuda13]"],  # NVIDIA GPUs.
     "tpu": ["jax[tpu]"],  # Cloud TPU.
+    # Faster convolutions on a CPU; compiled once, with a C++ compiler. With
+    # OpenMP of GCC it depends on nothing else, unlike the later `onednn`.
+    "onednn": ONEDNN,
     "speech": [  # Speaks the captions of the worlds made here.
       "espeakng-loader>=0.2.4",  # espeak-ng, library and voices; GPL-3.
       "ttspico==0.3.2",  # SVOX Pico; Apache-2.0; built with a C compiler.
@@ -52,6 +60,7 @@ setuptools.setup(
     ],
     "retrieval": ["cca-zoo>=4"],  # Canonical correlations for baselines.
     "tests": [
+      *ONEDNN,
       "cca-zoo>=4",
       "espeakng-loader>=0.2.4",
       "ttspico==0.3.2",

@@ -98,6 +98,12 @@ def test_max_pool_refuses_what_does_not_fit():
     layers.max_pool(_normal(1, 2, 2), (3,), (1,))
 
 
+@pytest.fixture
+def without_onednn(monkeypatch):
+  """What is computed where the extra is not installed."""
+  monkeypatch.setattr(convolve.onednn_library, "ready", lambda: False)
+
+
 @pytest.mark.parametrize(
   ("kernel", "channels", "features"),
   [
@@ -111,17 +117,17 @@ def test_max_pool_refuses_what_does_not_fit():
     (5, 6, 16),
   ],
 )
-def test_conv2d_is_the_convolution(kernel, channels, features):
+def test_conv2d_is_the_convolution(kernel, channels, features, without_onednn):
   x = _normal(2, 7, 6, channels)
   ours = layers.Conv2D(features, kernel)
   _same_as_flax(ours, nn.Conv(features, (kernel, kernel)), x)
 
 
-def test_conv2d_of_an_odd_width_is_the_convolution():
+def test_conv2d_of_an_odd_width_is_the_convolution(without_onednn):
   _same_as_flax(layers.Conv2D(4), nn.Conv(4, (3, 3)), _normal(2, 6, 7, 8))
 
 
-def test_two_columns_at_a_time_push_forward_and_twice_back():
+def test_two_columns_at_a_time_push_forward_and_twice_back(without_onednn):
   """Inversion pushes forward through convolutions; penalties pull twice."""
   x, kernel = _normal(2, 4, 6, 8), _normal(3, 3, 8, 4, seed=1)
 
@@ -145,7 +151,7 @@ def test_two_columns_at_a_time_push_forward_and_twice_back():
   )
 
 
-def test_an_accelerator_is_given_the_plain_convolution():
+def test_an_accelerator_is_given_the_plain_convolution(without_onednn):
   x, kernel = jnp.zeros((2, 4, 6, 8)), jnp.zeros((3, 3, 8, 4))
   traced = jax.jit(convolve.conv2d).trace(x, kernel)
   for platform in ("cpu", "cuda", "tpu"):

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import ml_collections
 from jax.sharding import PartitionSpec
 
+from vgsgan.kernels import onednn
 from vgsgan.options import check_at_least, check_one_of
 from vgsgan.state import TrainState
 
@@ -33,7 +34,7 @@ from vgsgan.state import TrainState
 Apply = Callable[..., tuple[Any, Any]]
 
 DTYPES = ("float32", "bfloat16")
-_KEPT = ("conv_general_dilated", "dot_general")
+_KEPT = ("conv_general_dilated", "dot_general", onednn.PRIMITIVE.name)
 
 
 def check(train: ml_collections.ConfigDict) -> None:

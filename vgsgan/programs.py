@@ -13,6 +13,7 @@ from jax import lax
 from jax.extend import core
 
 from vgsgan import hlo
+from vgsgan.kernels import onednn
 
 # Of collectives inside `shard_map`: what they are called in HLO.
 _COLLECTIVES = {
@@ -191,7 +192,7 @@ def _bfloat16_operations(equation: Any) -> float:
   operations = _operations(equation)
   if not operations or equation.invars[0].aval.dtype != jnp.float32:
     return operations
-  precision = equation.params["precision"]
+  precision = equation.params.get("precision")
   both = precision if isinstance(precision, tuple) else (precision,)
   return operations * max(_BFLOAT16_PASSES.get(one, 1) for one in both)
 
@@ -206,6 +207,8 @@ def _operations(equation: Any) -> float:
     depth = math.prod(kernel) / kernel[_output_channels(equation.params)]
     # Of a transposed convolution, zeros between the numbers.
     depth /= math.prod(equation.params["lhs_dilation"])
+  elif equation.primitive is onednn.PRIMITIVE:
+    return onednn.operations(equation)
   else:
     return 0.0
   return 2.0 * math.prod(equation.outvars[0].aval.shape) * depth

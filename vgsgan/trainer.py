@@ -30,6 +30,7 @@ from vgsgan import (
   passes,
   preemption,
   processes,
+  programs,
   tasks,
   workdirs,
 )
@@ -281,8 +282,10 @@ def compile_step(this: Run, state: TrainState, batch: tasks.Batch) -> Any:
   step = int(jax.device_get(state.step))
   update = this.task.step_at(step)
   with this.log.status("compiling the step") as took:
-    compiled = jit_step(update, state, this.mesh).lower(state, batch).compile()
-  flops = (compiled.cost_analysis() or {}).get("flops", 0.0)
+    traced = jit_step(update, state, this.mesh).trace(state, batch)
+    compiled = traced.lower().compile()
+  platform = this.mesh.devices.flat[0].platform
+  flops = programs.flops(traced.jaxpr, this.mesh.size, platform)
   this.log.write(step, "compile", {"seconds": took.seconds, "flops": flops})
   return compiled
 

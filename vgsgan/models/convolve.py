@@ -1,8 +1,9 @@
 """k x k convolutions of stride 1, in the forms that are fast on a CPU as well.
 
 Equal to XLA's own but for rounding, which accelerators are given wherever the
-form is no faster there. Which form is the faster on a CPU was measured on an
-AMD EPYC: `docs/performance.md`.
+form is no faster there. On a CPU it is oneDNN's where that is installed, and
+else one of the forms below; which is the faster was measured on an AMD EPYC:
+`docs/performance.md`.
 """
 
 import jax
@@ -10,6 +11,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
+
+from vgsgan.kernels import onednn, onednn_library
 
 # Input channels below which the rows form is the faster, forward and backward.
 _ROWS_BELOW = 5
@@ -33,6 +36,13 @@ def conv2d(
   k, _, c, features = kernel.shape
   if k == 1:
     return x @ kernel.reshape(c, features)
+  if x.dtype == kernel.dtype == jnp.float32 and onednn_library.ready():
+    return onednn.conv2d(x, kernel, _of_xla)
+  return _of_xla(x, kernel)
+
+
+def _of_xla(x, kernel):
+  c, features = kernel.shape[2:]
   if c < _ROWS_BELOW:
     return _rows(x, kernel)
   if features <= _PAIRS_UP_TO and x.shape[2] % 2 == 0:

@@ -192,13 +192,8 @@ class DoubledConv2D(nn.Module):
     falls = (np.arange(2)[:, None] + np.arange(3) - 1) // 2 + 1
     on = np.float32(falls[..., None] == np.arange(3))
     kernel = jnp.einsum("pat,qbu,abcf->tucpqf", on, on, kernel)
-    y = lax.conv_general_dilated(
-      x.astype(self.dtype),
-      kernel.reshape(3, 3, c, 4 * self.features).astype(self.dtype),
-      (1, 1),
-      "SAME",
-      dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
+    kernel = kernel.reshape(3, 3, c, 4 * self.features)
+    y = conv2d(x.astype(self.dtype), kernel.astype(self.dtype))
     y = y.reshape(b, h, w, 2, 2, self.features).transpose(0, 1, 3, 2, 4, 5)
     y = y.reshape(b, 2 * h, 2 * w, self.features)
     if self.use_bias:

@@ -1,0 +1,229 @@
+"""oneDNN's convolutions against XLA's, in values and every derivative."""
+
+import concurrent.futures
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from vgsgan import mesh, programs
+from vgsgan.kernels import onednn, onednn_library
+from vgsgan.models import convolve
+
+pytestmark = pytest.mark.skipif(
+  not onednn_library.ready(),
+  reason="needs the extra onednn (Linux on x86-64) and a C++ compiler",
+)
+
+
+def plain(x, kernel):
+  numbers = ("NHWC", "HWIO", "NHWC")
+  return lax.conv_general_dilated(
+    x, kernel, (1, 1), "SAME", dimension_numbers=numbers
+  )
+
+
+def operands(b, h, w, c, f, k, seed=0):
+  draw = np.random.default_rng(seed).normal
+  x, kernel = draw(size=(b, h, w, c)), draw(size=(k, k, c, f))
+  return jnp.float32(x), jnp.float32(kernel)
+
+
+def with_gradients(conv):
+  def found(x, kernel):
+    y, pull = jax.vjp(conv, x, kernel)
+    ct = jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape)
+    return y, *pull(ct)
+
+  return found
+
+
+def close(got, want):
+  """Within rounding, relative to the largest number."""
+  for one, other in zip(got, want, strict=True):
+    atol = 2e-5 * float(jnp.abs(other).max())
+    np.testing.assert_allclose(one, other, rtol=0, atol=atol)
+
+
+def calls(lowered):
+  return lowered.as_text().count("@vgsgan_conv2d_")
+
+
+def test_it_is_the_convolution_and_its_gradients():
+  """Rows that threads share evenly and not, odd sides, few channels, many."""
+  rng = np.random.default_rng(0)
+  for trial in range(40):
+    b, h, w = (int(n) for n in rng.integers(1, (10, 12, 12)))
+    c, f = (int(n) for n in rng.choice([1, 3, 4, 7, 16, 33, 64], 2))
+    x, kernel = operands(b, h, w, c, f, int(rng.choice([3, 5])), trial)
+    lowered = jax.jit(with_gradients(convolve.conv2d)).lower(x, kernel)
+    assert calls(lowered) == 3
+    close(
+      lowered.compile()(x, kernel), jax.jit(with_gradients(plain))(x, kernel)
+    )
+
+
+def test_every_derivative_of_each_of_the_three():
+  """Pushed forward, and pulled back through what was pulled back."""
+  x, kernel = operands(3, 5, 6, 4, 7, 3)
+
+  def everything(conv):
+    def pulled(x, kernel, ct):
+      return jax.vjp(conv, x, kernel)[1](ct)
+
+    y = conv(x, kernel)
+    pushed = jax.jvp(conv, (x, kernel), (jnp.sin(x), jnp.cos(kernel)))
+    twice = jax.vjp(pulled, x, kernel, y)[1]((jnp.sin(x), jnp.cos(kernel)))
+    return *pushed, *twice
+
+  close(everything(convolve.conv2d), everything(plain))
+
+
+def test_vmap_is_that_of_the_plain_convolution():
+  x, kernel = operands(6, 5, 6, 4, 7, 3)
+  x = x.reshape(2, 3, 5, 6, 4)
+  for axes in ((0, None), (None, 0), (0, 0)):
+    pictures = x if axes[0] == 0 else x[0]
+    kernels = jnp.stack([kernel, 2 * kernel]) if axes[1] == 0 else kernel
+    got, want = (
+      jax.vmap(conv, axes)(pictures, kernels)
+      for conv in (convolve.conv2d, plain)
+    )
+    close([got], [want])
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 8])
+@pytest.mark.parametrize("model", [1, 2])
+def test_devices_convolve_their_own_rows(count, model):
+  if count % model:
+    pytest.skip("no such mesh")
+  devices = mesh.make_mesh(count, model)
+  x, kernel = operands(16, 5, 6, 4, 7, 3)
+  places = mesh.over_data(devices), mesh.replicated(devices)
+
+  def in_context(x, kernel):
+    with jax.sharding.use_abstract_mesh(devices.abstract_mesh):
+      return with_gradients(convolve.conv2d)(x, kernel)
+
+  lowered = jax.jit(in_context, in_shardings=places).lower(x, kernel)
+  assert calls(lowered) == 3
+  compiled = lowered.compile()
+  assert "all-gather" not in compiled.as_text()
+  got = compiled(*jax.device_put((x, kernel), places))
+  close(got, with_gradients(plain)(x, kernel))
+
+
+def test_rows_that_devices_cannot_share_are_left_to_xla():
+  devices = mesh.make_mesh(8)
+  x, kernel = operands(6, 5, 6, 4, 7, 3)
+  whole = mesh.replicated(devices)
+
+  def in_context(x, kernel):
+    with jax.sharding.use_abstract_mesh(devices.abstract_mesh):
+      return with_gradients(convolve.conv2d)(x, kernel)
+
+  lowered = jax.jit(in_context, in_shardings=whole).lower(x, kernel)
+  assert calls(lowered) == 0
+  got = lowered.compile()(*jax.device_put((x, kernel), whole))
+  close(got, with_gradients(plain)(x, kernel))
+
+
+def test_an_accelerator_and_other_precisions_are_given_xlas():
+  x, kernel = operands(2, 5, 6, 4, 17, 3)
+  traced = jax.jit(with_gradients(convolve.conv2d)).trace(x, kernel)
+  for platform in ("cuda", "tpu"):
+    lowered = traced.lower(lowering_platforms=(platform,))
+    assert calls(lowered) == 0
+    assert "stablehlo.convolution" in lowered.as_text()
+  half = jax.jit(convolve.conv2d).lower(
+    x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
+  )
+  assert calls(half) == 0
+
+
+def test_its_operations_are_those_of_the_convolution():
+  x, kernel = operands(2, 5, 6, 4, 17, 3)
+  traced = jax.jit(with_gradients(convolve.conv2d)).trace(x, kernel)
+  # Forward and two gradients, each as many.
+  assert programs.flops(traced.jaxpr, 1, "cpu") == 3 * 2 * (2 * 5 * 6) * (
+    4 * 17 * 9
+  )
+  assert programs.bfloat16_flops(traced.jaxpr, 1, "tpu") == programs.flops(
+    traced.jaxpr, 1, "tpu"
+  )
+
+
+def test_programs_that_run_at_once_do_not_disturb_each_other():
+  x, kernel = operands(8, 16, 16, 16, 32, 3)
+  run = jax.jit(with_gradients(convolve.conv2d))
+  want = jax.device_get(run(x, kernel))
+  with concurrent.futures.ThreadPoolExecutor(8) as pool:
+    found = pool.map(lambda _: jax.device_get(run(x, kernel)), range(40))
+    for got in found:
+      for one, other in zip(got, want, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_loop_convolves_by_onednn_too():
+  x, kernel = operands(4, 5, 6, 4, 4, 3)
+
+  def looped(conv):
+    def body(x, _):
+      return jnp.tanh(conv(x, kernel)), None
+
+    return jax.jit(lambda x: lax.scan(body, x, None, length=3)[0])
+
+  assert calls(looped(convolve.conv2d).lower(x)) == 1
+  close([looped(convolve.conv2d)(x)], [looped(plain)(x)])
+
+
+@pytest.fixture
+def asked_anew(monkeypatch, tmp_path):
+  """`ready` looks again, with nothing kept, and forgets what it saw then."""
+  monkeypatch.setattr(onednn_library, "CACHE", tmp_path)
+  onednn_library.ready.cache_clear()
+  yield tmp_path
+  onednn_library.ready.cache_clear()
+
+
+def test_without_a_compiler_xlas_take_their_place(
+  asked_anew, monkeypatch, caplog
+):
+  monkeypatch.setenv("CXX", "no-such-compiler")
+  with caplog.at_level(logging.WARNING):
+    assert not onednn_library.ready()
+  assert "C++ compiler" in caplog.text and "no-such-compiler" in caplog.text
+  lowered = jax.jit(convolve.conv2d).lower(*operands(2, 5, 6, 4, 17, 3))
+  assert calls(lowered) == 0
+
+
+def test_what_a_compiler_says_is_passed_on(asked_anew, monkeypatch, caplog):
+  monkeypatch.setenv("CXX", "c++ --no-such-option")
+  with caplog.at_level(logging.WARNING):
+    assert not onednn_library.ready()
+  assert "no-such-option" in caplog.text
+  assert not list(asked_anew.iterdir()), "nothing half-made is left"
+
+
+def test_without_the_extra_nothing_is_said(asked_anew, monkeypatch, caplog):
+  monkeypatch.setattr(onednn_library, "_LIBRARY", "no-such-package")
+  assert not onednn_library.ready()
+  assert not caplog.records
+
+
+def test_it_is_compiled_once(asked_anew, monkeypatch):
+  found = onednn_library.installed()
+  made = onednn_library.compiled(*found)
+  monkeypatch.setattr(onednn_library.subprocess, "run", None)
+  assert onednn_library.compiled(*found) == made
+  assert list(asked_anew.iterdir()) == [made]
+
+
+def test_its_name_is_what_is_kept_for_the_backward_pass():
+  """`config.train.remat` keeps convolutions, whoever computes them."""
+  from vgsgan import passes
+
+  assert passes._keep(onednn.PRIMITIVE)

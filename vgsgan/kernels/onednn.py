@@ -1,0 +1,157 @@
+"""Convolutions of oneDNN in JAX programs for a CPU.
+
+XLA's own take 1.3 to 4 times as long there, the gradient of the kernel longest:
+`docs/performance.md`. All of a convolution's derivatives are convolutions again,
+so one primitive, linear in both of its arguments, stands for three:
+
+  output: of pictures and a kernel;
+  input: what the output's gradient and the kernel give, the pictures' gradient;
+  kernel: what the pictures and the output's gradient give.
+
+Only on one CPU device does it become oneDNN's call. Wherever else it is lowered
+to (accelerators, several devices that share a batch, `vmap`) it is the plain
+form that the caller gave, or that form's derivative.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend import core
+from jax.interpreters import ad, batching, mlir
+from jax.sharding import AbstractMesh, PartitionSpec
+from jaxtyping import Array, Float
+
+from vgsgan.kernels import onednn_library
+
+Plain = Callable[[Any, Any], Any]
+
+PRIMITIVE = core.Primitive("onednn_conv2d")
+
+
+def conv2d(
+  x: Float[Array, "b h w c"], kernel: Float[Array, "k k c f"], plain: Plain
+) -> Float[Array, "b h w f"]:
+  """A convolution of stride 1, zero padded to the same size, in float32.
+
+  To be called where `onednn_library.ready()`.
+
+  Args:
+    x: pictures, [b, h, w, c].
+    kernel: [k, k, c, f], its side k odd.
+    plain: `plain(x, kernel)` computes the same without oneDNN.
+
+  Returns:
+    [b, h, w, f].
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  same = {"side": kernel.shape[0], "plain": plain, "mesh": mesh}
+  return PRIMITIVE.bind(x, kernel, kind="output", **same)
+
+
+def operations(equation: Any) -> float:
+  """Of an equation of the primitive: two a product, whichever of the three."""
+  left, right = (x.aval.shape for x in equation.invars)
+  side, kind = equation.params["side"], equation.params["kind"]
+  pairs = left[-1] * right[-1 if kind != "input" else -2]
+  return 2.0 * math.prod(left[:-1]) * side**2 * pairs
+
+
+def _shape(left, right, kind: str, side: int) -> tuple[int, ...]:
+  """Of what comes out, from what goes in."""
+  if kind == "kernel":
+    return (side, side, left.shape[-1], right.shape[-1])
+  channels = right.shape[-1 if kind == "output" else -2]
+  return (*left.shape[:-1], channels)
+
+
+@PRIMITIVE.def_abstract_eval
+def _abstract(left, right, *, kind, side, plain, mesh):
+  del plain, mesh
+  return jax.core.ShapedArray(_shape(left, right, kind, side), left.dtype)
+
+
+@PRIMITIVE.def_impl
+def _run(left, right, **params):
+  return jax.jit(functools.partial(PRIMITIVE.bind, **params))(left, right)
+
+
+def _plainly(left, right, *, kind: str, side: int, plain: Plain, mesh=None):
+  """The same by the plain form and its derivatives."""
+  del mesh
+  if kind == "output":
+    return plain(left, right)
+  zeros = jnp.zeros(_shape(left, right, kind, side), left.dtype)
+  if kind == "input":
+    return jax.vjp(lambda x: plain(x, right), zeros)[1](left)[0]
+  return jax.vjp(lambda kernel: plain(left, kernel), zeros)[1](right)[0]
+
+
+def _by_left(ct, left, right, *, kind, **same):
+  """The gradient by the first argument."""
+  del left
+  if kind == "kernel":  # Of the pictures, given one of the kernel.
+    return PRIMITIVE.bind(right, ct, kind="input", **same)
+  other = "input" if kind == "output" else "output"
+  return PRIMITIVE.bind(ct, right, kind=other, **same)
+
+
+def _by_right(ct, left, right, *, kind, **same):
+  """The gradient by the second argument."""
+  del right
+  if kind == "kernel":  # Of the output, given one of the kernel.
+    return PRIMITIVE.bind(left, ct, kind="output", **same)
+  pictures, output = (left, ct) if kind == "output" else (ct, left)
+  return PRIMITIVE.bind(pictures, output, kind="kernel", **same)
+
+
+ad.defbilinear(PRIMITIVE, _by_left, _by_right)
+
+
+def _batched(arguments, axes, **params):
+  """Under `vmap`."""
+  plainly = functools.partial(_plainly, **params)
+  return jax.vmap(plainly, axes)(*arguments), 0
+
+
+batching.primitive_batchers[PRIMITIVE] = _batched
+
+_lower_plainly = mlir.lower_fun(_plainly, multiple_results=False)
+
+
+def _lower_for_cpu(ctx, left, right, *, kind, side, plain, mesh):
+  context = ctx.module_context.axis_context
+  devices = getattr(context, "num_devices", None)  # None: inside `shard_map`.
+  if devices == 1:
+    return jax.ffi.ffi_lowering(onednn_library.TARGETS[kind])(ctx, left, right)
+  if devices == mesh.size and ctx.avals_in[0].shape[0] % devices == 0:
+    return _lower_by_rows(ctx, left, right, kind=kind, side=side, mesh=mesh)
+  return _lower_plainly(ctx, left, right, kind=kind, side=side, plain=plain)
+
+
+def _by_rows(left, right, *, kind: str, side: int, mesh: AbstractMesh):
+  """Each device its own rows, which XLA would gather for a custom call."""
+
+  def convolved(left, right):
+    shape = _shape(left, right, kind, side)
+    made = jax.ffi.ffi_call(
+      onednn_library.TARGETS[kind], jax.ShapeDtypeStruct(shape, left.dtype)
+    )(left, right)
+    return jax.lax.psum(made, mesh.axis_names) if kind == "kernel" else made
+
+  rows, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
+  return jax.shard_map(
+    convolved,
+    mesh=mesh,
+    in_specs=(rows, rows if kind == "kernel" else whole),
+    out_specs=whole if kind == "kernel" else rows,
+    check_vma=False,  # A custom call says nothing of it.
+  )(left, right)
+
+
+_lower_by_rows = mlir.lower_fun(_by_rows, multiple_results=False)
+mlir.register_lowering(PRIMITIVE, _lower_plainly)
+mlir.register_lowering(PRIMITIVE, _lower_for_cpu, platform="cpu")

@@ -1,0 +1,107 @@
+"""oneDNN's convolutions as XLA custom calls: found, compiled once, registered.
+
+The extra `onednn` installs the library and its headers for Linux on x86-64.
+`onednn.cc` beside this file is compiled with the machine's C++ compiler the
+first time that a convolution is wanted, and kept in `~/.cache/vgsgan/onednn`.
+"""
+
+import ctypes
+import functools
+import hashlib
+import importlib.metadata
+import os
+import pathlib
+import shlex
+import subprocess
+import sys
+import tempfile
+
+import jax
+import jaxlib
+from absl import logging
+
+# What of a convolution is computed, and the symbol in `onednn.cc` that does.
+TARGETS = {
+  "output": "vgsgan_conv2d_output",
+  "input": "vgsgan_conv2d_input",
+  "kernel": "vgsgan_conv2d_kernel",
+}
+CACHE = pathlib.Path("~/.cache/vgsgan/onednn")
+
+_SOURCE = pathlib.Path(__file__).with_name("onednn.cc")
+_LIBRARY, _HEADERS = "onednn-cpu-gomp", "onednn-devel-cpu-gomp"
+
+
+@functools.cache
+def ready() -> bool:
+  """Whether the calls are registered; they are at the first question, if at all.
+
+  False without a word where the extra is not installed or JAX computes on
+  something else than a CPU, and with a warning where they cannot be compiled.
+  """
+  if jax.default_backend() != "cpu":
+    return False
+  found = installed()
+  if found is None:
+    return False
+  try:
+    calls = ctypes.CDLL(str(compiled(*found)))
+  except (OSError, subprocess.CalledProcessError) as error:
+    said = getattr(error, "stderr", "") or str(error)
+    logging.warning(
+      "oneDNN is installed, but its convolutions could not be compiled, and "
+      "XLA's slower ones take their place (is there a C++ compiler?): %s",
+      " ".join(said.split())[:300],
+    )
+    return False
+  for name in TARGETS.values():
+    call = jax.ffi.pycapsule(getattr(calls, name))
+    jax.ffi.register_ffi_target(name, call, platform="cpu")
+  return True
+
+
+def installed() -> tuple[pathlib.Path, pathlib.Path] | None:
+  """The library and the folder of its headers, where the extra is installed."""
+  library = _file(_LIBRARY, "libdnnl.so.3")
+  header = _file(_HEADERS, "dnnl.hpp")
+  return (library, header.parent) if library and header else None
+
+
+def _file(package: str, name: str) -> pathlib.Path | None:
+  """The first file of that name in a package, if there is one."""
+  try:
+    listed = importlib.metadata.files(package) or []
+  except importlib.metadata.PackageNotFoundError:
+    return None
+  found = [pathlib.Path(file.locate()) for file in listed if file.name == name]
+  return found[0].resolve() if found and found[0].exists() else None
+
+
+def compiled(library: pathlib.Path, headers: pathlib.Path) -> pathlib.Path:
+  """The shared object; compiled unless one of the same parts is kept.
+
+  Raises:
+    OSError: there is no compiler, or nowhere to keep what it makes.
+    subprocess.CalledProcessError: it refused; `stderr` says why.
+  """
+  command = [
+    *shlex.split(os.environ.get("CXX", "c++")),
+    *("-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp", "-w"),
+    *(f"-I{jax.ffi.include_dir()}", f"-I{headers}", str(_SOURCE)),
+    *(str(library), f"-Wl,-rpath,{library.parent}"),
+  ]
+  parts = [*command, sys.platform, jaxlib.__version__, _SOURCE.read_text()]
+  digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+  folder = CACHE.expanduser()
+  kept = folder / f"{digest}.so"
+  if not kept.exists():
+    folder.mkdir(parents=True, exist_ok=True)
+    logging.info("compiling oneDNN's convolutions, once, into %s", kept)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+      # Renamed when whole: other processes may be compiling it as well.
+      made = pathlib.Path(scratch) / kept.name
+      subprocess.run(
+        [*command, "-o", str(made)], check=True, capture_output=True, text=True
+      )
+      made.replace(kept)
+  return kept
