@@ -13,6 +13,7 @@ from vgsgan import (
   comparing,
   compiling,
   finished,
+  memory,
   options,
   processes,
   trainer,
@@ -93,6 +94,7 @@ def main(argv: list[str]) -> None:
 def run() -> None:
   """The entry point: errors a user can mend are one line, without traceback."""
   jax.config.config_with_absl()
+  memory.keep_freed()
   try:
     app.run(main, flags_parser=options.parse_flags)
   except UserError as error:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from vgsgan import jsonfiles, options
+from vgsgan import jsonfiles, memory, options
 from vgsgan.bench import command, step
 from vgsgan.errors import UserError
 
@@ -38,6 +38,7 @@ def main(argv: Sequence[str]) -> None:
   if JSON.value:
     command.check_writable(pathlib.Path(JSON.value))
   logging.set_verbosity(logging.WARNING)
+  memory.keep_freed()  # As a training does.
   measure = step.with_torch if TORCH.value else command.MODES[mode]
   found = command.columns(measure, CONFIG.value, REPEAT.value)
   print("\n".join(command.table(found)))

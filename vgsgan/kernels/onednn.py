@@ -1,16 +1,17 @@
 """Convolutions of oneDNN in JAX programs for a CPU.
 
-XLA's own take 1.3 to 4 times as long there, the gradient of the kernel longest:
-`docs/performance.md`. All of a convolution's derivatives are convolutions again,
+XLA's own take 1.3 to 4 times as long there, the kernel's gradient longest:
+`docs/performance.md`. All derivatives of a convolution are convolutions again,
 so one primitive, linear in both of its arguments, stands for three:
 
   output: of pictures and a kernel;
   input: what the output's gradient and the kernel give, the pictures' gradient;
   kernel: what the pictures and the output's gradient give.
 
-Only on one CPU device does it become oneDNN's call. Wherever else it is lowered
-to (accelerators, several devices that share a batch, `vmap`) it is the plain
-form that the caller gave, or that form's derivative.
+Where it is lowered for a CPU it becomes oneDNN's call; of several devices, in
+the context of whose mesh it was traced, each calls it for its own rows.
+Elsewhere (accelerators, rows that devices cannot share, `vmap`, `shard_map`) it
+is the plain form that the caller gave, or that form's derivative.
 """
 
 import functools

@@ -34,7 +34,7 @@ _LIBRARY, _HEADERS = "onednn-cpu-gomp", "onednn-devel-cpu-gomp"
 
 @functools.cache
 def ready() -> bool:
-  """Whether the calls are registered; they are at the first question, if at all.
+  """Whether the calls are registered, as the first question has them.
 
   False without a word where the extra is not installed or JAX computes on
   something else than a CPU, and with a warning where they cannot be compiled.
