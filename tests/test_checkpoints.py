@@ -16,12 +16,14 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vgsgan.checkpoints import Checkpoints
 from vgsgan.errors import UserError
+from vgsgan.integrity import describe, seal
 
 
 @flax.struct.dataclass
@@ -162,6 +164,33 @@ def test_orbax_does_not_look_for_preemption(tmp_path, monkeypatch):
   with Checkpoints(tmp_path / "c") as saved:
     saved.save(1, make_state(0), {})
   assert not polled
+
+
+def test_goes_on_from_one_that_holds_each_array_by_itself(tmp_path):
+  """As they were written until 2026-11."""
+  folder, state = tmp_path / "c", make_state(4)
+  record = {"meta": {"at": 4}, "score": 0.5, "arrays": describe(state, True)}
+  with ocp.CheckpointManager(folder) as manager:
+    args = ocp.args.Composite(
+      state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(seal(record))
+    )
+    manager.save(4, args=args)
+  with Checkpoints(folder, best="r") as saved:
+    for devices in (8, 2):
+      found, meta = saved.restore_latest(abstract(make_state(0), devices))
+      assert meta == {"at": 4}
+      assert_same(found, state)
+    assert saved.best_step() == 4
+    saved.save(5, make_state(5), {"at": 5}, {"r": 0.1})
+    found, meta = saved.restore_latest(abstract(make_state(0)))
+    assert meta == {"at": 5}
+    assert_same(found, make_state(5))
+  garble(max(files(folder / "4"), key=lambda path: path.stat().st_size), 0)
+  with Checkpoints(folder) as saved:
+    with pytest.raises(UserError, match="is damaged"):
+      saved.restore(4, abstract(make_state(0)))
+    with pytest.raises(UserError, match=r"params/dense/kernel is float32\[512"):
+      saved.restore(4, abstract(make_state(0, width=6)))
 
 
 # Saving a step again.

@@ -28,13 +28,12 @@ from concurrent import futures
 from typing import Any, SupportsFloat
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 from jax.experimental import multihost_utils
 
-from vgsgan import processes, step_folders
+from vgsgan import packing, processes, step_folders
 from vgsgan.errors import UserError
 from vgsgan.integrity import (
   DamagedError,
@@ -174,19 +173,24 @@ class Checkpoints:
     """
     score = self._score(metrics)
     self.wait()
+    write = (self._write, step, *packing.pack(state), meta, score)
     if jax.process_count() > 1:
-      self._write(step, state, meta, score)
+      write[0](*write[1:])
     else:
-      self._writing = self._writer.submit(
-        self._write, step, _copy(state), meta, score
-      )
+      self._writing = self._writer.submit(*write)
 
   def _write(
-    self, step: int, state: Any, meta: Mapping[str, Any], score: float | None
+    self,
+    step: int,
+    stored: Mapping[str, Any],
+    layout: packing.Layout,
+    meta: Mapping[str, Any],
+    score: float | None,
   ) -> None:
     with self._explained(), jax.transfer_guard("allow"):
+      arrays = describe(packing.split(stored, layout), True)
       record = seal(
-        {"meta": meta, "score": score, "arrays": describe(state, True)}
+        {"meta": meta, "score": score, "arrays": arrays, "packed": layout}
       )
       # Not `steps()`: a process that looked late would find it already gone.
       if step in self._manager.all_steps():
@@ -198,7 +202,7 @@ class Checkpoints:
       self._manager.save(
         step,
         args=ocp.args.Composite(
-          state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(record)
+          state=ocp.args.StandardSave(stored), meta=ocp.args.JsonSave(record)
         ),
         force=True,  # when to save is the trainer's decision alone
       )
@@ -339,7 +343,7 @@ class Checkpoints:
       require_same_model(
         self.folder / str(step), record["arrays"], abstract_state
       )
-      found = self._read_state(step, abstract_state, record["arrays"])
+      found = self._read_state(step, abstract_state, record)
     except DamagedError as error:
       verdict = str(error)
     if jax.process_count() > 1:
@@ -350,11 +354,15 @@ class Checkpoints:
       raise DamagedError(verdict)
     return found, record["meta"]
 
-  def _read_state(self, step: int, abstract: Any, arrays: dict) -> Any:
-    args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+  def _read_state(self, step: int, abstract: Any, record: dict) -> Any:
+    layout = record.get("packed")  # Written by versions since 2026-11-28.
+    wanted = abstract if layout is None else packing.wanted(abstract, layout)
+    args = ocp.args.Composite(state=ocp.args.StandardRestore(wanted))
     try:
       with jax.transfer_guard("allow"):
         state = self._manager.restore(step, args=args).state
+        if layout is not None:
+          state = packing.unpack(state, layout, abstract)
         found = describe(state, True)
     except (MemoryError, jax.errors.JaxRuntimeError):
       raise  # too big for this machine, which is no damage
@@ -363,8 +371,9 @@ class Checkpoints:
     for name, (shape, dtype, crc) in found.items():
       # An array spread over processes has no checksum (see `checksum`). The
       # dtype too: without its own metadata Orbax returns keys as integers.
-      crcs = {crc, arrays[name][2]} - {None}
-      if [shape, dtype] != arrays[name][:2] or len(crcs) > 1:
+      *same, written = record["arrays"][name]
+      crcs = {crc, written} - {None}
+      if [shape, dtype] != same or len(crcs) > 1:
         raise DamagedError(f"{name} is not what was written (CRC-32)")
     return state
 
@@ -401,11 +410,6 @@ class Checkpoints:
         f"cannot save a checkpoint in {self.folder}: {reason}; the last good"
         f" checkpoint is {last}; mend this (free some space?) and start again"
       ) from error
-
-
-@jax.jit
-def _copy(state: Any) -> Any:
-  return jax.tree.map(jnp.copy, state)
 
 
 def _step_aside() -> None:

@@ -1,5 +1,6 @@
 """Whether a checkpoint is what was written, and why one could not be."""
 
+import functools
 import json
 import os
 import pathlib
@@ -20,15 +21,35 @@ class DamagedError(Exception):
 
 def describe(state: Any, checksums: bool) -> dict[str, list[Any]]:
   """Shape, dtype and checksum (or None) of each array, by its path."""
-  leaves, _ = jax.tree_util.tree_flatten_with_path(state)
   return {
-    jax.tree_util.keystr(path, simple=True, separator="/"): [
+    name: [
       list(np.shape(leaf)),
       str(leaf.dtype),
       checksum(leaf) if checksums else None,
     ]
-    for path, leaf in leaves
+    for name, leaf in by_name(state).items()
   }
+
+
+def by_name(tree: Any) -> dict[str, Any]:
+  """The leaves of a tree by their paths, such as `params/dense/kernel`."""
+  leaves, structure = jax.tree.flatten(tree)
+  return dict(zip(_names(structure), leaves, strict=True))
+
+
+def from_names(leaves: Mapping[str, Any], tree: Any) -> Any:
+  """The leaves of `by_name`, in a tree like this one."""
+  structure = jax.tree.structure(tree)
+  return structure.unflatten([leaves[name] for name in _names(structure)])
+
+
+@functools.lru_cache  # Slow, and asked for at each save in the training's way.
+def _names(structure: Any) -> tuple[str, ...]:
+  numbered = structure.unflatten(range(structure.num_leaves))
+  return tuple(
+    jax.tree_util.keystr(path, simple=True, separator="/")
+    for path, _ in jax.tree_util.tree_flatten_with_path(numbered)[0]
+  )
 
 
 def checksum(leaf: Any) -> int | None:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from vgsgan import integrity, packing
 from vgsgan.drill import runs
 from vgsgan.drill.runs import FailedError
 
@@ -85,17 +86,14 @@ def arrays(run: pathlib.Path, last: int = runs.STEPS) -> dict[str, np.ndarray]:
   steps = runs.complete(run)
   if not steps or steps[-1] != last:
     raise FailedError(f"the checkpoints in the end are {steps}")
-  path = (run / "checkpoints" / str(steps[-1]) / "state").absolute()
+  step = (run / "checkpoints" / str(steps[-1])).absolute()
+  path = step / "state"
   with ocp.PyTreeCheckpointer() as reader:
     shapes = reader.metadata(path).item_metadata.tree
     plain = ocp.RestoreArgs(restore_type=np.ndarray)
     args = jax.tree.map(lambda _: plain, shapes)
-    tree = reader.restore(path, restore_args=args)
-  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-  return {
-    jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
-    for path, leaf in leaves
-  }
+    stored = reader.restore(path, restore_args=args)
+  return packing.split(stored, integrity.read_record(step)["packed"])
 
 
 def _same_names(mine: dict[str, Any], its: dict[str, Any]) -> list[str]:
