@@ -4,6 +4,7 @@ Orbax writes the arrays and keeps the processes together. Added to it here:
 
 - all that it does for a save is done beside the training, of a copy on the
   devices, by threads that let the training go first;
+- small arrays are joined into a few, because it takes 2 ms over each;
 - a record beside the arrays (JSON: the caller's `meta`, the score, and each
   array's shape, dtype and CRC-32), because Orbax takes flipped bytes for
   weights, and names no parameter when the model is another one;
@@ -173,11 +174,12 @@ class Checkpoints:
     """
     score = self._score(metrics)
     self.wait()
-    write = (self._write, step, *packing.pack(state), meta, score)
+    stored, layout = packing.pack(state)
+    args = step, stored, layout, meta, score
     if jax.process_count() > 1:
-      write[0](*write[1:])
+      self._write(*args)
     else:
-      self._writing = self._writer.submit(*write)
+      self._writing = self._writer.submit(self._write, *args)
 
   def _write(
     self,
@@ -188,6 +190,8 @@ class Checkpoints:
     score: float | None,
   ) -> None:
     with self._explained(), jax.transfer_guard("allow"):
+      # On the host once, for the checksums and for Orbax.
+      stored = {**stored, "joined": jax.device_get(stored["joined"])}
       arrays = describe(packing.split(stored, layout), True)
       record = seal(
         {"meta": meta, "score": score, "arrays": arrays, "packed": layout}
@@ -355,7 +359,7 @@ class Checkpoints:
     return found, record["meta"]
 
   def _read_state(self, step: int, abstract: Any, record: dict) -> Any:
-    layout = record.get("packed")  # Written by versions since 2026-11-28.
+    layout = record.get("packed")  # None: written when nothing was joined.
     wanted = abstract if layout is None else packing.wanted(abstract, layout)
     args = ocp.args.Composite(state=ocp.args.StandardRestore(wanted))
     try:
