@@ -54,7 +54,7 @@ def task_of(first=None, **fields):
     return TrainState(jnp.int32(0), {"x": jnp.eye(SIDE)}, {}, {})
 
   return tasks.Task(
-    transform=lambda record, rng: {"x": record},
+    transform=lambda record, rng: record,
     init=init,
     step=first or Products(2),
     evaluate=none,
@@ -69,7 +69,7 @@ def case_of(monkeypatch):
   """A config of this task, on one device and five records."""
   config = load("quickstart").get_config("infonce")
   config.train.update({"batch": 2, "steps": 9})
-  rows = [np.float32(i) * np.ones(1, "f4") for i in range(5)]
+  rows = [{"x": np.float32(i) * np.ones(1, "f4")} for i in range(5)]
   make_mesh = mesh.make_mesh
   monkeypatch.setattr(timing, "CPU_SIDE", 8)
   monkeypatch.setattr(mesh, "make_mesh", lambda model=1: make_mesh(1, model))
@@ -191,7 +191,7 @@ def test_the_input_reads_the_training_in_its_order(case_of, monkeypatch):
   reader = input.Reader(case)
   assert reader.seconds() > 0
   stream = case.stream(0, len(seen))
-  want = [[float(stream[2 * i + r]["x"][0]) for r in (0, 1)] for i in range(8)]
+  want = [stream[i]["x"][:, 0].tolist() for i in range(8)]
   assert seen[:8] == want
   # Everything that was begun was read: nothing runs beside the steps.
   assert len(seen) == reader._first

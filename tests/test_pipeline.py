@@ -1,12 +1,15 @@
 """The batch order, whatever the workers, threads, starts or processes."""
 
 import dataclasses
+import io
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from vgsgan import data, mesh
 from vgsgan.data import pipeline
+from vgsgan.data.pairs import PairExample, decode
 from vgsgan.errors import UserError
 
 
@@ -90,6 +93,108 @@ def test_processes_share_what_one_process_would_read():
   for one, *both in zip(whole, *halves, strict=True):
     joined = np.concatenate([half["draw"] for half in both])
     np.testing.assert_array_equal(one["draw"], joined)
+
+
+IDS = ("concept", "image_id", "speech_id")
+
+
+def pairs(rng, size):
+  """Records of random pictures and recordings of random lengths."""
+  pictures = rng.integers(0, 256, (size, 6, 5, 3), np.uint8)
+  encoded = [io.BytesIO() for _ in pictures]
+  for picture, file in zip(pictures, encoded, strict=True):
+    Image.fromarray(picture).save(file, "PNG")
+  waveforms = [
+    rng.integers(-(2**15), 2**15, rng.integers(1, 40), np.int16)
+    for _ in pictures
+  ]
+  records = [
+    {"image": file.getvalue(), "waveform": waveform}
+    | {name: 3 * i + k for k, name in enumerate(IDS)}
+    for i, (file, waveform) in enumerate(zip(encoded, waveforms, strict=True))
+  ]
+  return records, pictures
+
+
+def plainly(records, pictures, rows, positions, seed, samples):
+  """A batch as the definition has it, record by record."""
+  examples = []
+  for position in [positions[row] for row in rows]:
+    epoch, place = divmod(position, len(records))
+    order = np.random.Generator(np.random.Philox(key=[seed, epoch]))
+    record = int(order.permutation(len(records))[place])
+    rng = np.random.Generator(
+      np.random.Philox(key=[seed, position], counter=[0, 0, 0, 1])
+    )
+    waveform = records[record]["waveform"]
+    if len(waveform) > samples:
+      start = rng.integers(len(waveform) - samples + 1)
+      waveform = waveform[start : start + samples]
+    examples.append(
+      {
+        "waveform": np.pad(waveform, (0, samples - len(waveform))),
+        "num_samples": np.int32(len(waveform)),
+        "image": pictures[record],
+        "image_concept": np.int32(records[record]["concept"]),
+        "speech_concept": np.int32(records[record]["concept"]),
+        "image_id": np.int32(records[record]["image_id"]),
+        "speech_id": np.int32(records[record]["speech_id"]),
+      }
+    )
+  return {name: np.stack([e[name] for e in examples]) for name in examples[0]}
+
+
+def assert_same(one, other):
+  assert one.keys() == other.keys()
+  for name in one:
+    assert one[name].dtype == other[name].dtype
+    np.testing.assert_array_equal(one[name], other[name])
+
+
+@pytest.mark.parametrize("case", range(12))
+def test_batches_are_the_bytes_that_reading_record_by_record_gives(case):
+  rng = np.random.default_rng(case)
+  records, pictures = pairs(rng, int(rng.integers(1, 20)))
+  batch, seed = int(rng.integers(1, 9)), int(rng.integers(2**31))
+  start, samples = int(rng.integers(100)), int(rng.integers(5, 40))
+  first = int(rng.integers(batch))
+  rows = slice(first, int(rng.integers(first + 1, batch + 1)))
+  found = read(
+    pipeline.TrainStream(
+      records,
+      PairExample(samples, random_crop=True),
+      batch, rows, seed, start, 5,
+    ),
+    threads=1 + case % 3,
+  )  # fmt: skip
+  assert len(found) == 5
+  for number, one in enumerate(found):
+    begins = start + number * batch
+    positions = range(begins, begins + batch)
+    wanted = range(batch)[rows]
+    assert_same(
+      one, plainly(records, pictures, wanted, positions, seed, samples)
+    )
+
+
+@pytest.mark.parametrize(
+  "other",
+  [{"x": np.int64(1)}, {"x": np.zeros(1, np.int32)}, {"y": np.int32(1)}, {}],
+)
+def test_examples_that_differ_make_no_batch(other):
+  with pytest.raises(ValueError, match=r"x|y|set"):
+    pipeline.stack([{"x": np.int32(0)}, other], 2)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA"])
+def test_pictures_of_every_mode_are_decoded_to_rgb(mode):
+  grey = np.arange(0, 240, 10, np.uint8).reshape(4, 6)
+  plain = Image.fromarray(np.stack([grey] * 3, -1))
+  file = io.BytesIO()
+  plain.convert("L").convert(mode).save(file, "PNG")
+  found = decode(file.getvalue())
+  assert found.dtype == np.uint8
+  np.testing.assert_array_equal(found, np.asarray(plain))
 
 
 def test_every_example_draws_its_own_numbers():

@@ -9,7 +9,7 @@ the whole state of the pipeline is one integer.
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import grain
@@ -67,9 +67,37 @@ def record_at(position: int, num_records: int, seed: int) -> int:
   return int(epoch_order(num_records, seed, epoch)[place])
 
 
+def stack(examples: Iterable[Example], count: int) -> Example:
+  """A batch of `count` examples: arrays with a leading dimension of so many.
+
+  An example is copied to its row as soon as it is made, while it is still in
+  the processor's cache; there is never more of it than the batch itself.
+
+  Raises:
+    ValueError: examples differ in their arrays, shapes or dtypes.
+  """
+  batch: Example = {}
+  for row, example in enumerate(examples):
+    if not row:
+      batch = {
+        name: np.empty((count, *np.shape(x)), np.asarray(x).dtype)
+        for name, x in example.items()
+      }
+    if example.keys() != batch.keys():
+      raise ValueError(f"examples of {set(batch)} and of {set(example)}")
+    for name, x in example.items():
+      rows, x = batch[name], np.asarray(x)
+      if x.shape != rows.shape[1:] or x.dtype != rows.dtype:
+        raise ValueError(
+          f"{name}: {x.dtype} {x.shape} among {rows.dtype} {rows.shape[1:]}"
+        )
+      rows[row] = x
+  return batch
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainStream:
-  """This process's part of the training order, with random access.
+  """This process's part of the training order: local batches, at random.
 
   Attributes:
     records: the records of a split.
@@ -94,11 +122,14 @@ class TrainStream:
     return self.rows.stop - self.rows.start
 
   def __len__(self) -> int:
-    return self.num_batches * self.local_batch
+    return self.num_batches
 
   def __getitem__(self, index: int) -> Example:
-    batch, row = divmod(int(index), self.local_batch)
-    position = self.start + batch * self.batch + self.rows.start + row
+    first = self.start + int(index) * self.batch + self.rows.start
+    positions = range(first, first + self.local_batch)
+    return stack(map(self._example, positions), self.local_batch)
+
+  def _example(self, position: int) -> Example:
     record = record_at(position, len(self.records), self.seed)
     # A stream of its own, apart from that of `epoch_order`.
     bits = np.random.Philox(key=[self.seed, position], counter=[0, 0, 0, 1])
@@ -107,7 +138,7 @@ class TrainStream:
 
 @dataclasses.dataclass(frozen=True)
 class EvalStream:
-  """This process's rows of a split in order, the last batch filled up.
+  """This process's rows of a split in order, in batches, the last filled up.
 
   The filling repeats record 0; `batch["real"]` is False there.
   """
@@ -126,11 +157,14 @@ class EvalStream:
     return -(-len(self.records) // self.batch)
 
   def __len__(self) -> int:
-    return self.num_batches * self.local_batch
+    return self.num_batches
 
   def __getitem__(self, index: int) -> Example:
-    batch, row = divmod(int(index), self.local_batch)
-    position = batch * self.batch + self.rows.start + row
+    first = int(index) * self.batch + self.rows.start
+    positions = range(first, first + self.local_batch)
+    return stack(map(self._example, positions), self.local_batch)
+
+  def _example(self, position: int) -> Example:
     real = position < len(self.records)
     record = position if real else 0
     bits = np.random.Philox(key=[0, position])
@@ -142,7 +176,7 @@ def batches(
   stream: TrainStream | EvalStream, num_workers: int, num_threads: int
 ) -> Iterator[Example]:
   """The stream's local batches, read ahead by threads or worker processes."""
-  dataset = grain.MapDataset.source(stream).batch(stream.local_batch)
+  dataset = grain.MapDataset.source(stream)
   options = grain.ReadOptions(
     num_threads=num_threads, prefetch_buffer_size=max(2, 2 * num_threads)
   )
