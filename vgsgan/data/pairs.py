@@ -37,9 +37,10 @@ class PairExample:
     if excess > 0:
       start = int(rng.integers(excess + 1)) if self.random_crop else 0
       waveform = waveform[start : start + kept]
-    padding = self.samples - len(waveform)
+    padded = np.zeros(self.samples, np.int16)
+    padded[: len(waveform)] = waveform
     return {
-      "waveform": np.pad(waveform, (0, padding)),
+      "waveform": padded,
       "num_samples": np.int32(len(waveform)),
       "image": decode(record["image"]),
       # Pictures and recordings of one concept are never impostors.
@@ -68,4 +69,5 @@ class DrawnPairExample(PairExample):
 def decode(picture: bytes) -> UInt8[np.ndarray, "h w 3"]:
   """Pixels of an encoded picture."""
   with Image.open(io.BytesIO(picture)) as opened:
-    return np.asarray(opened.convert("RGB"))
+    # Of what is RGB already, `convert` would only make another copy.
+    return np.asarray(opened if opened.mode == "RGB" else opened.convert("RGB"))
