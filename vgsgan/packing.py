@@ -26,7 +26,7 @@ Layout = Mapping[str, list[list[Any]]]
 def pack(state: Any) -> tuple[dict[str, Any], dict[str, list[list[Any]]]]:
   """A copy of a state on its devices, small arrays joined, and its layout.
 
-  Left apart are arrays that no device holds all of, and keys.
+  Left apart are large arrays, those that no device holds all of, and keys.
 
   Args:
     state: a tree of arrays on the same devices; may be donated afterwards.
