@@ -160,7 +160,7 @@ def test_an_accelerator_is_given_the_plain_convolution(without_onednn):
     assert ("stride = [1, 2]" in text) == (platform == "cpu")
 
 
-def test_doubled_conv2d_is_the_convolution_of_a_doubled_map():
+def test_doubled_conv2d_is_the_convolution_of_a_doubled_map(without_onednn):
   ours, x = layers.DoubledConv2D(4), _normal(2, 5, 4, 3)
   variables = _init(ours, x)
   kernel, bias = variables["params"]["kernel"], _normal(4)

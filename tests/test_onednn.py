@@ -8,14 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.sharding import PartitionSpec
 
-from vgsgan import mesh, programs
+from vgsgan import mesh, passes, programs
 from vgsgan.kernels import onednn, onednn_library
 from vgsgan.models import convolve
 
 pytestmark = pytest.mark.skipif(
-  not onednn_library.ready(),
-  reason="needs the extra onednn (Linux on x86-64) and a C++ compiler",
+  onednn_library.installed() is None,
+  reason="needs the extra onednn (Linux on x86-64)",
 )
 
 
@@ -50,6 +51,10 @@ def close(got, want):
 
 def calls(lowered):
   return lowered.as_text().count("@vgsgan_conv2d_")
+
+
+def test_it_is_compiled_and_registered():
+  assert onednn_library.ready()
 
 
 def test_it_is_the_convolution_and_its_gradients():
@@ -156,15 +161,19 @@ def test_its_operations_are_those_of_the_convolution():
   )
 
 
-def test_programs_that_run_at_once_do_not_disturb_each_other():
-  x, kernel = operands(8, 16, 16, 16, 32, 3)
+def test_compiledthat_run_at_once_do_not_disturb_each_other():
+  """Primitives are made, and buffers grow and serve again, at the same time."""
+  rng = np.random.default_rng(0)
+  cases = [operands(*rng.integers(1, 20, 5), 3, seed=i) for i in range(12)]
   run = jax.jit(with_gradients(convolve.conv2d))
-  want = jax.device_get(run(x, kernel))
+  compiled = [run.lower(*case).compile() for case in cases]
+  turns = rng.permutation(np.repeat(np.arange(len(cases)), 6))
   with concurrent.futures.ThreadPoolExecutor(8) as pool:
-    found = pool.map(lambda _: jax.device_get(run(x, kernel)), range(40))
-    for got in found:
-      for one, other in zip(got, want, strict=True):
-        np.testing.assert_array_equal(one, other)
+    found = list(
+      pool.map(lambda i: jax.device_get(compiled[i](*cases[i])), turns)
+    )
+  for i, got in zip(turns, found, strict=True):
+    close(got, with_gradients(plain)(*cases[i]))
 
 
 def test_a_loop_convolves_by_onednn_too():
@@ -222,8 +231,52 @@ def test_it_is_compiled_once(asked_anew, monkeypatch):
   assert list(asked_anew.iterdir()) == [made]
 
 
-def test_its_name_is_what_is_kept_for_the_backward_pass():
+def test_remat_does_not_convolve_twice():
   """`config.train.remat` keeps convolutions, whoever computes them."""
-  from vgsgan import passes
+  x, kernel = operands(2, 5, 6, 4, 4, 3)
 
-  assert passes._keep(onednn.PRIMITIVE)
+  def loss(x):
+    return jnp.tanh(convolve.conv2d(x, kernel)).sum()
+
+  def count(policy):
+    made = jax.make_jaxpr(jax.grad(jax.checkpoint(loss, policy=policy)))(x)
+    return str(made).count(onednn.PRIMITIVE.name)
+
+  assert count(passes._keep) == 2  # Forward, and the gradient.
+  assert count(None) == 3
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_inside_shard_map_it_is_the_plain_form(check):
+  devices = mesh.make_mesh(4)
+  x, kernel = operands(8, 5, 6, 4, 7, 3)
+  rows, whole = PartitionSpec(devices.axis_names), PartitionSpec()
+
+  def inside(conv):
+    island = jax.shard_map(
+      conv,
+      mesh=devices,
+      in_specs=(rows, whole),
+      out_specs=rows,
+      check_vma=check,
+    )
+    return jax.jit(with_gradients(island))
+
+  close(inside(convolve.conv2d)(x, kernel), inside(plain)(x, kernel))
+
+
+@pytest.mark.parametrize("sizes", [(0, 3, 3, 4, 5), (2, 3, 3, 0, 5)])
+def test_nothing_is_convolved_to_nothing(sizes):
+  x, kernel = operands(*sizes, 3)
+  for got, want in zip(
+    with_gradients(convolve.conv2d)(x, kernel),
+    with_gradients(plain)(x, kernel),
+    strict=True,
+  ):
+    np.testing.assert_array_equal(got, want)
+
+
+def test_what_is_kept_but_damaged_is_compiled_anew(asked_anew):
+  found = onednn_library.installed()
+  onednn_library.compiled(*found).write_bytes(b"no library")
+  assert hasattr(onednn_library._opened(*found), "vgsgan_conv2d_output")

@@ -35,7 +35,8 @@ def _step(step: dict[str, Any]) -> list[str]:
     f"{_mb(memory['shared'])} in place of arguments); peak "
     f"{_mb(memory['peak'])}" + _of(memory),
     f"operations: {flops['matrix'] / 1e9:,.2f} GFLOP of matrix products and "
-    f"convolutions; XLA has {flops['compiled'] / 1e9:,.2f} GFLOP, loops once",
+    f"convolutions; XLA has {flops['compiled'] / 1e9:,.2f} GFLOP, loops once, "
+    "oneDNN's not",
     "sent, by ring algorithms:",
   ]
   lines += [

@@ -46,10 +46,13 @@ def from_names(leaves: Mapping[str, Any], tree: Any) -> Any:
 @functools.lru_cache  # Slow, and asked for at each save in the training's way.
 def _names(structure: Any) -> tuple[str, ...]:
   numbered = structure.unflatten(range(structure.num_leaves))
-  return tuple(
+  names = tuple(
     jax.tree_util.keystr(path, simple=True, separator="/")
     for path, _ in jax.tree_util.tree_flatten_with_path(numbered)[0]
   )
+  if len(set(names)) < len(names):
+    raise ValueError(f"leaves of one name among {names}")
+  return names
 
 
 def checksum(leaf: Any) -> int | None:

@@ -29,13 +29,14 @@ def keep_freed() -> None:
   XLA takes the temporaries of a step on a CPU anew each time. As it is, glibc
   maps a large block and gives it back, and the kernel fills each of its pages
   with zeros when it is touched: a fifth of a step of VGG16. The process then
-  holds the most that it ever needed. Other C libraries are left as they are.
+  holds what it once needed. Other C libraries are left as they are, and a glibc
+  before 2.35, which takes no such value.
   """
   mallopt = sys.platform == "linux" and getattr(
     ctypes.CDLL(None), "mallopt", None
   )
-  if mallopt:
-    mallopt(_M_MMAP_THRESHOLD, _LARGEST)
+  # The second by itself would have more blocks mapped, not fewer.
+  if mallopt and mallopt(_M_MMAP_THRESHOLD, _LARGEST):
     mallopt(_M_TRIM_THRESHOLD, _LARGEST)
 
 

@@ -9,8 +9,8 @@
   the backward pass runs each part again. The loss is over all of the batch, so
   that gradients are those of the whole but for normalisation, whose statistics
   are of a part (Gao et al., "Scaling Deep Contrastive Learning Batch Size under
-  Memory Limited Setup", RepL4NLP 2021). It is a loop, in which convolutions are
-  slow on a CPU.
+  Memory Limited Setup", RepL4NLP 2021). It is a loop, in which XLA's
+  convolutions are slow on a CPU (oneDNN's are not).
 - `remat`: only the results of convolutions and products are kept for the
   backward pass; what is between them is computed again (Chen et al.,
   arXiv:1604.06174). Of parts nothing is kept in any case.

@@ -37,6 +37,7 @@ from vgsgan import (
 from vgsgan.clock import Clock
 from vgsgan.data import pipeline
 from vgsgan.errors import UserError
+from vgsgan.kernels import onednn_library
 from vgsgan.options import check_at_least, check_one_of
 from vgsgan.state import TrainState
 
@@ -99,6 +100,11 @@ def run(
     with log.status("opening the data set", processes.PREPARE_SECONDS):
       splits = data.load(config.data)
       processes.meet("opened the data set")
+    processes.require_same(
+      int(onednn_library.ready()),
+      "whether oneDNN convolves (0 or 1)",
+      "give all of them the extra onednn and a C++ compiler, or none",
+    )
     task = tasks.build(config, devices, splits)
     saved = checkpoints.Checkpoints(
       workdir / "checkpoints",

@@ -74,10 +74,11 @@ def stack(examples: Iterable[Example], count: int) -> Example:
   the processor's cache; there is never more of it than the batch itself.
 
   Raises:
-    ValueError: examples differ in their arrays, shapes or dtypes.
+    ValueError: examples differ in their arrays, shapes or dtypes, or are not
+      so many.
   """
   batch: Example = {}
-  for row, example in enumerate(examples):
+  for row, example in zip(range(count), examples, strict=True):
     if not row:
       batch = {
         name: np.empty((count, *np.shape(x)), np.asarray(x).dtype)
@@ -97,7 +98,7 @@ def stack(examples: Iterable[Example], count: int) -> Example:
 
 @dataclasses.dataclass(frozen=True)
 class TrainStream:
-  """This process's part of the training order: local batches, at random.
+  """This process's part of the training order, as local batches.
 
   Attributes:
     records: the records of a split.

@@ -10,12 +10,12 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <new>
-#include <stdexcept>
 #include <string>
 #include <tuple>
 #include <unordered_map>
@@ -86,7 +86,7 @@ class Space {
 struct Convolution {
   dnnl::primitive primitive;
   dnnl::reorder reorder;
-  memory::desc input, output, plain, wanted, scratchpad;
+  memory::desc input, output, plain, wanted, scratchpad, reorder_scratchpad;
 };
 
 Convolution Make(Kind kind, const Shape& s) {
@@ -124,9 +124,11 @@ Convolution Make(Kind kind, const Shape& s) {
     keep(described, described.diff_weights_desc());
   }
   const bool out = kind == Kind::kKernelGradient;
-  made.reorder = dnnl::reorder(dnnl::reorder::primitive_desc(
-      Engine(), out ? made.wanted : plain, Engine(),
-      out ? plain : made.wanted));
+  const dnnl::reorder::primitive_desc reorder(
+      Engine(), out ? made.wanted : plain, Engine(), out ? plain : made.wanted,
+      attr);
+  made.reorder = dnnl::reorder(reorder);
+  made.reorder_scratchpad = reorder.scratchpad_desc();
   return made;
 }
 
@@ -162,20 +164,24 @@ void Convolve(Kind kind, const Convolution& of, const float* input,
   const bool into = kind == Kind::kKernelGradient;
   const memory plain = At(of.plain, kernel);
   const memory wanted = At(of.wanted, space.At(of.wanted.get_size()));
-  const memory scratch =
-      At(of.scratchpad, scratchpad.At(of.scratchpad.get_size()));
-  const std::unordered_map<int, memory> reordered{
-      {DNNL_ARG_FROM, into ? wanted : plain},
-      {DNNL_ARG_TO, into ? plain : wanted}};
-  if (!into) Execute(of.reorder, reordered);
+  const auto scratch = [&](const memory::desc& desc) {
+    return At(desc, scratchpad.At(desc.get_size()));
+  };
+  const auto reorder = [&] {
+    Execute(of.reorder,
+            {{DNNL_ARG_FROM, into ? wanted : plain},
+             {DNNL_ARG_TO, into ? plain : wanted},
+             {DNNL_ARG_SCRATCHPAD, scratch(of.reorder_scratchpad)}});
+  };
+  if (!into) reorder();
   Execute(of.primitive,
           {{kind == Kind::kInputGradient ? DNNL_ARG_DIFF_SRC : DNNL_ARG_SRC,
             At(of.input, input)},
            {into ? DNNL_ARG_DIFF_WEIGHTS : DNNL_ARG_WEIGHTS, wanted},
            {kind == Kind::kForward ? DNNL_ARG_DST : DNNL_ARG_DIFF_DST,
             At(of.output, output)},
-           {DNNL_ARG_SCRATCHPAD, scratch}});
-  if (into) Execute(of.reorder, reordered);
+           {DNNL_ARG_SCRATCHPAD, scratch(of.scratchpad)}});
+  if (into) reorder();
 }
 
 // Runs work(0), ..., work(count - 1) in this thread and those of the pool that
@@ -186,7 +192,7 @@ void Share(ffi::ThreadPool& pool, int count, const Work& work) {
   struct State {
     std::atomic<int> next{0};
     int done = 0;
-    std::string error;
+    std::exception_ptr error;
     std::mutex lock;
     std::condition_variable all;
   };
@@ -194,14 +200,14 @@ void Share(ffi::ThreadPool& pool, int count, const Work& work) {
   // By the time a late thread starts, `work` may be gone and `next` is over.
   const auto run = [state, count, &work] {
     for (int i = state->next++; i < count; i = state->next++) {
-      std::string error;
+      std::exception_ptr error;
       try {
         work(i);
-      } catch (const std::exception& failed) {
-        error = failed.what();
+      } catch (...) {
+        error = std::current_exception();
       }
       std::lock_guard<std::mutex> held(state->lock);
-      if (!error.empty()) state->error = error;
+      if (error) state->error = error;
       if (++state->done == count) state->all.notify_one();
     }
   };
@@ -209,8 +215,11 @@ void Share(ffi::ThreadPool& pool, int count, const Work& work) {
   run();
   std::unique_lock<std::mutex> held(state->lock);
   state->all.wait(held, [&] { return state->done == count; });
-  if (!state->error.empty()) throw std::runtime_error(state->error);
+  if (state->error) std::rethrow_exception(state->error);
 }
+
+// Numbers in the sums of a kernel's gradient beside the first (256 MiB).
+constexpr int64_t kMostSums = int64_t{1} << 26;
 
 // Where part i of `count` begins among `size` things.
 int64_t Begin(int64_t size, int64_t i, int64_t count) {
@@ -219,14 +228,15 @@ int64_t Begin(int64_t size, int64_t i, int64_t count) {
 
 void Run(Kind kind, ffi::ThreadPool& pool, const Shape& shape,
          const float* input, float* kernel, const float* output) {
-  static thread_local Space others;
-  const int64_t count =
-      std::max<int64_t>(1, std::min(pool.num_threads(), shape.rows));
   const int64_t size =
       shape.side * shape.side * shape.inputs * shape.outputs;
   const int64_t row = shape.height * shape.width;
   // Of the kernel's gradient each part has a sum of its own, the first in place.
   const bool into = kind == Kind::kKernelGradient;
+  const int64_t most = into ? 1 + kMostSums / size : shape.rows;
+  const int64_t count = std::max<int64_t>(
+      1, std::min({pool.num_threads(), shape.rows, most}));
+  Space others;  // What is freed is kept: see vgsgan/memory.py.
   float* sums = into ? others.At(sizeof(float) * size * (count - 1)) : nullptr;
   Share(pool, count, [&](int i) {
     Shape part = shape;
@@ -252,8 +262,14 @@ ffi::Error Guarded(Kind kind, ffi::ThreadPool pool, const Shape& shape,
                    const float* output) {
   try {
     Run(kind, pool, shape, input, const_cast<float*>(kernel), output);
-  } catch (const std::exception& error) {
-    return ffi::Error::Internal(std::string("oneDNN: ") + error.what());
+  } catch (const std::bad_alloc&) {
+    return ffi::Error(ffi::ErrorCode::kResourceExhausted,
+                      "no memory for a convolution");
+  } catch (const dnnl::error& error) {
+    const std::string said = std::string("oneDNN: ") + error.what();
+    return error.status == dnnl_out_of_memory
+               ? ffi::Error(ffi::ErrorCode::kResourceExhausted, said)
+               : ffi::Error::Internal(said);
   }
   return ffi::Error::Success();
 }

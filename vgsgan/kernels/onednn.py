@@ -10,8 +10,9 @@ so one primitive, linear in both of its arguments, stands for three:
 
 Where it is lowered for a CPU it becomes oneDNN's call; of several devices, in
 the context of whose mesh it was traced, each calls it for its own rows.
-Elsewhere (accelerators, rows that devices cannot share, `vmap`, `shard_map`) it
-is the plain form that the caller gave, or that form's derivative.
+Elsewhere (accelerators, several devices without that context, as in evaluation,
+rows that they cannot share, `vmap`, `shard_map`) it is the plain form that the
+caller gave, or that form's derivative.
 """
 
 import functools
@@ -49,6 +50,8 @@ def conv2d(
     [b, h, w, f].
   """
   mesh = jax.sharding.get_abstract_mesh()
+  if mesh.manual_axes or 0 in (*x.shape, *kernel.shape):
+    return plain(x, kernel)
   same = {"side": kernel.shape[0], "plain": plain, "mesh": mesh}
   return PRIMITIVE.bind(x, kernel, kind="output", **same)
 
@@ -77,7 +80,12 @@ def _abstract(left, right, *, kind, side, plain, mesh):
 
 @PRIMITIVE.def_impl
 def _run(left, right, **params):
-  return jax.jit(functools.partial(PRIMITIVE.bind, **params))(left, right)
+  return _jitted(**params)(left, right)
+
+
+@functools.lru_cache
+def _jitted(**params):
+  return jax.jit(functools.partial(PRIMITIVE.bind, **params))
 
 
 def _plainly(left, right, *, kind: str, side: int, plain: Plain, mesh=None):
@@ -125,7 +133,7 @@ _lower_plainly = mlir.lower_fun(_plainly, multiple_results=False)
 
 def _lower_for_cpu(ctx, left, right, *, kind, side, plain, mesh):
   context = ctx.module_context.axis_context
-  devices = getattr(context, "num_devices", None)  # None: inside `shard_map`.
+  devices = getattr(context, "num_devices", None)  # None: of `shard_map`.
   if devices == 1:
     return jax.ffi.ffi_lowering(onednn_library.TARGETS[kind])(ctx, left, right)
   if devices == mesh.size and ctx.avals_in[0].shape[0] % devices == 0:

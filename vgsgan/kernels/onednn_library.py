@@ -45,8 +45,12 @@ def ready() -> bool:
   if found is None:
     return False
   try:
-    calls = ctypes.CDLL(str(compiled(*found)))
-  except (OSError, subprocess.CalledProcessError) as error:
+    calls = _opened(*found)
+    registered = {name: getattr(calls, name) for name in TARGETS.values()}
+  except (
+    *(OSError, RuntimeError, ValueError, AttributeError),
+    subprocess.CalledProcessError,
+  ) as error:
     said = getattr(error, "stderr", "") or str(error)
     logging.warning(
       "oneDNN is installed, but its convolutions could not be compiled, and "
@@ -54,10 +58,21 @@ def ready() -> bool:
       " ".join(said.split())[:300],
     )
     return False
-  for name in TARGETS.values():
-    call = jax.ffi.pycapsule(getattr(calls, name))
-    jax.ffi.register_ffi_target(name, call, platform="cpu")
+  for name, call in registered.items():
+    jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(call), platform="cpu")
   return True
+
+
+def _opened(library: pathlib.Path, headers: pathlib.Path) -> ctypes.CDLL:
+  """The calls; compiled anew if what is kept cannot be opened."""
+  # First, or a library of the same name in LD_LIBRARY_PATH would be taken.
+  ctypes.CDLL(str(library))
+  kept = compiled(library, headers)
+  try:
+    return ctypes.CDLL(str(kept))
+  except OSError:
+    kept.unlink()
+    return ctypes.CDLL(str(compiled(library, headers)))
 
 
 def installed() -> tuple[pathlib.Path, pathlib.Path] | None:
@@ -81,7 +96,8 @@ def compiled(library: pathlib.Path, headers: pathlib.Path) -> pathlib.Path:
   """The shared object; compiled unless one of the same parts is kept.
 
   Raises:
-    OSError: there is no compiler, or nowhere to keep what it makes.
+    OSError, RuntimeError: there is no compiler, or nowhere to keep what it
+      makes.
     subprocess.CalledProcessError: it refused; `stderr` says why.
   """
   command = [
