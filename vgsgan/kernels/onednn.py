@@ -88,7 +88,7 @@ def _jitted(**params):
   return jax.jit(functools.partial(PRIMITIVE.bind, **params))
 
 
-def _plainly(left, right, *, kind: str, side: int, plain: Plain, mesh=None):
+def _plainly(left, right, *, kind: str, side: int, plain: Plain, mesh):
   """The same by the plain form and its derivatives."""
   del mesh
   if kind == "output":
@@ -138,7 +138,9 @@ def _lower_for_cpu(ctx, left, right, *, kind, side, plain, mesh):
     return jax.ffi.ffi_lowering(onednn_library.TARGETS[kind])(ctx, left, right)
   if devices == mesh.size and ctx.avals_in[0].shape[0] % devices == 0:
     return _lower_by_rows(ctx, left, right, kind=kind, side=side, mesh=mesh)
-  return _lower_plainly(ctx, left, right, kind=kind, side=side, plain=plain)
+  return _lower_plainly(
+    ctx, left, right, kind=kind, side=side, plain=plain, mesh=mesh
+  )
 
 
 def _by_rows(left, right, *, kind: str, side: int, mesh: AbstractMesh):
