@@ -1,5 +1,9 @@
-"""Every task on two processes of four devices, as on one of eight."""
+"""Every task on two processes of four devices, as on one of eight.
 
+The two are told to leave in each task, and the same command goes on.
+"""
+
+import itertools
 import json
 import os
 import pathlib
@@ -15,8 +19,6 @@ from vgsgan import tasks
 from vgsgan.drill import compare
 
 ROOT = pathlib.Path(__file__).parents[1]
-# Of these two, one process is told to leave on the way.
-IN_PARTS = ("idea", "grounding")
 # Nothing may ask for devices before the processes have met.
 WORKER = """
 import sys
@@ -27,7 +29,6 @@ if count != "1":
 from tests import every_task
 every_task.main(int(rank), *others)
 """
-WHOLE = tuple(name for name in tasks.TASKS if name not in IN_PARTS)
 
 
 def start(folder, name, processes, *names):
@@ -75,21 +76,18 @@ def statuses(workers):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-  """One process has run everything; two have too, leaving in between."""
+  """One process has run every task; two have too, told to leave in each."""
   folder = tmp_path_factory.mktemp("tasks")
   stamps_fixture.make(folder / "source", n_stamps=16)
   every_task.prepare(folder)
-  one = start(folder, "one", 1, *WHOLE, *IN_PARTS)
-  # Once asked to leave, processes have left: each of the two in its own start.
-  workers = one
+  workers = one = start(folder, "one", 1, *tasks.TASKS)
   try:
-    first, second = IN_PARTS
-    for names, ends in (
-      ((*WHOLE, f"{first}!"), [*[0] * len(WHOLE), 143]),
-      ((first, f"{second}!"), [0, 143]),
-      ((second,), [0]),
-    ):
+    # Once told to leave, processes have left: each start ends the task that the
+    # one before it left, and leaves in the next.
+    for left, task in itertools.pairwise((None, *tasks.TASKS, None)):
+      names = ([left] if left else []) + ([f"{task}!"] if task else [])
       workers = start(folder, "two", 2, *names)
+      ends = [143 if name.endswith("!") else 0 for name in names]
       assert statuses(workers) == [ends, ends]
     assert statuses(one) == [[0] * len(tasks.TASKS)]
   finally:
@@ -158,6 +156,5 @@ def test_one_process_wrote(folder, task):
     found.append(
       {x for x in paths if "events." not in x and "checkpoints/" not in x}
     )
-    starts = 2 if name == "two" and task in IN_PARTS else 1
-    assert len(list(root.glob("events.*"))) == starts
+    assert len(list(root.glob("events.*"))) == (2 if name == "two" else 1)
   assert found[0] == found[1]
