@@ -3,10 +3,12 @@
 import os
 import pathlib
 import signal
-from contextlib import ExitStack, nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from unittest import mock
 
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from tests import (
   drawing_world,
@@ -100,8 +102,9 @@ def make_idea(folder):
   return test_idea.small("gan"), test_idea.splits()
 
 
-def run(folder: pathlib.Path, workdir: pathlib.Path, task: str) -> int:
-  """A run of a few steps, each logged; its exit status."""
+@contextmanager
+def made(folder: pathlib.Path, task: str) -> Iterator[ConfigDict]:
+  """The config of a run of a few steps, each logged; its data in place."""
   config, splits = globals()[f"make_{task}"](folder)
   config.data.num_threads = 1
   config.train.update({"batch": 8, "steps": 4, "log_every": 1, "keep": 4})
@@ -120,6 +123,12 @@ def run(folder: pathlib.Path, workdir: pathlib.Path, task: str) -> int:
       patch(module, "global_max", lambda x: jnp.mean(x, (1, 2)))
     towers = {"small": drawing_world.short_tower}
     patched.enter_context(mock.patch.dict(grounding.SPEECH_TOWERS, towers))
+    yield config
+
+
+def run(folder: pathlib.Path, workdir: pathlib.Path, task: str) -> int:
+  """A run of a task; its exit status."""
+  with made(folder, task) as config:
     return trainer.run(config, workdir / task, "train")
 
 

@@ -177,6 +177,13 @@ def test_a_batch_that_does_not_divide():
   assert "12 = 8 x 1 + 4" in refused(config)
 
 
+def test_a_batch_of_the_evaluation_that_does_not_divide():
+  """It would be refused when the run starts, on devices that are paid for."""
+  config = small()
+  config.eval.batch = 12
+  assert "config.eval.batch to 8 or 16" in refused(config)
+
+
 def test_parts_that_do_not_divide():
   config = small()
   config.train.accumulate = 3

@@ -9,9 +9,16 @@ import pytest
 
 from configs import drawing as drawing_config
 from tests.drawing_world import MAKE_MESH
-from vgsgan import mesh, passes
+from vgsgan import adversarial, mesh, passes, programs, scores
 from vgsgan.errors import UserError
-from vgsgan.models import decoders, discriminator, generator, inverter, mixture
+from vgsgan.models import (
+  decoders,
+  discriminator,
+  generator,
+  inverter,
+  mixture,
+  spectral,
+)
 from vgsgan.models.layers import Conv2D, Norm
 from vgsgan.models.recogniser import Recogniser
 from vgsgan.tasks import grounding
@@ -237,3 +244,51 @@ def test_a_batch_in_parts_that_does_not_divide_is_refused():
   with pytest.raises(UserError) as refused:
     mesh.check_batch(42, devices, "train.batch", 2)  # In no parts either.
   assert str(refused.value).endswith("train.batch to 32 or 48")
+
+
+MAPS = jnp.ones((2, 3, 3, 4)), jnp.ones((2, 5, 4)), jnp.ones((2, 5), bool)
+FUSED = {"image": (4, 6), "audio": (4, 6), "hidden": 6, "out": 6, "bias": ()}
+IN_FLOAT32 = {
+  "pooled": lambda: scores.dot(*MAPS),
+  "matchmap": lambda: scores.matchmap(*MAPS[:2]),
+  "maxsim": lambda: scores.misa(*MAPS),
+  "distance": lambda: scores.calibrated_distance(
+    MAPS[0][:, :1, :1], MAPS[1][:, :1], jnp.ones(()), jnp.ones(())
+  ),
+  "fusion": lambda: scores.fusion(
+    MAPS[0][:, :1, :1],
+    MAPS[1][:, :1],
+    {name: jnp.ones(shape) for name, shape in FUSED.items()},
+  ),
+  "orthogonality": lambda: adversarial.orthogonality(jnp.ones((6, 4))),
+}
+
+
+@pytest.mark.parametrize("name", IN_FLOAT32)
+def test_products_that_matter_are_not_rounded_by_a_faster_matrix_unit(name):
+  """A product in float32 is six of bfloat16, to a unit that has only these."""
+  jaxpr = jax.make_jaxpr(IN_FLOAT32[name])()
+  of_bfloat16, products = (
+    count(jaxpr, 1, "tpu")
+    for count in (programs.bfloat16_flops, programs.flops)
+  )
+  assert of_bfloat16 == 6 * products > 0
+
+
+def test_a_spectral_norm_is_of_float32_and_its_layer_as_fast_as_without():
+  rows, m, n = 5, 6, 4
+
+  class Layer(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      return spectral.dense(n, "dense", spectral=True, train=True)(x)
+
+  x = jnp.ones((rows, m))
+  variables = Layer().init(KEY, x)
+  jaxpr = jax.make_jaxpr(
+    lambda: Layer().apply(variables, x, mutable=["batch_stats"])
+  )()
+  # Two products of a power iteration, one more of sigma, and then u alone.
+  norm, layer = 3 * 2 * m * n + 2 * n, 2 * rows * m * n
+  assert programs.flops(jaxpr, 1, "tpu") == norm + layer
+  assert programs.bfloat16_flops(jaxpr, 1, "tpu") == 6 * norm + layer

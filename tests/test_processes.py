@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 
+import jax
 import pytest
 
 from vgsgan import lost_lines, processes
@@ -153,6 +154,25 @@ def test_a_process_that_does_not_move_is_given_up():
   (line,) = done.stderr.splitlines()
   assert line.startswith("vgsgan: process 0 of 1 has not moved for ")
   assert ", while reading: " in line
+
+
+def test_what_is_waited_for_is_said_with_the_limit_of_what_it_is_part_of(
+  monkeypatch,
+):
+  found = []
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  monkeypatch.setattr(
+    processes.multihost_utils,
+    "sync_global_devices",
+    lambda _: found.append(processes._now),
+  )
+  processes.moved("opening the data set", 9.0)
+  processes.meet("opened the data set")
+  (now,) = found
+  assert now.what == "waiting until all processes have opened the data set"
+  assert now.limit == processes._now.limit == 9.0
+  assert processes._now.what == "opening the data set"
+  processes.moved("tests")
 
 
 def test_who_waits_for_the_preparation_of_data_does_not_wait_for_ever(

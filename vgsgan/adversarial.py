@@ -32,7 +32,9 @@ def orthogonality(params: Any) -> Float[Array, ""]:
     matrix = weight.reshape(-1, weight.shape[-1])
     wide = matrix.shape[1] > matrix.shape[0]
     # |W^T W|^2 = |W W^T|^2: the smaller of the two, less W^T W's diagonal.
-    gram = matrix @ matrix.T if wide else matrix.T @ matrix
+    factors = (matrix, matrix.T) if wide else (matrix.T, matrix)
+    # Near orthogonality next to nothing is left of the difference below.
+    gram = jnp.matmul(*factors, precision=jax.lax.Precision.HIGHEST)
     lengths = jnp.sum(jnp.square(matrix), axis=0)
     return jnp.sum(jnp.square(gram)) - jnp.sum(jnp.square(lengths))
 

@@ -177,7 +177,8 @@ class Checkpoints:
     stored, layout = packing.pack(state)
     args = step, stored, layout, meta, score
     if jax.process_count() > 1:
-      self._write(*args)
+      with processes.waiting("saving"):
+        self._write(*args)
     else:
       self._writing = self._writer.submit(self._write, *args)
 
@@ -305,11 +306,12 @@ class Checkpoints:
       UserError: it could not be written.
     """
     writing, self._writing = self._writing, None
-    if writing is not None:
-      writing.result()
-    with self._explained():
-      self._manager.wait_until_finished()
-      self._settle()
+    with processes.waiting("saving"):
+      if writing is not None:
+        writing.result()
+      with self._explained():
+        self._manager.wait_until_finished()
+        self._settle()
 
   def close(self) -> None:
     """Waits, then lets go of Orbax's threads."""

@@ -173,6 +173,7 @@ def figures(
   passes.check(config.train)
   parts = config.train.accumulate
   mesh.check_batch(config.train.batch, grid, "train.batch", parts)
+  mesh.check_batch(config.eval.batch, grid, "eval.batch")
   labelled = config.task == "classification"
   splits = data.load(config.data) if labelled else blank.splits(config.data)
   task = tasks.build(config, grid, splits)

@@ -131,10 +131,24 @@ def moved(what: str | None = None, limit: float = STALL_SECONDS) -> None:
   _now = Waiting(what or _now.what, limit, time.monotonic())
 
 
+@contextlib.contextmanager
+def waiting(what: str) -> Iterator[None]:
+  """Around a wait for `what`; the limit is that of what it is a part of."""
+  before = _now
+  moved(what, before.limit)
+  try:
+    yield
+  finally:
+    moved(before.what, before.limit)
+
+
 def meet(what: str) -> None:
   """Returns when all processes have come here; `what` they have done."""
   if jax.process_count() > 1:
-    with jax.transfer_guard("allow"):
+    with (
+      jax.transfer_guard("allow"),
+      waiting(f"waiting until all processes have {what}"),
+    ):
       multihost_utils.sync_global_devices(what)
 
 
@@ -146,7 +160,7 @@ def require_same(number: int, what: str, advice: str) -> None:
   """
   if jax.process_count() == 1:
     return
-  with jax.transfer_guard("allow"):
+  with jax.transfer_guard("allow"), waiting(f"comparing {what}"):
     found = multihost_utils.process_allgather(np.int32(number))
   other = int(np.argmax(found != found[0]))
   if other:

@@ -14,6 +14,7 @@ clip without any valid frame scores 0 with every image, with no gradient.
 """
 
 import difflib
+import functools
 from collections.abc import Callable, Mapping
 
 import jax
@@ -21,6 +22,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from vgsgan.kernels.maxsim import maxsim
+
+# Products of float32 in float32 on every platform: a TPU would round operands
+# to bfloat16 otherwise, a GPU to TF32.
+_EXACT = jax.lax.Precision.HIGHEST
 
 
 def l2_normalize(
@@ -52,7 +57,11 @@ def matchmap(
     `[h, w, t]` or `[b, h, w, t]` in float32; padded frames are not masked.
   """
   return jnp.einsum(
-    "...hwd,...td->...hwt", image, audio, preferred_element_type=jnp.float32
+    "...hwd,...td->...hwt",
+    image,
+    audio,
+    precision=_EXACT,
+    preferred_element_type=jnp.float32,
   )
 
 
@@ -67,7 +76,7 @@ def pooled(
   clip = _mean_valid(audio.astype(jnp.float32), valid[..., None], axis=1)
   if normalize:
     image, clip = l2_normalize(image), l2_normalize(clip)
-  return image @ clip.T
+  return jnp.matmul(image, clip.T, precision=_EXACT)
 
 
 def dot(
@@ -175,7 +184,7 @@ def calibrated_distance(
   """
   one = images[:, 0, 0].astype(jnp.float32)
   other = audio[:, 0].astype(jnp.float32)
-  products = jnp.matmul(one, other.T, precision=jax.lax.Precision.HIGHEST)
+  products = jnp.matmul(one, other.T, precision=_EXACT)
   squared = _squares(one)[:, None] + _squares(other) - 2 * products
   apart = squared > 1e-12
   distance = jnp.where(apart, jnp.sqrt(jnp.where(apart, squared, 1.0)), 0.0)
@@ -213,10 +222,12 @@ def fusion(
     audio: pooled features.
     params: `image` and `audio` [d, k], `hidden` [k], `out` [k], `bias` [].
   """
-  one = images[:, 0, 0] @ params["image"]
-  other = audio[:, 0] @ params["audio"]
+  layer = functools.partial(jnp.matmul, precision=_EXACT)
+  one = layer(images[:, 0, 0], params["image"])
+  other = layer(audio[:, 0], params["audio"])
   hidden = jax.nn.relu(one[:, None] + other + params["hidden"])
-  return (hidden @ params["out"] + params["bias"]).astype(jnp.float32)
+  scores = layer(hidden, params["out"]) + params["bias"]
+  return scores.astype(jnp.float32)
 
 
 def _squares(x: Array) -> Array:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from vgsgan.models.layers import Conv2D
@@ -37,9 +38,17 @@ def dense(
   return normed(layer, spectral, train)
 
 
+class SpectralNorm(nn.SpectralNorm):
+  """Flax's, its power iteration in float32 where products would be rounded."""
+
+  def _spectral_normalize(self, path, vs, update_stats):
+    with jax.default_matmul_precision("highest"):
+      return super()._spectral_normalize(path, vs, update_stats)
+
+
 def normed(layer: nn.Module, spectral: bool, train: bool) -> Callable:
   """The layer, its weights divided by their spectral norm if that is asked."""
   if not spectral:
     return layer
-  norm = nn.SpectralNorm(layer, name=f"{layer.name}_spectral")
+  norm = SpectralNorm(layer, name=f"{layer.name}_spectral")
   return lambda x: norm(x, update_stats=train)
