@@ -126,6 +126,8 @@ def test_scores_are_measured(monkeypatch):
   # 2 * 2 * 2 pairs * 4 places * 3 frames * 8 channels.
   flops = found["fused_gflops"] * 1e9 * found["fused_ms"] / 1e3
   assert flops == pytest.approx(768)
+  share = found["fused_gflops"] / found["peak_gflops"]
+  assert found["fused_of_peak"] == pytest.approx(share)
   peak = found["peak_gflops"] * 1e9 * found["peak_ms"] / 1e3
   assert peak == pytest.approx(2 * 8**3)
   assert found["dense_over_fused"] == pytest.approx(

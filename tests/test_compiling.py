@@ -21,6 +21,7 @@ from vgsgan import (
   tasks,
   trainer,
 )
+from vgsgan.bench.case import Case
 from vgsgan.data import blank
 from vgsgan.data.builders import clevrgan_records
 from vgsgan.errors import UserError
@@ -266,6 +267,19 @@ def test_a_generator_that_is_not_trained(tmp_path):
     lambda: network.module.apply(network.variables, z, train=False)
   ).shape
   assert shape == (1, 32, 32, 3)
+
+
+def test_a_step_that_draws_with_a_generator_not_trained_yet():
+  """What compiles without a generator's file can be timed without one."""
+  config = load("drawing").get_config("random,smoke")
+  config.data.generator = "configs/scenes_gan.py:smoke"
+  config.data.seconds, config.speech.width = 0.2, 0.02
+  config.train.batch = 8
+  before = config.to_json()
+  case = Case(config)
+  state, pairs = case.state(), case.batch()
+  assert not pairs["z"].any()  # Blank, and with a latent as drawn ones have.
+  assert config.to_json() == before
 
 
 def test_a_generator_that_is_not_trained_serves_every_topology(monkeypatch):

@@ -1,7 +1,7 @@
 """Compiles a training step for devices that need not be there.
 
     python -m vgsgan.main --mode=compile --config=configs/drawing.py:random \\
-      --topology=v5e:16x16 --config.train.batch=2048
+      --topology=v5e:16x16 --config.train.batch=2048 --config.eval.batch=256
 
 Ahead of time, for a slice of TPUs (with libtpu, of the `tpu` extra, and no TPU)
 or without --topology for the devices of this machine. It is the step that the
@@ -117,19 +117,22 @@ def slices(
     yield name, devices, round(share * len(devices))
 
 
-def use_untrained(data: ml_collections.ConfigDict, path: pathlib.Path) -> None:
+def use_untrained(data: ml_collections.ConfigDict, path: pathlib.Path) -> bool:
   """Where `data.generator` is a config, writes a generator of zeros of it.
 
   Args:
     data: `data.generator` becomes `path`.
     path: of the file.
 
+  Returns:
+    Whether it is.
+
   Raises:
     UserError: the config is of no GAN.
   """
   name, _, argument = data.get("generator", "").partition(":")
   if not name.endswith(".py"):
-    return
+    return False
   config = options.load(pathlib.Path(name), argument)
   if "gan" not in config:
     raise UserError(
@@ -138,6 +141,7 @@ def use_untrained(data: ml_collections.ConfigDict, path: pathlib.Path) -> None:
     )
   pretrained.save_untrained(path, config.gan.to_dict())
   data.generator = str(path)
+  return True
 
 
 def devices_of(topology: str) -> list[jax.Device]:

@@ -4,6 +4,8 @@ The one place where the benchmarks meet the trainer, the tasks and the mesh.
 """
 
 import dataclasses
+import pathlib
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -11,29 +13,35 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from vgsgan import data, mesh, passes, programs, tasks, trainer
+from vgsgan import compiling, data, mesh, passes, programs, tasks, trainer
 from vgsgan.bench import timing
-from vgsgan.data import pipeline
+from vgsgan.data import blank, pipeline
 from vgsgan.state import TrainState
 
 
 class Case:
   """A config, built as the trainer builds it.
 
+  A generator that is not trained yet can be named by its config, as for
+  `--mode=compile`; pictures and recordings are then blank.
+
   Attributes:
-    config: as it was given.
+    config: as it was given, the generator being a file.
     devices: the mesh.
     task: the config's.
   """
 
   def __init__(self, config: ml_collections.ConfigDict):
-    self.config = config
+    self.config = config = config.copy_and_resolve_references()
     passes.check(config.train)
     self.devices = mesh.make_mesh(model=config.mesh.model)
     parts = config.train.accumulate
     mesh.check_batch(config.train.batch, self.devices, "train.batch", parts)
-    self._splits = data.load(config.data)
-    self.task = tasks.build(config, self.devices, self._splits)
+    with tempfile.TemporaryDirectory() as folder:
+      generator = pathlib.Path(folder) / "generator.npz"
+      untrained = compiling.use_untrained(config.data, generator)
+      self._splits = (blank.splits if untrained else data.load)(config.data)
+      self.task = tasks.build(config, self.devices, self._splits)
 
   def state(self) -> TrainState:
     """A fresh one of the task."""

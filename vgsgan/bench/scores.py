@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,9 @@ def measure(
   speed drifts. `fused` and `dense` score all pairs (MISA), `_vjp` means value
   and gradients. `product` is the bare matrix product of the same vectors,
   written to memory, with which `fused_over_product` and
-  `fused_vjp_over_product` compare times. `peak_gflops` is of square matrices.
+  `fused_vjp_over_product` compare times. `peak_gflops` is of square matrices,
+  of which `fused_of_peak` is a share. Vectors are float32 on a CPU and bfloat16
+  on an accelerator, for which its matrix units are made.
   `cpu_` figures compare the processor's time over all threads, which other
   programs disturb less. Bytes are temporaries, as compiled.
   """
@@ -35,11 +38,12 @@ def measure(
 
 def _case(sizes: tuple[int, ...], repeat: int) -> dict[str, float]:
   pairs, places, frames, channels = sizes
+  dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
   compiled, calls = {}, {}
-  for name, (function, args) in _functions(sizes).items():
+  for name, (function, args) in _functions(sizes, dtype).items():
     compiled[name] = jax.jit(function).lower(*args).compile()
     calls[name] = functools.partial(compiled[name], *args)
-  peak = timing.Matmul(jnp.float32)
+  peak = timing.Matmul(dtype)
   timers = {
     name: functools.partial(timing.clock_and_processor, call)
     for name, call in ({"peak": peak.run} | calls).items()
@@ -62,6 +66,7 @@ def _case(sizes: tuple[int, ...], repeat: int) -> dict[str, float]:
       "fused_gflops": flops / wall["fused"] / 1e9,
       "product_gflops": flops / wall["product"] / 1e9,
       "peak_gflops": peak.flops / wall["peak"] / 1e9,
+      "fused_of_peak": flops / peak.flops * wall["peak"] / wall["fused"],
     }
     | _ratios(wall)
     | {f"cpu_{name}": ratio for name, ratio in _ratios(cpu).items()}
@@ -77,13 +82,15 @@ def _ratios(times: dict[str, float]) -> dict[str, float]:
   }
 
 
-def _functions(sizes: tuple[int, ...]) -> dict[str, tuple[Callable, tuple]]:
+def _functions(
+  sizes: tuple[int, ...], dtype: Any
+) -> dict[str, tuple[Callable, tuple]]:
   """What is measured, and on what."""
   pairs, places, frames, channels = sizes
   rng = np.random.default_rng(0)
 
   def normal(*shape: int) -> jax.Array:
-    return jnp.asarray(rng.normal(size=shape), jnp.float32)
+    return jnp.asarray(rng.normal(size=shape), dtype)
 
   side = round(places**0.5)
   images = normal(pairs, side, side, channels)
@@ -107,7 +114,7 @@ def _functions(sizes: tuple[int, ...]) -> dict[str, tuple[Callable, tuple]]:
   def product(images, audio):
     return images.reshape(-1, channels) @ audio.reshape(-1, channels).T
 
-  slope = normal(pairs, pairs)
+  slope = normal(pairs, pairs).astype(jnp.float32)
   return {
     "product": (product, (images, audio)),
     "fused": (scores.misa, operands),
