@@ -276,8 +276,7 @@ def test_a_step_that_draws_with_a_generator_not_trained_yet():
   config.data.seconds, config.speech.width = 0.2, 0.02
   config.train.batch = 8
   before = config.to_json()
-  case = Case(config)
-  state, pairs = case.state(), case.batch()
+  pairs = Case(config).batch()
   assert not pairs["z"].any()  # Blank, and with a latent as drawn ones have.
   assert config.to_json() == before
 
