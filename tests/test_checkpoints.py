@@ -1,6 +1,7 @@
 """Checkpoints come back bit for bit, or not at all."""
 
 import contextlib
+import errno
 import json
 import os
 import pathlib
@@ -385,6 +386,16 @@ def test_refused_by_the_disk(folder, step):
     assert saved.steps() == [1, 2]
     saved.save(4, make_state(2), {})
   assert sorted(os.listdir(folder)) == ["1", "2", "4"]  # no leavings
+
+
+def test_a_disk_that_refuses_twice_is_one_line_too(folder, monkeypatch):
+  def full():
+    raise OSError(errno.ENOSPC, "of Orbax")
+
+  with pytest.raises(UserError, match=r"No space left on device.*is step 2;"):
+    with Checkpoints(folder) as saved:
+      monkeypatch.setattr(saved._manager, "wait_until_finished", full)
+      monkeypatch.setattr(saved._manager, "close", full)
 
 
 @orbax_leaves_futures

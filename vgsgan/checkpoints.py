@@ -315,11 +315,13 @@ class Checkpoints:
 
   def close(self) -> None:
     """Waits, then lets go of Orbax's threads."""
-    try:
-      self.wait()
-    finally:
-      self._writer.shutdown()
-      self._manager.close()
+    # Orbax may have another complaint of a full disk than that of the wait.
+    with self._explained():
+      try:
+        self.wait()
+      finally:
+        self._writer.shutdown()
+        self._manager.close()
 
   def _score(self, metrics: Mapping[str, SupportsFloat] | None) -> float | None:
     if metrics is None or self._best is None:
@@ -403,6 +405,8 @@ class Checkpoints:
     """Turns what the file system refuses into one line for the user."""
     try:
       yield
+    except UserError:
+      raise
     except Exception as error:
       reason = refusal(error)
       if reason is None:
