@@ -46,9 +46,8 @@ from vgsgan.integrity import (
   seal,
 )
 
-# Of the threads that save. They get a tenth of a core that training wants too:
-# with less, a busy machine would keep a run that is to leave from leaving.
-NICE = 10
+# Of the threads that save: of a core that training wants too they get a 70th.
+NICE = 19
 
 
 class _Manager(ocp.CheckpointManager):
