@@ -14,6 +14,7 @@ from typing import TextIO
 import tensorflow_datasets as tfds
 from absl import logging
 
+from vgsgan.data.builders import examples
 from vgsgan.errors import UserError
 from vgsgan.integrity import one_line
 from vgsgan.jsonfiles import refused
@@ -58,7 +59,8 @@ class Split(Sequence):
   with the advice.
   """
 
-  source: Sequence  # Of records; a type that is looked at would read one.
+  source: Sequence  # Of bytes; a type that is looked at would read one.
+  parse: examples.Parse
   name: str
   folder: str
   advice: str
@@ -75,7 +77,7 @@ class Split(Sequence):
     if index >= len(self):
       raise IndexError(index)  # Where iterating ends.
     try:
-      return self.source[index]
+      return self.parse(self.source[index])
     except (RuntimeError, ValueError, OSError) as error:
       raise UserError(
         f"record {index} of {self.name} in {self.folder} cannot be read "
@@ -102,10 +104,11 @@ def open_split(
     UserError: the first record cannot be read.
   """
   folder = str(builder.data_dir)
-  # TFDS would decode with OpenCV if that is installed, and with PIL if not.
-  as_stored = {"image": tfds.decode.SkipDecoding()}
-  source = builder.as_data_source(name, decoders=as_stored)
-  split = Split(source, name, folder, advice)
+  source = builder.as_data_source(
+    name, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+  )
+  parse = examples.parser(builder.info.features)
+  split = Split(source, parse, name, folder, advice)
   if len(split):
     split[0]
   return split
