@@ -246,3 +246,16 @@ def test_sharded_batches_hold_each_row_once():
   np.testing.assert_array_equal(sharded, rows["x"])
   pieces = [shard.data for shard in sharded.addressable_shards]
   assert [piece.shape for piece in pieces] == [(2,)] * 4
+
+
+@pytest.mark.parametrize(("side", "kept"), [(8, True), (80, False)])
+def test_a_small_picture_is_decoded_once(side, kept):
+  pixels = np.random.default_rng(side).integers(0, 256, (side, side, 3), "u1")
+  stored = io.BytesIO()
+  Image.fromarray(pixels).save(stored, "PNG")
+  # Copies, as records that are read twice have them.
+  one, other = (decode(bytes(bytearray(stored.getvalue()))) for _ in range(2))
+  np.testing.assert_array_equal(one, pixels)
+  np.testing.assert_array_equal(other, pixels)
+  assert (one is other) == kept
+  assert not one.flags.writeable

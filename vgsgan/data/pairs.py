@@ -1,6 +1,7 @@
 """A picture and a recording that describes it, as arrays of fixed shape."""
 
 import dataclasses
+import functools
 import io
 
 import numpy as np
@@ -8,6 +9,9 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from vgsgan.data import pipeline
+
+SMALL = 2**13  # Bytes of an encoded picture: one of 64 pixels, about.
+MOST = 4096  # Small pictures that are kept decoded: 50 MB of 64 pixels.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +71,18 @@ class DrawnPairExample(PairExample):
 
 
 def decode(picture: bytes) -> UInt8[np.ndarray, "h w 3"]:
-  """Pixels of an encoded picture."""
+  """Pixels of an encoded picture, read-only.
+
+  A small one is kept: it comes again, with another recording or in the next
+  epoch, and of what is read of a pair it takes longest.
+  """
+  return (_kept if len(picture) <= SMALL else _decoded)(picture)
+
+
+def _decoded(picture: bytes) -> UInt8[np.ndarray, "h w 3"]:
   with Image.open(io.BytesIO(picture)) as opened:
     # Of what is RGB already, `convert` would only make another copy.
     return np.asarray(opened if opened.mode == "RGB" else opened.convert("RGB"))
+
+
+_kept = functools.lru_cache(MOST)(_decoded)
