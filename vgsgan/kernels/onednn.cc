@@ -1,8 +1,9 @@
 // 3 x 3 and other convolutions of oneDNN as XLA custom calls; see onednn.py.
 //
-// Rows of a batch are shared among the threads of XLA's own pool, each of which
-// runs a primitive of one thread: a team of OpenMP's would spin beside XLA's
-// threads after every convolution.
+// The rows of a batch, or the channels where the kernel is larger than the maps,
+// are shared among the threads of XLA's own pool, each of which runs a primitive
+// of one thread: a team of OpenMP's would spin beside XLA's threads after every
+// convolution.
 
 #include <omp.h>
 
@@ -33,14 +34,19 @@ namespace {
 
 enum class Kind { kForward, kInputGradient, kKernelGradient };
 
-// The shape of a convolution of stride 1 that is zero padded to the same size.
+// The shape of a convolution of stride 1 that is zero padded to the same size,
+// and the channels of the kernel in memory, of which it may use a part.
 struct Shape {
   int64_t rows, height, width, inputs, outputs, side;
+  int64_t all_inputs = inputs, all_outputs = outputs;
 
   auto key() const {
-    return std::tie(rows, height, width, inputs, outputs, side);
+    return std::tie(rows, height, width, inputs, outputs, side, all_inputs,
+                    all_outputs);
   }
   bool operator<(const Shape& other) const { return key() < other.key(); }
+  int64_t pixels() const { return rows * height * width; }
+  int64_t kernel() const { return side * side * inputs * outputs; }
 };
 
 const dnnl::engine& Engine() {
@@ -97,7 +103,10 @@ Convolution Make(Kind kind, const Shape& s) {
   const memory::dims kernel{s.outputs, s.inputs, s.side, s.side};
   memory::desc input({s.rows, s.inputs, s.height, s.width}, f32, Tag::nhwc);
   memory::desc output({s.rows, s.outputs, s.height, s.width}, f32, Tag::nhwc);
-  memory::desc plain(kernel, f32, Tag::hwio), any(kernel, f32, Tag::any);
+  const memory::dim column = s.all_inputs * s.all_outputs;
+  memory::desc any(kernel, f32, Tag::any);
+  memory::desc plain(kernel, f32,
+                     memory::dims{1, s.all_outputs, s.side * column, column});
   dnnl::primitive_attr attr;
   attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
   const dnnl::convolution_forward::primitive_desc forward(
@@ -226,11 +235,9 @@ int64_t Begin(int64_t size, int64_t i, int64_t count) {
   return size * i / count;
 }
 
-void Run(Kind kind, ffi::ThreadPool& pool, const Shape& shape,
-         const float* input, float* kernel, const float* output) {
-  const int64_t size =
-      shape.side * shape.side * shape.inputs * shape.outputs;
-  const int64_t row = shape.height * shape.width;
+void ByRows(Kind kind, ffi::ThreadPool& pool, const Shape& shape,
+            const float* input, float* kernel, const float* output) {
+  const int64_t size = shape.kernel(), row = shape.height * shape.width;
   // Of the kernel's gradient each part has a sum of its own, the first in place.
   const bool into = kind == Kind::kKernelGradient;
   const int64_t most = into ? 1 + kMostSums / size : shape.rows;
@@ -255,6 +262,51 @@ void Run(Kind kind, ffi::ThreadPool& pool, const Shape& shape,
       for (int64_t j = begin; j < end; ++j) kernel[j] += sum[j];
     }
   });
+}
+
+// Channels of a part are a multiple of this, as oneDNN takes them together.
+constexpr int64_t kTogether = 16;
+
+// Each part has channels of its own of what comes out, or, of the kernel's
+// gradient, of the output's gradient. Its map lies by itself meanwhile.
+void ByChannels(Kind kind, ffi::ThreadPool& pool, const Shape& shape,
+                const float* input, float* kernel, const float* output) {
+  const bool of_inputs = kind == Kind::kInputGradient;
+  const int64_t channels = of_inputs ? shape.inputs : shape.outputs;
+  const int64_t groups = std::max<int64_t>(1, channels / kTogether);
+  const int64_t count = std::min<int64_t>(pool.num_threads(), groups);
+  float* whole = const_cast<float*>(of_inputs ? input : output);
+  Share(pool, count, [&](int i) {
+    static thread_local Space space;
+    const int64_t begin = Begin(groups, i, count) * kTogether;
+    const int64_t end = i + 1 < count ? Begin(groups, i + 1, count) * kTogether
+                                      : channels;
+    const int64_t own = end - begin;
+    Shape part = shape;
+    (of_inputs ? part.inputs : part.outputs) = own;
+    float* map = space.At(sizeof(float) * shape.pixels() * own);
+    const auto each_pixel = [&](const auto& copy) {
+      for (int64_t pixel = 0; pixel < shape.pixels(); ++pixel) {
+        copy(map + pixel * own, whole + pixel * channels + begin);
+      }
+    };
+    if (kind == Kind::kKernelGradient) {
+      each_pixel([&](float* mine, float* all) { std::copy_n(all, own, mine); });
+    }
+    Convolve(kind, Made(kind, part), of_inputs ? map : input,
+             kernel + begin * (of_inputs ? shape.outputs : 1),
+             of_inputs ? output : map);
+    if (kind != Kind::kKernelGradient) {
+      each_pixel([&](float* mine, float* all) { std::copy_n(mine, own, all); });
+    }
+  });
+}
+
+void Run(Kind kind, ffi::ThreadPool& pool, const Shape& shape,
+         const float* input, float* kernel, const float* output) {
+  const int64_t maps = shape.pixels() * (shape.inputs + shape.outputs);
+  const auto run = shape.kernel() > maps ? ByChannels : ByRows;
+  run(kind, pool, shape, input, kernel, output);
 }
 
 ffi::Error Guarded(Kind kind, ffi::ThreadPool pool, const Shape& shape,
