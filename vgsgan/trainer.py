@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
+import optax
 from jax.sharding import Mesh
 
 from vgsgan import (
@@ -199,6 +200,7 @@ def train(this: Run) -> None:
   update = compile_step(this, state, batch)
   # Not earlier: until here there is nothing that leaving at once would lose.
   this.stop.install()
+  param_norm = jax.jit(optax.global_norm)
   clock, began = Clock(batches), step
   pending: tuple[int, tasks.Metrics] | None = None
   with log.bar("train", step, config.train.steps) as bar:
@@ -221,6 +223,8 @@ def train(this: Run) -> None:
       if log_now or evaluate_now or save_now or leave:
         check_finite(this, *pending)
       if log_now:
+        # Not in the update, in which XLA would copy all parameters for it.
+        metrics = metrics | {"param_norm": param_norm(state.params)}
         figures = {k: float(v) for k, v in jax.device_get(metrics).items()}
         log.write(step, "train", figures | clock.read(step, config.train.batch))
       bar.update(step)

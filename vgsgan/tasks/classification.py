@@ -154,7 +154,6 @@ class Classification:
     metrics = parts | {
       "loss": value,
       "grad_norm": optax.global_norm(grads),
-      "param_norm": optax.global_norm(state.params),
       "learning_rate": self.rate(state.step),
     }
     return state.update(grads, stats, self.tx), metrics

@@ -255,7 +255,6 @@ class Grounding:
     metrics = metrics | {
       "loss": value,
       "grad_norm": optax.global_norm(grads),
-      "param_norm": optax.global_norm(state.params),
       "learning_rate": self.rate(state.step),
     }
     if "log_scale" in state.params:

@@ -121,7 +121,6 @@ class Inversion:
     metrics = parts | {
       "loss": value,
       "grad_norm": optax.global_norm(grads),
-      "param_norm": optax.global_norm(state.params),
       "learning_rate": self.rate(state.step),
     }
     return state.update(grads, state.batch_stats, self.tx), metrics

@@ -122,7 +122,6 @@ class Recognition:
     metrics = parts | {
       "loss": value,
       "grad_norm": optax.global_norm(grads),
-      "param_norm": optax.global_norm(state.params),
       "learning_rate": self.rate(state.step),
     }
     return state.update(grads, {"recogniser": changed}, self.tx), metrics
