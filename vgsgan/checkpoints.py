@@ -46,9 +46,6 @@ from vgsgan.integrity import (
   seal,
 )
 
-# Of the threads that save: of a core that training wants too they get a 70th.
-NICE = 19
-
 
 class _Manager(ocp.CheckpointManager):
   """Orbax's manager, without its own look at preemption.
@@ -422,9 +419,15 @@ class Checkpoints:
 
 
 def _step_aside() -> None:
-  """Has this thread, and those that it starts, let the others go first."""
+  """Has this thread, and those that it starts, run when no other wants to."""
   if sys.platform == "linux":  # Elsewhere it would be the whole process.
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+    # A thread of the training that wakes then gets its core at once, and not
+    # after this one's slice, as with the lowest priority. It changes nothing
+    # but the time, so where it is refused (a sandbox) it is done without.
+    with contextlib.suppress(OSError):
+      os.sched_setscheduler(
+        threading.get_native_id(), os.SCHED_IDLE, os.sched_param(0)
+      )
 
 
 def _not_raised_again(record: logging.LogRecord) -> bool:
