@@ -22,6 +22,7 @@ import pytest
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from vgsgan import checkpoints
 from vgsgan.checkpoints import Checkpoints
 from vgsgan.errors import UserError
 from vgsgan.integrity import describe, seal
@@ -128,6 +129,21 @@ def test_a_state_may_be_donated_while_it_is_saved(tmp_path):
     jax.block_until_ready(state)
     restored, _ = saved.restore_latest(abstract(make_state(0)))
   assert_same(restored, make_state(4))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it is not tried")
+def test_what_saves_runs_when_no_other_thread_wants_to(tmp_path, monkeypatch):
+  policies = []
+
+  def describing(*args):
+    policies.append(os.sched_getscheduler(0))
+    return describe(*args)
+
+  monkeypatch.setattr(checkpoints, "describe", describing)
+  with Checkpoints(tmp_path) as saved:
+    saved.save(1, make_state(1), {})
+  assert policies == [os.SCHED_IDLE]
+  assert os.sched_getscheduler(0) == os.SCHED_OTHER
 
 
 def test_keeps_the_latest_and_the_best(tmp_path):

@@ -71,6 +71,18 @@ def test_it_is_the_convolution_and_its_gradients():
     )
 
 
+@pytest.mark.parametrize(
+  "shape", [(2, 4, 4, 64, 64, 3), (1, 3, 2, 41, 70, 3), (3, 1, 1, 20, 7, 5)]
+)
+def test_channels_are_shared_where_the_kernel_is_larger_than_the_maps(shape):
+  """Evenly and not, and too few of them to share."""
+  x, kernel = operands(*shape)
+  close(
+    jax.jit(with_gradients(convolve.conv2d))(x, kernel),
+    jax.jit(with_gradients(plain))(x, kernel),
+  )
+
+
 def test_every_derivative_of_each_of_the_three():
   """Pushed forward, and pulled back through what was pulled back."""
   x, kernel = operands(3, 5, 6, 4, 7, 3)

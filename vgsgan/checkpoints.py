@@ -102,6 +102,9 @@ class Checkpoints:
     self._replacing = True  # a run killed while replacing may have left one
     self._writing: futures.Future | None = None
     self._writer = futures.ThreadPoolExecutor(1, initializer=_step_aside)
+    # Orbax and `_agree` meet in the coordination service, never on the devices,
+    # where what a thread of its own asks for would mix with the training.
+    self._everyone = set(range(jax.process_count()))
     for logger in ("absl", "asyncio"):
       logging.getLogger(logger).addFilter(_not_raised_again)
     policies = ocp.checkpoint_managers
@@ -112,11 +115,15 @@ class Checkpoints:
       self._manager = _Manager(
         self.folder,
         options=ocp.CheckpointManagerOptions(
+          create=False,
           cleanup_tmp_directories=True,  # half-written ones of a killed run
           # Opening reads nothing of a step that may be damaged.
           lightweight_initialize=True,
           preservation_policy=policies.AnyPreservationPolicy(
             [policies.LatestN(keep), self._scored]
+          ),
+          multiprocessing_options=ocp.options.MultiprocessingOptions(
+            active_processes=self._everyone
           ),
         ),
       )
@@ -151,10 +158,6 @@ class Checkpoints:
   ) -> None:
     """Starts to save a copy of the state.
 
-    One process does nothing more here. Of several, each returns once its arrays
-    are copied to the host: what Orbax has them agree on must keep its place
-    among the steps.
-
     A step may be saved again, say with metrics after its evaluation: the old
     one stays on disk until the new one is whole.
 
@@ -165,18 +168,15 @@ class Checkpoints:
       metrics: holds the metric `best`; None if the step is not evaluated.
 
     Raises:
-      UserError: the save before this one could not be written, of several
-        processes this one either, or the metrics hold no `best`.
+      UserError: the save before this one could not be written, or the metrics
+        hold no `best`.
     """
     score = self._score(metrics)
     self.wait()
     stored, layout = packing.pack(state)
-    args = step, stored, layout, meta, score
-    if jax.process_count() > 1:
-      with processes.waiting("saving"):
-        self._write(*args)
-    else:
-      self._writing = self._writer.submit(self._write, *args)
+    self._writing = self._writer.submit(
+      self._write, step, stored, layout, meta, score
+    )
 
   def _write(
     self,
@@ -384,7 +384,7 @@ class Checkpoints:
   def _set_aside(self, why: str, step: int) -> None:
     if jax.process_index() == 0:
       step_folders.set_aside(self.folder, why, step)
-    multihost_utils.sync_global_devices(f"set aside {why} {step}")
+    self._agree(f"set aside {why} {step}")
     self._manager.reload()
 
   def _settle(self) -> None:
@@ -393,8 +393,12 @@ class Checkpoints:
       return
     if jax.process_index() == 0:
       step_folders.settle(self.folder)
-    multihost_utils.sync_global_devices("settled replaced checkpoints")
+    self._agree("settled replaced checkpoints")
     self._replacing = False
+
+  def _agree(self, what: str) -> None:
+    """Returns when all processes have done this."""
+    ocp.multihost.sync_global_processes(what, processes=self._everyone)
 
   @contextlib.contextmanager
   def _explained(self) -> Iterator[None]:
