@@ -46,6 +46,11 @@ from vgsgan.integrity import (
   seal,
 )
 
+# Of the threads that save: of a core that training wants too they get a 70th.
+# SCHED_IDLE would stall a step less, but gets a 340th, and of a machine that
+# others keep busy holds up Python, or ends no save for minutes.
+NICE = 19
+
 
 class _Manager(ocp.CheckpointManager):
   """Orbax's manager, without its own look at preemption.
@@ -105,6 +110,15 @@ class Checkpoints:
     # Orbax and `_agree` meet in the coordination service, never on the devices,
     # where what a thread of its own asks for would mix with the training.
     self._everyone = set(range(jax.process_count()))
+    # Each process reads by itself: one that meets damage would not be where the
+    # others wait for it.
+    alone = ocp.options.MultiprocessingOptions(
+      primary_host=jax.process_index(), active_processes={jax.process_index()}
+    )
+    self._reader = ocp.Checkpointer(
+      ocp.StandardCheckpointHandler(multiprocessing_options=alone),
+      multiprocessing_options=alone,
+    )
     for logger in ("absl", "asyncio"):
       logging.getLogger(logger).addFilter(_not_raised_again)
     policies = ocp.checkpoint_managers
@@ -186,7 +200,11 @@ class Checkpoints:
     meta: Mapping[str, Any],
     score: float | None,
   ) -> None:
-    with self._explained(), jax.transfer_guard("allow"):
+    with (
+      processes.together(),  # Of several, all hear of it at once.
+      self._explained(),
+      jax.transfer_guard("allow"),
+    ):
       # On the host once, for the checksums and for Orbax.
       stored = {**stored, "joined": jax.device_get(stored["joined"])}
       arrays = describe(packing.split(stored, layout), True)
@@ -318,6 +336,7 @@ class Checkpoints:
       finally:
         self._writer.shutdown()
         self._manager.close()
+        self._reader.close()
 
   def _score(self, metrics: Mapping[str, SupportsFloat] | None) -> float | None:
     if metrics is None or self._best is None:
@@ -361,10 +380,12 @@ class Checkpoints:
   def _read_state(self, step: int, abstract: Any, record: dict) -> Any:
     layout = record.get("packed")  # None: written when nothing was joined.
     wanted = abstract if layout is None else packing.wanted(abstract, layout)
-    args = ocp.args.Composite(state=ocp.args.StandardRestore(wanted))
     try:
       with jax.transfer_guard("allow"):
-        state = self._manager.restore(step, args=args).state
+        state = self._reader.restore(
+          self.folder / str(step) / "state",
+          args=ocp.args.StandardRestore(wanted),
+        )
         if layout is not None:
           state = packing.unpack(state, layout, abstract)
         found = describe(state, True)
@@ -397,8 +418,10 @@ class Checkpoints:
     self._replacing = False
 
   def _agree(self, what: str) -> None:
-    """Returns when all processes have done this."""
-    ocp.multihost.sync_global_processes(what, processes=self._everyone)
+    """Returns when all processes have done this, or raises after a limit."""
+    ocp.multihost.sync_global_processes(
+      what, timeout=int(processes.STALL_SECONDS), processes=self._everyone
+    )
 
   @contextlib.contextmanager
   def _explained(self) -> Iterator[None]:
@@ -423,15 +446,9 @@ class Checkpoints:
 
 
 def _step_aside() -> None:
-  """Has this thread, and those that it starts, run when no other wants to."""
+  """Has this thread, and those that it starts, let the others go first."""
   if sys.platform == "linux":  # Elsewhere it would be the whole process.
-    # A thread of the training that wakes then gets its core at once, and not
-    # after this one's slice, as with the lowest priority. It changes nothing
-    # but the time, so where it is refused (a sandbox) it is done without.
-    with contextlib.suppress(OSError):
-      os.sched_setscheduler(
-        threading.get_native_id(), os.SCHED_IDLE, os.sched_param(0)
-      )
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
 
 
 def _not_raised_again(record: logging.LogRecord) -> bool:

@@ -254,6 +254,7 @@ def between(this: Run, state: TrainState, step: int) -> TrainState:
       return state
     return jax.jit(lambda x: x, out_shardings=places_of(state))(changed)
   except preemption.Interrupted:
+    this.saved.wait()  # Or what is just being saved would not be found.
     if this.saved.latest_step() != step:
       save(this, state, step, evaluated=True)
     this.saved.wait()

@@ -1,9 +1,9 @@
 // 3 x 3 and other convolutions of oneDNN as XLA custom calls; see onednn.py.
 //
-// The rows of a batch, or the channels where the kernel is larger than the maps,
-// are shared among the threads of XLA's own pool, each of which runs a primitive
-// of one thread: a team of OpenMP's would spin beside XLA's threads after every
-// convolution.
+// The rows of a batch, or the channels where the kernel is larger than the
+// maps, are shared among the threads of XLA's own pool, each of which runs a
+// primitive of one thread: a team of OpenMP's would spin beside XLA's threads
+// after every convolution.
 
 #include <omp.h>
 
@@ -88,7 +88,7 @@ class Space {
   size_t size_ = 0;
 };
 
-// A convolution of some rows, and how its kernel comes to lie as it wants it.
+// A convolution of a part, and how its kernel comes to lie as it wants it.
 struct Convolution {
   dnnl::primitive primitive;
   dnnl::reorder reorder;
@@ -166,7 +166,7 @@ memory At(const memory::desc& desc, const float* data) {
   return memory(desc, Engine(), const_cast<float*>(data));
 }
 
-// One part's share: its rows, with a kernel that lies as oneDNN wants it.
+// One part's share, with a kernel that lies as oneDNN wants it.
 void Convolve(Kind kind, const Convolution& of, const float* input,
               const float* kernel, const float* output) {
   static thread_local Space scratchpad, space;
@@ -238,7 +238,7 @@ int64_t Begin(int64_t size, int64_t i, int64_t count) {
 void ByRows(Kind kind, ffi::ThreadPool& pool, const Shape& shape,
             const float* input, float* kernel, const float* output) {
   const int64_t size = shape.kernel(), row = shape.height * shape.width;
-  // Of the kernel's gradient each part has a sum of its own, the first in place.
+  // Of the kernel's gradient each part has its own sum, the first in place.
   const bool into = kind == Kind::kKernelGradient;
   const int64_t most = into ? 1 + kMostSums / size : shape.rows;
   const int64_t count = std::max<int64_t>(
@@ -273,8 +273,9 @@ void ByChannels(Kind kind, ffi::ThreadPool& pool, const Shape& shape,
                 const float* input, float* kernel, const float* output) {
   const bool of_inputs = kind == Kind::kInputGradient;
   const int64_t channels = of_inputs ? shape.inputs : shape.outputs;
-  const int64_t groups = std::max<int64_t>(1, channels / kTogether);
-  const int64_t count = std::min<int64_t>(pool.num_threads(), groups);
+  const int64_t groups = channels / kTogether;
+  const int64_t count = std::max<int64_t>(
+      1, std::min<int64_t>(pool.num_threads(), groups));
   float* whole = const_cast<float*>(of_inputs ? input : output);
   Share(pool, count, [&](int i) {
     static thread_local Space space;
@@ -305,7 +306,8 @@ void ByChannels(Kind kind, ffi::ThreadPool& pool, const Shape& shape,
 void Run(Kind kind, ffi::ThreadPool& pool, const Shape& shape,
          const float* input, float* kernel, const float* output) {
   const int64_t maps = shape.pixels() * (shape.inputs + shape.outputs);
-  const auto run = shape.kernel() > maps ? ByChannels : ByRows;
+  const bool many = std::min(shape.inputs, shape.outputs) >= 2 * kTogether;
+  const auto run = many && shape.kernel() > maps ? ByChannels : ByRows;
   run(kind, pool, shape, input, kernel, output);
 }
 
