@@ -39,6 +39,10 @@ def test_runs_from_before_a_field_are_as_if_it_had_been_there(
 def test_a_folder_without_a_config_is_one_line(tmp_path):
   with pytest.raises(UserError, match=r"no run in .*no config\.json"):
     finished.config_of(tmp_path)
+  (tmp_path / "arm-0").mkdir()
+  (tmp_path / "arm-0" / "config.json").write_text("{}")
+  with pytest.raises(UserError, match=r"no config\.json; its folder arm-0 has"):
+    finished.config_of(tmp_path)
   (tmp_path / "config.json").write_text("{")
   with pytest.raises(UserError, match="cannot read"):
     finished.config_of(tmp_path)

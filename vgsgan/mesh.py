@@ -17,6 +17,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vgsgan.errors import UserError
+from vgsgan.options import check_at_least
 
 AXES = ("data", "model")
 
@@ -106,16 +107,18 @@ def check_batch(batch: int, mesh: Mesh, field: str, parts: int = 1) -> None:
   Raises:
     UserError: with the arithmetic.
   """
+  check_at_least(field, batch, 1)
   n = mesh.size * parts
   whole, rest = divmod(batch, n)
-  if batch < 1 or rest:
+  if rest:
     near = f"{whole * n} or {(whole + 1) * n}" if whole else f"{n}"
     share, uneven = divmod(batch, mesh.size)
     fewer = ""
     if parts > 1 and share and not uneven:
       fewer = f", or --config.train.accumulate to a divisor of {share}"
     raise UserError(
-      f"a batch of {batch} does not divide over {mesh.size} devices"
+      f"a batch of {batch} does not divide over {mesh.size} device"
+      f"{'s' if mesh.size > 1 else ''}"
       f"{f' in {parts} parts each' if parts > 1 else ''}: "
       f"{batch} = {n} x {whole} + {rest}; set --config.{field} to {near}{fewer}"
     )

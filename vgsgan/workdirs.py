@@ -67,7 +67,9 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
   """
   path = workdir / "config.json"
   if not path.exists():
-    raise UserError(f"no run in {workdir}: it has no config.json")
+    runs = sorted(x.parent.name for x in workdir.glob("*/config.json"))
+    hint = f"; its folder {runs[0]} has" if runs else ""
+    raise UserError(f"no run in {workdir}: it has no config.json{hint}")
   fields = {"mesh": {}} | jsonfiles.read_json(path)
   for section in _UNSAID.keys() & fields.keys():  # Not all tasks have a score.
     fields[section] = _UNSAID[section] | fields[section]
