@@ -27,6 +27,29 @@ def filled(shapes, seed=0, scale=0.4):
   return jax.tree_util.tree_map_with_path(fill, shapes)
 
 
+def initialised(module, *args, **kwargs):
+  """Variables as large as where training starts, without compiling it.
+
+  Biases and statistics are not at their trivial start either, so that a leak
+  of them into padding shows.
+  """
+  rng = np.random.default_rng(0)
+
+  def draw(path, leaf):
+    noise = rng.standard_normal(leaf.shape)
+    name = path[-1].key
+    if name == "kernel":
+      noise *= np.sqrt(2 / np.prod(leaf.shape[:-1]))
+    elif name in ("scale", "var"):
+      noise = 1.0 + 0.1 * np.abs(noise)
+    else:
+      noise *= 0.1
+    return jnp.asarray(noise, jnp.float32)
+
+  shapes = jax.eval_shape(lambda: module.init(KEY, *args, **kwargs))
+  return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
 def variables_of(module, *args, scale=0.4):
   """Random ones, without compiling the initialisers."""
   init = functools.partial(module.init, train=False)

@@ -1,95 +1,38 @@
-"""Checkpoints come back bit for bit, or not at all."""
+"""Checkpoints come back bit for bit, on any number of devices and processes."""
 
-import contextlib
-import errno
-import json
 import os
 import pathlib
-import random
-import resource
 import shutil
 import socket
 import subprocess
 import sys
 import threading
-from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from tests.saved_states import (
+  abstract,
+  assert_same,
+  files,
+  garble,
+  make_state,
+  save_two,
+)
 from vgsgan import checkpoints
 from vgsgan.checkpoints import Checkpoints
 from vgsgan.errors import UserError
 from vgsgan.integrity import describe, seal
 
 
-@flax.struct.dataclass
-class State:
-  step: Any
-  params: Any
-  opt_state: Any
-  key: Any
-
-
-def sharding(devices: int, *spec: str) -> NamedSharding:
-  mesh = Mesh(np.array(jax.devices()[:devices]), ("data",))
-  return NamedSharding(mesh, PartitionSpec(*spec))
-
-
-def make_state(seed: int, devices: int = 8, width: int = 5) -> State:
-  kernel = np.random.default_rng(seed).normal(size=(512, width))
-
-  def put(x, *spec):
-    x = np.asarray(x)
-    place = sharding(devices, *spec)
-    return jax.make_array_from_callback(x.shape, place, lambda at: x[at])
-
-  return State(
-    put(np.int32(seed)),
-    {
-      "dense": {"kernel": put(kernel.astype(np.float32))},
-      "half": put(kernel.astype(jnp.bfloat16)),
-    },
-    {"mu": put(kernel.astype(np.float32), "data")},
-    jax.random.wrap_key_data(put(np.array([0, seed], np.uint32))),
-  )
-
-
-def abstract(state: State, devices: int = 8) -> State:
-  return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(
-      x.shape, x.dtype, sharding=sharding(devices)
-    ),
-    state,
-  )
-
-
-def assert_same(a: State, b: State) -> None:
-  def raw(x):
-    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
-      x = jax.random.key_data(x)
-    return np.asarray(x)
-
-  assert jax.tree.structure(a) == jax.tree.structure(b)
-  for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-    assert x.dtype == y.dtype
-    assert raw(x).tobytes() == raw(y).tobytes()
-
-
 @pytest.fixture(scope="module")
 def two(tmp_path_factory) -> pathlib.Path:
   """A folder with steps 1 and 2, to be copied."""
-  folder = tmp_path_factory.mktemp("two") / "checkpoints"
-  with Checkpoints(folder, best="r") as saved:
-    saved.save(1, make_state(1), {"at": 1}, {"r": 0.5})
-    saved.save(2, make_state(2), {"at": 2}, {"r": 0.1})
-  return folder
+  return save_two(tmp_path_factory.mktemp("two") / "checkpoints")
 
 
 @pytest.fixture
@@ -237,110 +180,6 @@ def test_killed_while_saving_again(folder):
   assert sorted(os.listdir(folder)) == ["1", "2"]
 
 
-# Damage.
-
-# Of several reads or writes that fail Orbax awaits one.
-orbax_leaves_futures = pytest.mark.filterwarnings(
-  "ignore::pytest.PytestUnraisableExceptionWarning"
-)
-
-
-def files(step: pathlib.Path) -> list[pathlib.Path]:
-  return sorted(path for path in step.rglob("*") if path.is_file())
-
-
-def truncate(path: pathlib.Path, seed: int) -> None:
-  os.truncate(path, path.stat().st_size // 2)
-
-
-def garble(path: pathlib.Path, seed: int) -> None:
-  data = bytearray(path.read_bytes())
-  numbers = random.Random(seed)
-  for _ in range(max(1, len(data) // 200)):
-    data[numbers.randrange(len(data))] ^= numbers.randrange(1, 256)
-  path.write_bytes(bytes(data))
-
-
-def delete(path: pathlib.Path, seed: int) -> None:
-  path.unlink()
-
-
-def zero(path: pathlib.Path, seed: int) -> None:
-  path.write_bytes(bytes(path.stat().st_size))
-
-
-@orbax_leaves_futures
-@pytest.mark.parametrize("damage", [truncate, delete, zero, garble])
-def test_any_damaged_file_is_noticed_or_harmless(two, tmp_path, damage):
-  """Of every file of a step: the state is right, or the one before it is."""
-  before = {}
-  for seed, path in enumerate(files(two / "2")):
-    name = path.relative_to(two / "2")
-    folder = tmp_path / str(seed) / "checkpoints"
-    shutil.copytree(two, folder)
-    damage(folder / "2" / name, seed)
-    lines = []
-    with Checkpoints(folder, best="r") as saved:
-      state, meta = saved.restore_latest(abstract(make_state(0)), lines.append)
-      assert_same(state, make_state(meta["at"]))
-      before[str(name)] = meta["at"] == 1
-      if meta["at"] == 1:
-        assert len(lines) == 1 and "\n" not in lines[0]
-        assert f"{folder}/2 is damaged: " in lines[0]
-        assert (folder.parent / "damaged" / "2").is_dir()
-      else:
-        assert not lines
-      saved.save(2, make_state(3), {"at": 3})  # the step is free again
-      state, meta = saved.restore_latest(abstract(make_state(0)))
-      assert_same(state, make_state(3))
-  # These hold what cannot be done without: the arrays, and our record.
-  assert before["meta/metadata"]
-  assert any(v for k, v in before.items() if "/d/" in k)
-  biggest = max(files(two / "2"), key=lambda path: path.stat().st_size)
-  assert before[str(biggest.relative_to(two / "2"))]
-
-
-@orbax_leaves_futures
-def test_flipped_bytes_of_an_array_are_noticed(two, folder):
-  """In each file of array data, one byte at a time."""
-  big = [p for p in files(folder / "2") if "ocdbt.process_0/d" in str(p)]
-  whole = {path: path.read_bytes() for path in big}
-  noticed = 0
-  for seed in range(12):
-    path = big[seed % len(big)]
-    at = random.Random(seed).randrange(len(whole[path]))
-    data = bytearray(whole[path])
-    data[at] ^= 1 << (seed % 8)
-    path.write_bytes(bytes(data))
-    with Checkpoints(folder) as saved:
-      try:
-        state, _ = saved.restore(2, abstract(make_state(0)))
-        assert_same(state, make_state(2))
-      except UserError as error:
-        assert "is damaged" in str(error)
-        noticed += 1
-    path.write_bytes(whole[path])
-  assert noticed
-
-
-def test_a_wrong_number_in_the_record_is_noticed(folder):
-  path = folder / "2" / "meta" / "metadata"
-  record = json.loads(path.read_text())
-  record["meta"]["at"] = 3
-  path.write_text(json.dumps(record))
-  with Checkpoints(folder) as saved:
-    assert saved.restore_latest(abstract(make_state(0)))[1] == {"at": 1}
-
-
-def test_all_damaged_never_starts_anew(folder):
-  for step in "12":
-    (folder / step / "meta" / "metadata").unlink()
-  for _ in range(2):  # the second start as well
-    with Checkpoints(folder) as saved:
-      with pytest.raises(UserError, match=r"every checkpoint .*\[1, 2\]"):
-        saved.restore_latest(abstract(make_state(0)), lambda line: None)
-
-
 # Another model.
 
 
@@ -371,70 +210,6 @@ def test_another_tree_or_dtype(folder):
         saved.restore_latest(abstract(other))
 
 
-# A full disk.
-
-
-@contextlib.contextmanager
-def file_limit(size: int):
-  """No file of this process may grow beyond `size` bytes."""
-  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-  resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-  try:
-    yield
-  finally:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-@orbax_leaves_futures
-@pytest.mark.parametrize("step", [2, 3])
-def test_refused_by_the_disk(folder, step):
-  big = jax.tree.map(lambda x: x, make_state(2))
-  big.params["big"] = jax.random.normal(jax.random.key(0), (50_000,))
-  with file_limit(20_000):
-    with pytest.raises(UserError) as error:
-      with Checkpoints(folder) as saved:
-        saved.save(step, big, {})
-        saved.wait()
-  assert str(error.value).startswith(
-    f"cannot save a checkpoint in {folder}: File too large; the last good"
-    " checkpoint is step 2;"
-  )
-  with Checkpoints(folder) as saved:
-    state, meta = saved.restore_latest(abstract(make_state(0)))
-    assert meta == {"at": 2}
-    assert_same(state, make_state(2))
-    assert saved.steps() == [1, 2]
-    saved.save(4, make_state(2), {})
-  assert sorted(os.listdir(folder)) == ["1", "2", "4"]  # no leavings
-
-
-def test_a_disk_that_refuses_twice_is_one_line_too(folder, monkeypatch):
-  def full():
-    raise OSError(errno.ENOSPC, "of Orbax")
-
-  with pytest.raises(UserError, match=r"No space left on device.*is step 2;"):
-    with Checkpoints(folder) as saved:
-      monkeypatch.setattr(saved._manager, "wait_until_finished", full)
-      monkeypatch.setattr(saved._manager, "close", full)
-
-
-@orbax_leaves_futures
-def test_full_disk(tmp_path):
-  mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "none", str(tmp_path)]
-  if subprocess.run(mount, capture_output=True).returncode:
-    pytest.skip("may not mount a small disk here")
-  try:
-    state = {"w": jax.random.normal(jax.random.key(0), (60_000,))}
-    with pytest.raises(UserError, match=r"No space left on device.*is step 1;"):
-      with Checkpoints(tmp_path / "c") as saved:
-        for step in range(1, 4):
-          saved.save(step, state, {})
-          last = saved.steps()
-          assert last in ([], [1])
-  finally:
-    subprocess.run(["umount", "-l", str(tmp_path)], check=True)
-
-
 # Several processes.
 
 WORKER = """
@@ -442,7 +217,8 @@ import pathlib, sys, time, jax, numpy as np
 rank, port, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 jax.distributed.initialize(f"127.0.0.1:{port}", 2, rank)
 sys.path[:0] = ["tests"]
-import test_checkpoints as t
+from jax.experimental import multihost_utils
+import saved_states as t
 from vgsgan.checkpoints import Checkpoints
 goes_on = pathlib.Path(folder).with_name("goes_on")
 with Checkpoints(folder, best="r") as saved:
@@ -469,7 +245,7 @@ with Checkpoints(folder, best="r") as saved:
   saved.wait()
   if rank == 0:
     (saved.folder / "2" / "meta" / "metadata").unlink()
-  t.multihost_utils.sync_global_devices("damaged")
+  multihost_utils.sync_global_devices("damaged")
   state, meta = saved.restore_latest(t.abstract(t.make_state(0)))
   assert meta == {"at": 1}, meta
   assert saved.steps() == [1] and saved.best_step() == 1

@@ -14,6 +14,7 @@ import time
 
 import pytest
 import yaml
+from jax._src import clusters  # Where JAX finds the cluster it is in.
 
 ROOT = pathlib.Path(__file__).parents[1]
 LAUNCH = ROOT / "launch"
@@ -153,8 +154,7 @@ def patched(folder, name, old, new):
 def test_shellcheck_has_nothing_to_say(name):
   path = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
   shellcheck = shutil.which("shellcheck", path=path)
-  if shellcheck is None:
-    pytest.skip("no shellcheck here: install the extra `tests`")
+  assert shellcheck, "install the extra `tests`"
   subprocess.run([shellcheck, LAUNCH / name], check=True)
 
 
@@ -353,9 +353,6 @@ def test_slurm_starts_real_processes(stage):
   ],
 )
 def test_jax_reads_the_variables_of_slurm(monkeypatch, nodes, first):
-  clusters = pytest.importorskip("jax._src.clusters")
-  if not hasattr(clusters, "SlurmCluster"):
-    pytest.skip("JAX keeps its detection of SLURM elsewhere now")
   task = {"STEP_NODELIST": nodes, "PROCID": "1", "LOCALID": "0"}
   task = SLURM | {f"SLURM_{name}": value for name, value in task.items()}
   for name in (x for x in os.environ if x.startswith("SLURM_")):

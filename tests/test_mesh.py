@@ -47,6 +47,23 @@ def test_a_batch_is_split_over_all_devices():
   assert held == [[i, i + 1] for i in range(0, 16, 2)]
 
 
+@pytest.mark.parametrize("batch", [0, -8])
+def test_a_batch_holds_something(batch):
+  with pytest.raises(
+    UserError, match=rf"train.batch={batch} must be at least 1"
+  ):
+    mesh.check_batch(batch, mesh.make_mesh(8), "train.batch")
+
+
+def test_a_batch_that_does_not_divide_is_refused_with_those_that_do():
+  with pytest.raises(UserError) as refused:
+    mesh.check_batch(15, mesh.make_mesh(8), "train.batch")
+  assert "of 15 does not divide over 8 devices: 15 = 8 x 1 + 7" in str(
+    refused.value
+  )
+  assert str(refused.value).endswith("--config.train.batch to 8 or 16")
+
+
 def test_neighbours_share_a_copy():
   ids = [[d.id for d in row] for row in mesh.make_mesh(8, model=4).devices]
   assert ids == [[0, 1, 2, 3], [4, 5, 6, 7]]
