@@ -19,7 +19,7 @@ TRAINING = (
 EVALUATION = "lower --config.eval.batch, or --config.eval.block if there is one"
 
 # Names of `mallopt` in glibc's malloc.h, and the largest value it takes.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGEST = 2**31 - 1
 
 
@@ -29,10 +29,10 @@ def keep_freed() -> None:
   XLA takes the temporaries of a step on a CPU anew each time. As it is, glibc
   maps a large block and gives it back, and the kernel fills each of its pages
   with zeros when it is touched: a fifth of a step of VGG16. The process then
-  holds what it once needed. To be called before there are other threads: what
-  they take by themselves is mapped all the same where it is above 64 MiB. Other
-  C libraries are left as they are, and a glibc before 2.35, which takes no such
-  value.
+  holds what it once needed. What threads beside the first take is mapped all
+  the same where it is above 64 MiB, so a CPU computes in the thread that asks.
+  To be called before JAX has devices. Other C libraries are left as they are,
+  and a glibc before 2.35, which takes no such value.
   """
   mallopt = sys.platform == "linux" and getattr(
     ctypes.CDLL(None), "mallopt", None
@@ -40,7 +40,7 @@ def keep_freed() -> None:
   # The second by itself would have more blocks mapped, not fewer.
   if mallopt and mallopt(_M_MMAP_THRESHOLD, _LARGEST):
     mallopt(_M_TRIM_THRESHOLD, _LARGEST)
-    mallopt(_M_ARENA_MAX, 1)
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
 @contextlib.contextmanager
