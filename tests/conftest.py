@@ -17,3 +17,5 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 from jaxtyping import install_import_hook
 
 install_import_hook("vgsgan", "beartype.beartype")
+
+pytest_plugins = ["tests.saved_states"]  # Fixtures that two files share.

@@ -2,12 +2,14 @@
 
 import pathlib
 import random
+import shutil
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vgsgan.checkpoints import Checkpoints
@@ -66,12 +68,21 @@ def assert_same(a: State, b: State) -> None:
     assert raw(x).tobytes() == raw(y).tobytes()
 
 
-def save_two(folder: pathlib.Path) -> pathlib.Path:
+@pytest.fixture(scope="session")
+def two_saved(tmp_path_factory) -> pathlib.Path:
   """Steps 1 and 2 in a folder, the first with the better score."""
+  folder = tmp_path_factory.mktemp("two") / "checkpoints"
   with Checkpoints(folder, best="r") as saved:
     saved.save(1, make_state(1), {"at": 1}, {"r": 0.5})
     saved.save(2, make_state(2), {"at": 2}, {"r": 0.1})
   return folder
+
+
+@pytest.fixture
+def saved_folder(two_saved, tmp_path) -> pathlib.Path:
+  """A copy of them, to be damaged or added to."""
+  copy = tmp_path / "run" / "checkpoints"
+  return pathlib.Path(shutil.copytree(two_saved, copy))
 
 
 def files(step: pathlib.Path) -> list[pathlib.Path]:

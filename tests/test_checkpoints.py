@@ -1,8 +1,6 @@
 """Checkpoints come back bit for bit, on any number of devices and processes."""
 
 import os
-import pathlib
-import shutil
 import socket
 import subprocess
 import sys
@@ -21,7 +19,6 @@ from tests.saved_states import (
   files,
   garble,
   make_state,
-  save_two,
 )
 from vgsgan import checkpoints
 from vgsgan.checkpoints import Checkpoints
@@ -29,20 +26,9 @@ from vgsgan.errors import UserError
 from vgsgan.integrity import describe, seal
 
 
-@pytest.fixture(scope="module")
-def two(tmp_path_factory) -> pathlib.Path:
-  """A folder with steps 1 and 2, to be copied."""
-  return save_two(tmp_path_factory.mktemp("two") / "checkpoints")
-
-
-@pytest.fixture
-def folder(two, tmp_path) -> pathlib.Path:
-  return pathlib.Path(shutil.copytree(two, tmp_path / "run" / "checkpoints"))
-
-
 @pytest.mark.parametrize("devices", [8, 2, 1])
-def test_comes_back_on_other_devices(folder, devices):
-  with Checkpoints(folder, best="r") as saved:
+def test_comes_back_on_other_devices(saved_folder, devices):
+  with Checkpoints(saved_folder, best="r") as saved:
     state, meta = saved.restore_latest(abstract(make_state(0), devices))
     assert meta == {"at": 2}
     assert_same(state, make_state(2, devices))
@@ -160,47 +146,47 @@ def test_goes_on_from_one_that_holds_each_array_by_itself(tmp_path):
 # Saving a step again.
 
 
-def test_saved_again_with_metrics(folder):
-  with Checkpoints(folder, best="r") as saved:
+def test_saved_again_with_metrics(saved_folder):
+  with Checkpoints(saved_folder, best="r") as saved:
     saved.save(2, make_state(3), {"at": "again"}, {"r": 0.7})
     assert saved.restore_latest(abstract(make_state(0)))[1] == {"at": "again"}
     assert saved.best_step() == 2
-  assert sorted(os.listdir(folder.parent)) == ["checkpoints"]
+  assert sorted(os.listdir(saved_folder.parent)) == ["checkpoints"]
 
 
-def test_killed_while_saving_again(folder):
-  old = folder.with_name("replaced") / "2"
+def test_killed_while_saving_again(saved_folder):
+  old = saved_folder.with_name("replaced") / "2"
   old.parent.mkdir()
-  os.rename(folder / "2", old)  # as it is until the new one is whole
-  (folder / "2.orbax-checkpoint-tmp").mkdir()
-  with Checkpoints(folder, best="r") as saved:
+  os.rename(saved_folder / "2", old)  # as it is until the new one is whole
+  (saved_folder / "2.orbax-checkpoint-tmp").mkdir()
+  with Checkpoints(saved_folder, best="r") as saved:
     state, _ = saved.restore_latest(abstract(make_state(0)))
     assert_same(state, make_state(2))
   assert not old.exists()
-  assert sorted(os.listdir(folder)) == ["1", "2"]
+  assert sorted(os.listdir(saved_folder)) == ["1", "2"]
 
 
 # Another model.
 
 
-def test_another_width_names_the_parameter(folder):
-  with Checkpoints(folder) as saved:
+def test_another_width_names_the_parameter(saved_folder):
+  with Checkpoints(saved_folder) as saved:
     with pytest.raises(UserError) as error:
       saved.restore_latest(abstract(make_state(0, width=6)))
   line = str(error.value)
   assert "params/dense/kernel is float32[512, 5] there and" in line
   assert "float32[512, 6] here (3 of 5 arrays differ)" in line
-  assert str(folder.parent / "config.json") in line and "\n" not in line
-  assert sorted(os.listdir(folder)) == ["1", "2"]  # nothing was moved
+  assert str(saved_folder.parent / "config.json") in line and "\n" not in line
+  assert sorted(os.listdir(saved_folder)) == ["1", "2"]  # nothing was moved
 
 
-def test_another_tree_or_dtype(folder):
+def test_another_tree_or_dtype(saved_folder):
   state = make_state(0)
   half = jax.tree.map(lambda x: x, state)
   half.params["half"] = half.params["half"].astype(jnp.float32)
   more = state.replace(opt_state={**state.opt_state, "nu": state.step})
   less = state.replace(opt_state={})
-  with Checkpoints(folder) as saved:
+  with Checkpoints(saved_folder) as saved:
     for other, line in [
       (half, r"params/half is bfloat16\[512, 5\] there and float32\[512, 5\]"),
       (more, r"opt_state/nu is missing there and int32\[\] here \(1 of 6"),

@@ -19,22 +19,9 @@ from tests.saved_states import (
   files,
   garble,
   make_state,
-  save_two,
 )
 from vgsgan.checkpoints import Checkpoints
 from vgsgan.errors import UserError
-
-
-@pytest.fixture(scope="module")
-def two(tmp_path_factory) -> pathlib.Path:
-  """A folder with steps 1 and 2, to be copied."""
-  return save_two(tmp_path_factory.mktemp("two") / "checkpoints")
-
-
-@pytest.fixture
-def folder(two, tmp_path) -> pathlib.Path:
-  return pathlib.Path(shutil.copytree(two, tmp_path / "run" / "checkpoints"))
-
 
 # Damage.
 
@@ -58,13 +45,13 @@ def zero(path: pathlib.Path, seed: int) -> None:
 
 @orbax_leaves_futures
 @pytest.mark.parametrize("damage", [truncate, delete, zero, garble])
-def test_any_damaged_file_is_noticed_or_harmless(two, tmp_path, damage):
+def test_any_damaged_file_is_noticed_or_harmless(two_saved, tmp_path, damage):
   """Of every file of a step: the state is right, or the one before it is."""
   before = {}
-  for seed, path in enumerate(files(two / "2")):
-    name = path.relative_to(two / "2")
+  for seed, path in enumerate(files(two_saved / "2")):
+    name = path.relative_to(two_saved / "2")
     folder = tmp_path / str(seed) / "checkpoints"
-    shutil.copytree(two, folder)
+    shutil.copytree(two_saved, folder)
     damage(folder / "2" / name, seed)
     lines = []
     with Checkpoints(folder, best="r") as saved:
@@ -83,14 +70,14 @@ def test_any_damaged_file_is_noticed_or_harmless(two, tmp_path, damage):
   # These hold what cannot be done without: the arrays, and our record.
   assert before["meta/metadata"]
   assert any(v for k, v in before.items() if "/d/" in k)
-  biggest = max(files(two / "2"), key=lambda path: path.stat().st_size)
-  assert before[str(biggest.relative_to(two / "2"))]
+  biggest = max(files(two_saved / "2"), key=lambda path: path.stat().st_size)
+  assert before[str(biggest.relative_to(two_saved / "2"))]
 
 
 @orbax_leaves_futures
-def test_flipped_bytes_of_an_array_are_noticed(two, folder):
+def test_flipped_bytes_of_an_array_are_noticed(two_saved, saved_folder):
   """In each file of array data, one byte at a time."""
-  big = [p for p in files(folder / "2") if "ocdbt.process_0/d" in str(p)]
+  big = [p for p in files(saved_folder / "2") if "ocdbt.process_0/d" in str(p)]
   whole = {path: path.read_bytes() for path in big}
   noticed = 0
   for seed in range(12):
@@ -99,7 +86,7 @@ def test_flipped_bytes_of_an_array_are_noticed(two, folder):
     data = bytearray(whole[path])
     data[at] ^= 1 << (seed % 8)
     path.write_bytes(bytes(data))
-    with Checkpoints(folder) as saved:
+    with Checkpoints(saved_folder) as saved:
       try:
         state, _ = saved.restore(2, abstract(make_state(0)))
         assert_same(state, make_state(2))
@@ -110,20 +97,20 @@ def test_flipped_bytes_of_an_array_are_noticed(two, folder):
   assert noticed
 
 
-def test_a_wrong_number_in_the_record_is_noticed(folder):
-  path = folder / "2" / "meta" / "metadata"
+def test_a_wrong_number_in_the_record_is_noticed(saved_folder):
+  path = saved_folder / "2" / "meta" / "metadata"
   record = json.loads(path.read_text())
   record["meta"]["at"] = 3
   path.write_text(json.dumps(record))
-  with Checkpoints(folder) as saved:
+  with Checkpoints(saved_folder) as saved:
     assert saved.restore_latest(abstract(make_state(0)))[1] == {"at": 1}
 
 
-def test_all_damaged_never_starts_anew(folder):
+def test_all_damaged_never_starts_anew(saved_folder):
   for step in "12":
-    (folder / step / "meta" / "metadata").unlink()
+    (saved_folder / step / "meta" / "metadata").unlink()
   for _ in range(2):  # the second start as well
-    with Checkpoints(folder) as saved:
+    with Checkpoints(saved_folder) as saved:
       with pytest.raises(UserError, match=r"every checkpoint .*\[1, 2\]"):
         saved.restore_latest(abstract(make_state(0)), lambda line: None)
 
@@ -144,33 +131,33 @@ def file_limit(size: int):
 
 @orbax_leaves_futures
 @pytest.mark.parametrize("step", [2, 3])
-def test_refused_by_the_disk(folder, step):
+def test_refused_by_the_disk(saved_folder, step):
   big = jax.tree.map(lambda x: x, make_state(2))
   big.params["big"] = jax.random.normal(jax.random.key(0), (50_000,))
   with file_limit(20_000):
     with pytest.raises(UserError) as error:
-      with Checkpoints(folder) as saved:
+      with Checkpoints(saved_folder) as saved:
         saved.save(step, big, {})
         saved.wait()
   assert str(error.value).startswith(
-    f"cannot save a checkpoint in {folder}: File too large; the last good"
+    f"cannot save a checkpoint in {saved_folder}: File too large; the last good"
     " checkpoint is step 2;"
   )
-  with Checkpoints(folder) as saved:
+  with Checkpoints(saved_folder) as saved:
     state, meta = saved.restore_latest(abstract(make_state(0)))
     assert meta == {"at": 2}
     assert_same(state, make_state(2))
     assert saved.steps() == [1, 2]
     saved.save(4, make_state(2), {})
-  assert sorted(os.listdir(folder)) == ["1", "2", "4"]  # no leavings
+  assert sorted(os.listdir(saved_folder)) == ["1", "2", "4"]  # no leavings
 
 
-def test_a_disk_that_refuses_twice_is_one_line_too(folder, monkeypatch):
+def test_a_disk_that_refuses_twice_is_one_line_too(saved_folder, monkeypatch):
   def full():
     raise OSError(errno.ENOSPC, "of Orbax")
 
   with pytest.raises(UserError, match=r"No space left on device.*is step 2;"):
-    with Checkpoints(folder) as saved:
+    with Checkpoints(saved_folder) as saved:
       monkeypatch.setattr(saved._manager, "wait_until_finished", full)
       monkeypatch.setattr(saved._manager, "close", full)
 
