@@ -101,6 +101,8 @@ def run(
     with log.status("opening the data set", processes.PREPARE_SECONDS):
       splits = data.load(config.data)
       processes.meet("opened the data set")
+    if mode == "train":
+      pipeline.check_enough(splits["train"], config.train.batch)
     processes.require_same(
       int(onednn_library.ready()),
       "whether oneDNN convolves (0 or 1)",

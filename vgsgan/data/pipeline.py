@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 from jaxtyping import Int
 
 from vgsgan import mesh as mesh_lib
+from vgsgan.errors import UserError
 
 Record = dict[str, Any]
 
@@ -31,6 +32,20 @@ class Records(Protocol):
   def __len__(self) -> int: ...
 
   def __getitem__(self, index: int) -> Record: ...
+
+
+def check_enough(records: Records, batch: int) -> None:
+  """Refuses a batch for which there are too few records.
+
+  Raises:
+    UserError: a record would be in a batch twice, and be its own impostor.
+  """
+  if batch > len(records):
+    raise UserError(
+      f"config.train.batch={batch} is more than the {len(records)} examples of "
+      "the training split, so that a batch would hold some of them twice; set "
+      f"--config.train.batch to {len(records)} or less"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
