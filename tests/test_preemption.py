@@ -98,14 +98,17 @@ def test_the_second_signal_leaves_at_once(number):
 
 AGREE = """
 import sys, time, jax
-rank, port = int(sys.argv[1]), sys.argv[2]
+rank, port, pause = int(sys.argv[1]), sys.argv[2], float(sys.argv[3])
 jax.distributed.initialize(f"127.0.0.1:{port}", 2, rank)
 from jax.experimental import multihost_utils
 from vgsgan.preemption import Preemption
+earlier = Preemption()  # A run before this one, and longer.
+for step in range(4000):
+  assert not earlier.reached()
 with Preemption() as stop:
-  assert not stop.reached()
   multihost_utils.sync_global_devices("ready")
   print("ready", flush=True)
+  time.sleep(pause)
   for step in range(3000):
     time.sleep(0.01 + 0.005 * rank)  # not in step, as hosts are not
     if stop.reached():
@@ -115,12 +118,16 @@ multihost_utils.sync_global_devices("done")
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_processes_agree_on_the_step(number):
+@pytest.mark.parametrize(
+  ("number", "pause"),
+  # During the steps, and between the runs: the service looks every second.
+  [(signal.SIGTERM, 0), (signal.SIGINT, 0), (signal.SIGTERM, 5)],
+)
+def test_processes_agree_on_the_step(number, pause):
   with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
     port = str(free.getsockname()[1])
-  workers = [start(AGREE, str(rank), port) for rank in range(2)]
+  workers = [start(AGREE, str(rank), port, str(pause)) for rank in range(2)]
   try:
     for worker in workers:  # Gloo writes there as well
       assert "ready\n" in iter(worker.stdout.readline, "")

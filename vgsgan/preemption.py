@@ -5,6 +5,7 @@ polls at every step and evaluation at every batch, since a flag looked at only
 between epochs is looked at too late.
 """
 
+import itertools
 import os
 import signal
 import threading
@@ -39,13 +40,16 @@ class Preemption:
   # passes it on. Only a later one is a person's second thought.
   SAME_SECONDS = 1.0
 
+  # Of all runs of this process, one after another: once signalled, the service
+  # names a poll later than any that it has seen, and waits for that one alone.
+  _ticks = itertools.count(1)
+
   def __init__(self, say: Callable[[str], Any] | None = None):
     self._say = say or _write
     self._several = jax.process_count() > 1
     self._signal: int | None = None
     self._received = 0.0  # time.monotonic(), seconds
     self._reached = False
-    self._tick = 0
     self._previous: dict[int, Any] = {}
 
   def install(self) -> None:
@@ -75,8 +79,9 @@ class Preemption:
     """Whether to save and leave now; stays true. Call at every step."""
     processes.moved()
     if self._several and not self._reached:
-      self._tick += 1
-      self._reached = multihost_utils.reached_preemption_sync_point(self._tick)
+      self._reached = multihost_utils.reached_preemption_sync_point(
+        next(self._ticks)
+      )
       if self._reached and self._signal is None:
         self._signal = signal.SIGTERM  # received here or by another process
     return self._reached
