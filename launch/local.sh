@@ -12,8 +12,9 @@
 #   everywhere: they say which GPUs, or that K devices a process are imagined.
 #
 # Process 0 speaks here, the others with [I] before each line. Ctrl-C or SIGTERM
-# saves and leaves, with 143. When a process fails the others are ended too, and
-# the status is that of the first that failed.
+# saves after the step and leaves, with 143; a second one, a second later or more,
+# ends all at once. When a process fails the others are ended too, and the status
+# is that of the first that failed.
 set -euo pipefail
 
 GRACE=30  # Seconds between asking the others to leave and killing them.
@@ -64,7 +65,19 @@ tell() {
 }
 
 # SIGTERM for both: what bash starts in the background ignores SIGINT.
-trap 'tell TERM' INT TERM
+asked=
+# shellcheck disable=SC2329  # The trap calls it.
+leave() {
+  if [[ ! $asked ]]; then
+    asked=$SECONDS
+    echo "launch/local.sh: saving after this step, then leaving; again to" \
+      "leave at once" >&2
+    tell TERM
+  elif ((SECONDS > asked + 1)); then  # Not one that was passed on twice.
+    tell KILL
+  fi
+}
+trap leave INT TERM
 
 start 0 "$@" &
 running[$!]=0
@@ -77,28 +90,28 @@ for ((i = 1; i < n; i++)); do
 done
 
 status=0
-timer=
+deadline=
+exec {never}<> <(:)  # Nothing is ever written to it.
 while ((${#running[@]})); do
-  code=0
-  wait -n -p ended "${!running[@]}" ${timer:+"$timer"} || code=$?
-  if [[ -z ${ended:-} ]]; then
-    continue  # A signal came while waiting.
-  elif [[ $ended == "$timer" ]]; then
-    timer=
+  # Not `wait -n`, which overlooks a process killed together with another.
+  read -r -t 0.05 -u "$never" || true
+  if [[ $deadline ]] && ((SECONDS > deadline)); then
     tell KILL
-    continue
   fi
-  i=${running[$ended]}
-  unset "running[$ended]"
-  if ((code && !status)); then
-    status=$code
-    echo "launch/local.sh: process $i left with $code" >&2
-    tell TERM
-    sleep "$GRACE" &
-    timer=$!
-  fi
+  for pid in "${!running[@]}"; do
+    if kill -0 "$pid" 2>/dev/null; then
+      continue
+    fi
+    i=${running[$pid]}
+    unset "running[$pid]"
+    code=0
+    wait "$pid" || code=$?
+    if ((code && !status)); then
+      status=$code
+      echo "launch/local.sh: process $i left with $code" >&2
+      tell TERM
+      deadline=$((SECONDS + GRACE))
+    fi
+  done
 done
-if [[ $timer ]]; then
-  kill "$timer"
-fi
 exit "$status"

@@ -254,6 +254,21 @@ def test_local_passes_signals_on_to_all(stage, number):
   assert len(list(stage.record.glob("*.saved"))) == 3
 
 
+def test_local_ends_all_at_once_when_told_twice(stage):
+  stage.python(SAVES.replace("exit 143", "") + WAITS)  # They do not leave.
+  process = stage.start(LAUNCH / "local.sh", "2", "--workdir=w")
+  stage.wait_for("0.up", "1.up")
+  process.send_signal(signal.SIGTERM)
+  stage.wait_for("0.saved", "1.saved")
+  process.send_signal(signal.SIGTERM)  # Passed on by another launcher.
+  time.sleep(2.5)
+  assert process.poll() is None
+  process.send_signal(signal.SIGTERM)
+  _, err = process.communicate(timeout=20)
+  assert process.returncode == 137
+  assert "saving after this step, then leaving; again to leave at once" in err
+
+
 @pytest.mark.parametrize("visible", [None, "4,6,7"])
 def test_local_gives_each_process_one_gpu(stage, visible):
   stage.python("exit 0")
