@@ -44,7 +44,7 @@ def test_a_short_drill(tmp_path):
   assert "kill-saving" in done.stdout
 
 
-def leave(folder, weight=1.0, loss=0.5, steps=runs.STEPS, **results):
+def leave(folder, weight=1.0, loss=0.5, steps=runs.STEPS, small=1.0, **results):
   """What a run leaves, as far as the drill looks at it."""
   folder.mkdir()
   lines = [
@@ -55,7 +55,7 @@ def leave(folder, weight=1.0, loss=0.5, steps=runs.STEPS, **results):
   (folder / "metrics.jsonl").write_text(text)
   (folder / "results.json").write_text(json.dumps({"figure": 1} | results))
   with Checkpoints(folder / "checkpoints") as saved:
-    params = {"w": jnp.array([weight, 3.0]), "b": jnp.array(1.0)}
+    params = {"w": jnp.array([weight, 3.0]), "b": jnp.array(small)}
     saved.save(steps, {"params": params, "step": jnp.int32(steps)}, {})
   return folder
 
@@ -77,10 +77,13 @@ def test_rounding_is_told_from_a_difference(tmp_path):
   one = leave(tmp_path / "one")
   near = leave(tmp_path / "near", weight=1.0001, loss=0.50001)
   assert 0 < compare.require_close(near, one) < 1e-4
-  far = {"params": {"weight": 1.1}, "loss": {"loss": 0.51}}
-  for name, fields in far.items():
-    with pytest.raises(runs.FailedError, match=name):
-      compare.require_close(leave(tmp_path / name, **fields), one)
+  for said, fields in (
+    ("params/w", {"weight": 1.1}),
+    ("params/b", {"small": 1.004}),  # 0.1 % of all of them.
+    ("loss", {"loss": 0.51}),
+  ):
+    with pytest.raises(runs.FailedError, match=said):
+      compare.require_close(leave(tmp_path / min(fields), **fields), one)
 
 
 @pytest.fixture
@@ -133,6 +136,40 @@ def test_how_a_run_may_leave_when_it_is_told_to(
   else:
     with pytest.raises(runs.FailedError, match=f"left with {code}"):
       faults.terminate("training")(this)
+
+
+@pytest.mark.parametrize(
+  ("drill", "codes"),
+  [
+    (faults.terminate("training"), [143]),
+    (faults.terminate_one_of_two, [143, 143]),
+    (faults.devices(1, 2), [143]),
+  ],
+)
+def test_who_is_told_to_leave_may_lose_no_step(
+  place, monkeypatch, drill, codes
+):
+  class Left(runs.Start):
+    def __init__(self, place, **how):
+      self.processes, self.seen = [], set()
+
+    def send(self, *signal):
+      pass
+
+    def ended(self, limit):
+      return codes
+
+  redone = {"redone": 0}
+  monkeypatch.setattr(faults, "Start", Left)
+  monkeypatch.setattr(Drill, "training", lambda *_: None)
+  monkeypatch.setattr(Drill, "again", lambda *_, **how: dict(redone))
+  monkeypatch.setattr(Drill, "same", lambda *_: None)
+  monkeypatch.setattr(compare, "require_close", lambda *_: 0.0)
+  this = Drill(place, random.Random(0), lambda processes: place.workdir)
+  assert drill(this)["redone"] == 0
+  redone["redone"] = 1
+  with pytest.raises(runs.FailedError, match="1 steps were done again"):
+    drill(this)
 
 
 def test_a_drill_that_breaks_is_a_failure(place, monkeypatch):

@@ -1,5 +1,6 @@
 """Whether two runs left the same: metric lines, results, parameters."""
 
+import itertools
 import json
 import pathlib
 from typing import Any
@@ -56,8 +57,10 @@ def require_close(run: pathlib.Path, undisturbed: pathlib.Path) -> float:
   far = {f"loss {k}": abs(mine[k] / its[k] - 1) for k in its}
   mine, its = arrays(run), arrays(undisturbed)
   names = [n for n in _same_names(mine, its) if n.startswith("params/")]
-  a, b = (np.concatenate([x[n].ravel() for n in names]) for x in (mine, its))
-  far["params"] = float(np.linalg.norm(a - b) / np.linalg.norm(b))
+  for network, group in itertools.groupby(names, lambda n: n.split("/")[1]):
+    some = list(group)
+    a, b = (np.concatenate([x[n].ravel() for n in some]) for x in (mine, its))
+    far[f"params/{network}"] = float(np.linalg.norm(a - b) / np.linalg.norm(b))
   name = max(far, key=far.__getitem__)
   if not far[name] <= TOLERANCE:
     raise FailedError(f"{name} is {far[name]:.2g} off the undisturbed run")

@@ -59,12 +59,17 @@ def terminate(moment: str) -> Callable[[Drill], Facts]:
     if code != _LEFT and not (code == -signal.SIGTERM and _idle(this.workdir)):
       raise FailedError(f"left with {code}")
     facts = this.again(first)
-    if facts["redone"]:
-      raise FailedError(f"{facts['redone']} steps were done again")
+    _require_saved(facts)
     this.same()
     return facts
 
   return drill
+
+
+def _require_saved(facts: Facts) -> None:
+  """Who was asked to leave has saved its last step."""
+  if facts["redone"]:
+    raise FailedError(f"{facts['redone']} steps were done again")
 
 
 def _idle(workdir: pathlib.Path) -> bool:
@@ -106,6 +111,7 @@ def terminate_one_of_two(this: Drill) -> Facts:
   if codes != [_LEFT, _LEFT]:
     raise FailedError(f"the processes left with {codes}")
   facts = this.again(first, processes=2)
+  _require_saved(facts)
   this.same(2)
   return facts
 
@@ -234,6 +240,7 @@ def devices(before: int, after: int) -> Callable[[Drill], Facts]:
     if codes != [_LEFT]:
       raise FailedError(f"left with {codes}")
     facts = this.again(first, devices=after)
+    _require_saved(facts)
     far = compare.require_close(this.workdir, this.undisturbed(1))
     return facts | {"off": float(f"{far:.2g}")}
 
