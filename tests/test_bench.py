@@ -331,6 +331,10 @@ def test_the_command_prints_a_table_and_keeps_json(tmp_path):
   record = json.loads(kept.read_text())
   assert record["figures"] == {"batch": 7, "repeat": 3}
   assert record["jax"] == jax.__version__ and record["cores"] >= 1
+  refused = run("step", "--config.train.bacth=7")  # Of the config by default.
+  assert (refused.returncode, refused.stdout) == (2, "")
+  assert "has no field 'bacth'; did you mean 'batch'?" in refused.stderr
+  assert len(refused.stderr.splitlines()) == 1
   refused = run("stp")
   assert refused.returncode == 2
   assert refused.stderr.startswith("vgsgan: unknown mode 'stp'")
@@ -339,6 +343,26 @@ def test_the_command_prints_a_table_and_keeps_json(tmp_path):
   assert (refused.returncode, refused.stdout) == (2, "")
   said = f"vgsgan: --json={tmp_path}/none/kept.json cannot be written: "
   assert refused.stderr == f"{said}No such file or directory\n"
+
+
+FULL = """
+import runpy
+import jax
+from vgsgan.bench import command
+def full(config, repeat):
+  raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 99 GiB")
+command.MODES = {"step": full}
+runpy.run_module("vgsgan.bench", run_name="__main__")
+"""
+
+
+def test_too_large_a_step_is_one_line():
+  ran = subprocess.run(
+    [sys.executable, "-c", FULL, "step"], capture_output=True, text=True
+  )
+  assert ran.returncode == 2
+  assert ran.stderr.startswith("vgsgan: out of memory: 99 GiB; lower --config")
+  assert len(ran.stderr.splitlines()) == 1
 
 
 def test_what_is_kept_is_a_file(tmp_path):

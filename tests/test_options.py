@@ -47,6 +47,7 @@ def test_an_unknown_argument_is_refused_by_name_with_the_nearest():
     ("--config.optim.lt=3", "has no field 'lt'; did you mean 'lr'?"),
     ("--config.opim.lr=3", "config has no field 'opim'; did you mean 'optim'"),
     ("--config.steps.more=3", "config.steps has no fields"),
+    ("--config.steps[0]=3", "has no field 'steps[0]'; did you mean 'steps'?"),
   ],
 )
 def test_an_override_of_no_field_names_it_and_the_nearest(flag, said):
@@ -55,6 +56,22 @@ def test_an_override_of_no_field_names_it_and_the_nearest(flag, said):
     options.check_overrides(config(), [flag])
   assert said in str(refused.value)
   assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+  ("text", "said"),
+  [
+    ("def get_config(:", "is not Python: "),
+    ("x = 1", "no function get_config"),
+  ],
+)
+def test_a_file_that_is_no_config_is_named(tmp_path, text, said):
+  path = tmp_path / "mine.py"
+  path.write_text(text)
+  with pytest.raises(UserError) as refused:
+    options.load(path, "")
+  assert str(refused.value).startswith(f"config file {path} ")
+  assert said in str(refused.value)
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")))
@@ -70,9 +87,9 @@ def test_every_variant_of_every_config_builds_and_has_a_smoke(path):
       assert tiny.speech.width < 0.1 and max(tiny.image.widths, default=8) < 17
 
 
-def run(*flags):
+def run(*flags, program="main"):
   done = subprocess.run(
-    [sys.executable, "-m", "vgsgan.main", *flags],
+    [sys.executable, "-m", f"vgsgan.{program}", *flags],
     cwd=CONFIGS.parent,
     capture_output=True,
     text=True,
@@ -111,3 +128,12 @@ def test_a_wrong_command_line_gets_one_line_and_status_2(flags, said):
   assert status == 2
   assert len(lines) == 1, lines
   assert said in lines[0]
+
+
+@pytest.mark.parametrize("program", ["export", "samples", "select", "show"])
+def test_what_reads_a_run_refuses_likewise(program):
+  status, lines = run("--workdri=x", program=program)
+  assert (status, len(lines)) == (2, 1), lines
+  assert (
+    "Unknown command line flag 'workdri'. Did you mean: workdir" in lines[0]
+  )

@@ -119,6 +119,7 @@ def test_a_run_leaves_what_the_house_promises(folder, tmp_path):
   assert [x["step"] for x in train] == [1, 2, 3, 4, 5, 6]
   assert {"loss", "grad_norm", "param_norm", "learning_rate"} <= set(train[0])
   timed = [x for x in train if "step_seconds" in x]
+  assert [x["step"] for x in timed] == [2, 3, 4, 5, 6]  # From the one before.
   for x in timed:
     assert x["examples_per_second"] == pytest.approx(
       8 / x["step_seconds"], rel=1e-4
@@ -425,7 +426,9 @@ def test_training_learns_the_pairs_it_is_shown(folder, tmp_path, arg):
 @pytest.mark.parametrize(
   ("section", "field", "value", "said"),
   [
+    ("", "seed", -1, "config.seed=-1 must be at least 0"),
     ("train", "steps", 0, "config.train.steps=0 must be at least 1"),
+    ("train", "keep", 0, "config.train.keep=0 must be at least 1"),
     ("train", "batch", 7, "7 = 2 x 3 + 1; set --config.train.batch to 6 or 8"),
     ("train", "batch", 600, "is more than the 36 examples of the training"),
     ("loss", "name", "infonec", "did you mean 'infonce'"),
@@ -457,7 +460,7 @@ def test_a_wrong_value_is_named_in_one_line(
   config = small(folder)
   if field == "source":  # Or what is prepared of the true one would do.
     config.data.data_dir = str(tmp_path)
-  config[section][field] = value
+  (config[section] if section else config)[field] = value
   with pytest.raises(UserError) as refused:
     trainer.run(config, tmp_path, "train")
   assert said in str(refused.value)

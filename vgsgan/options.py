@@ -95,7 +95,13 @@ def load(path: pathlib.Path, argument: str) -> ml_collections.ConfigDict:
   if not path.is_file():
     beside = [str(p) for p in path.parent.glob("*.py")]
     raise UserError(f"no config file {path}: {nearest(str(path), beside)}")
-  return runpy.run_path(str(path))["get_config"](argument)
+  try:
+    found = runpy.run_path(str(path))
+  except SyntaxError as error:
+    raise UserError(f"config file {path} is not Python: {error}") from error
+  if "get_config" not in found:
+    raise UserError(f"config file {path} has no function get_config")
+  return found["get_config"](argument)
 
 
 def check_overrides(
@@ -108,7 +114,6 @@ def check_overrides(
     path = arg.lstrip("-").partition("=")[0].split(".")[1:]
     node = config
     for depth, name in enumerate(path):
-      name = name.partition("[")[0]
       known = list(node) if isinstance(node, ml_collections.ConfigDict) else []
       if name not in known:
         where = ".".join(["config", *path[:depth]])

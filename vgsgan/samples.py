@@ -22,7 +22,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from scipy import signal
 
-from vgsgan import data, finished, jsonfiles, mesh
+from vgsgan import data, finished, jsonfiles, mesh, options
 from vgsgan.errors import UserError
 from vgsgan.evals.generated import Clips
 from vgsgan.tasks import generation, idea
@@ -175,7 +175,7 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
   define_flags()
   try:
-    app.run(main)
+    app.run(main, flags_parser=options.parse_flags)
   except UserError as error:
     print(f"vgsgan: {error}", file=sys.stderr)
     sys.exit(2)

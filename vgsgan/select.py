@@ -17,7 +17,7 @@ import sys
 
 from absl import app, flags, logging
 
-from vgsgan import data, drawn_runs, selection
+from vgsgan import data, drawn_runs, options, selection
 from vgsgan.errors import UserError
 
 
@@ -67,7 +67,7 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
   define_flags()
   try:
-    app.run(main)
+    app.run(main, flags_parser=options.parse_flags)
   except UserError as error:
     print(f"vgsgan: {error}", file=sys.stderr)
     sys.exit(2)

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from absl import app, flags, logging
 
-from vgsgan import data, drawn_runs, jsonfiles, panels
+from vgsgan import data, drawn_runs, jsonfiles, options, panels
 from vgsgan.data import pipeline
 from vgsgan.data.pairs import DrawnPairExample, decode
 from vgsgan.errors import UserError
@@ -146,7 +146,7 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
   define_flags()
   try:
-    app.run(main)
+    app.run(main, flags_parser=options.parse_flags)
   except UserError as error:
     print(f"vgsgan: {error}", file=sys.stderr)
     sys.exit(2)

@@ -88,7 +88,9 @@ def run(
   config: ml_collections.ConfigDict, workdir: pathlib.Path, mode: str
 ) -> int:
   """Trains and evaluates, or evaluates only; returns the exit status."""
+  check_at_least("seed", config.seed, 0)
   check_at_least("train.steps", config.train.steps, 1)
+  check_at_least("train.keep", config.train.keep, 1)
   passes.check(config.train)
   check_one_of("transfer_guard", config.transfer_guard, TRANSFER_GUARDS)
   devices = mesh.make_mesh(model=config.mesh.model)

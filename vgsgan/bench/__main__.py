@@ -3,8 +3,9 @@
     python -m vgsgan.bench step --config=configs/quickstart.py:chunk
 
 `step`, `scores`, `input`, `edits` and `checkpoint` are in the modules of their
-names; `scores` has sizes of its own, whatever the config. A config of several
-arms (`configs/quickstart.py:table`) gives a column an arm, of its first seed.
+names; `scores` has sizes of its own, whatever the config. Without one it is
+`configs/stamps.py`. A config of several arms (`configs/quickstart.py:table`)
+gives a column an arm, of its first seed.
 `--json=PATH` keeps the figures, with the machine that they were measured on.
 `step --torch` runs network and loss in PyTorch as well, which the extra `bench`
 installs.
@@ -22,7 +23,7 @@ from vgsgan.bench import command, step
 from vgsgan.errors import UserError
 
 CONFIG = config_flags.DEFINE_config_file(
-  "config", "configs/stamps.py", "Config file, with arguments after a colon."
+  "config", None, "Config file, with arguments after a colon."
 )
 REPEAT = flags.DEFINE_integer("repeat", 20, "Repetitions of each.", 1)
 TORCH = flags.DEFINE_bool(
@@ -40,7 +41,8 @@ def main(argv: Sequence[str]) -> None:
   logging.set_verbosity(logging.WARNING)
   memory.keep_freed()  # As a training does.
   measure = step.with_torch if TORCH.value else command.MODES[mode]
-  found = command.columns(measure, CONFIG.value, REPEAT.value)
+  with memory.enough(memory.TRAINING):
+    found = command.columns(measure, CONFIG.value, REPEAT.value)
   print("\n".join(command.table(found)))
   if JSON.value:
     record = {
@@ -52,8 +54,9 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+  argv = command.with_config(sys.argv)
   try:
-    app.run(main, flags_parser=options.parse_flags)
+    app.run(main, argv, flags_parser=options.parse_flags)
   except UserError as error:
     print(f"vgsgan: {error}", file=sys.stderr)
     sys.exit(2)

@@ -40,6 +40,16 @@ def chosen_mode(names: Sequence[str]) -> str:
   return names[0]
 
 
+def with_config(argv: Sequence[str]) -> list[str]:
+  """The program and its arguments, with a `--config` if they name none.
+
+  As a flag's default its overrides would be applied, unchecked, on import.
+  """
+  names = {arg.lstrip("-").partition("=")[0] for arg in argv if arg[:1] == "-"}
+  given = [] if "config" in names else ["--config=configs/stamps.py"]
+  return [argv[0], *given, *argv[1:]]
+
+
 def columns(
   measure: Measure, config: ml_collections.ConfigDict, repeat: int
 ) -> dict[str, dict]:

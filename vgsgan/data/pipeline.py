@@ -35,15 +35,15 @@ class Records(Protocol):
 
 
 def check_enough(records: Records, batch: int) -> None:
-  """Refuses a batch for which there are too few records.
+  """Refuses a batch that is more than an epoch.
 
   Raises:
-    UserError: a record would be in a batch twice, and be its own impostor.
+    UserError: every batch would hold some records twice.
   """
   if batch > len(records):
     raise UserError(
       f"config.train.batch={batch} is more than the {len(records)} examples of "
-      "the training split, so that a batch would hold some of them twice; set "
+      "the training split: every batch would hold some of them twice; set "
       f"--config.train.batch to {len(records)} or less"
     )
 
