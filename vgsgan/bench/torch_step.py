@@ -62,7 +62,10 @@ class Twin:
       self.stats = jax.tree.map(
         lambda x: x.detach(), torch_towers.tensors(stats, device)
       )
-    self.rate = schedule(model.config.optim, model.config.train.steps)
+    # All at once, or PyTorch's step would wait for JAX to compute its own.
+    steps = model.config.train.steps
+    rate = schedule(model.config.optim, steps)
+    self.rates = np.broadcast_to(jax.jit(rate)(jnp.arange(steps)), steps)
     self.optimizer = optimizer(model.config.optim, self.leaves())
     self.made = 0
 
@@ -128,7 +131,7 @@ class Twin:
     if self.config.optim.clip_norm:
       torch.nn.utils.clip_grad_norm_(self.leaves(), self.config.optim.clip_norm)
     for group in self.optimizer.param_groups:
-      group["lr"] = float(self.rate(self.made))
+      group["lr"] = float(self.rates[min(self.made, len(self.rates) - 1)])
     self.optimizer.step()
     self.made += 1
     if "log_scale" in self.params:
