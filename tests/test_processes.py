@@ -256,6 +256,11 @@ def test_only_the_fatal_is_shortened():
   line = "vgsgan: the disk is full\n"
   text = f"one\n{GONE}"
   assert "".join(lost_lines.shortened(text.splitlines(True))) == text
+  # Of Python too, in the middle of what the service says.
+  text = f"{GONE}Traceback (most recent call last):\nFileNotFoundError: x\n"
+  assert sorted(lost_lines.shortened(text.splitlines(True))) == sorted(
+    text.splitlines(True)
+  )
   # Who has said why it ends need not say more.
   text = f"{line}{GONE}{FATAL}INTERNAL: x\n{STACK}"
   assert list(lost_lines.shortened(text.splitlines(True))) == [line]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.test_options import load
-from vgsgan import export, mesh, trainer
+from vgsgan import export, mesh, trainer, workdirs
 from vgsgan.data import augment
 from vgsgan.errors import UserError
 from vgsgan.evals import recognition as figures
@@ -281,6 +281,11 @@ def test_a_network_is_exported_and_read_back(finished, tmp_path):
     export.export(finished, "recognizer", path)
   with pytest.raises(UserError, match="no run in"):
     export.export(tmp_path, "recogniser", path)
+  with (
+    workdirs.alone(finished),
+    pytest.raises(UserError, match="another run is using"),
+  ):
+    export.export(finished, "recogniser", path)
 
 
 def test_a_wrong_size_is_named(monkeypatch):

@@ -1,6 +1,7 @@
 """Compiles a training step for devices that need not be there.
 
     python -m vgsgan.main --mode=compile --config=configs/drawing.py:random \\
+      --config.data.generator=configs/scenes_gan.py:published \\
       --topology=v5e:16x16 --config.train.batch=2048 --config.eval.batch=256
 
 Ahead of time, for a slice of TPUs (with libtpu, of the `tpu` extra, and no TPU)
@@ -8,8 +9,7 @@ or without --topology for the devices of this machine. It is the step that the
 trainer would compile; nothing runs and no data set is read, but for the number
 of classes of `classification`. Of several topologies, separated by commas, the
 first has `config.train.batch` and all have its share a device. A generator that
-is not trained yet can be named by its config:
-`--config.data.generator=configs/scenes_gan.py:published`.
+is not trained yet can be named by its config, as above.
 
 What is printed is told in `vgsgan.footprint`.
 """

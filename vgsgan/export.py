@@ -13,9 +13,17 @@ import sys
 import jax
 from absl import app, flags, logging
 
-from vgsgan import checkpoints, data, finished, jsonfiles, mesh, tasks
+from vgsgan import (
+  checkpoints,
+  data,
+  finished,
+  jsonfiles,
+  mesh,
+  options,
+  tasks,
+  workdirs,
+)
 from vgsgan.errors import UserError
-from vgsgan.options import check_one_of
 from vgsgan.worlds import pretrained
 
 
@@ -23,18 +31,20 @@ def export(workdir: pathlib.Path, network: str, out: pathlib.Path) -> None:
   """Writes the network of the best checkpoint.
 
   Raises:
-    UserError: the run is not finished, or has no such network.
+    UserError: the run is not finished, or goes on, or has no such network.
   """
   config = finished.config_of(workdir)
   results = jsonfiles.read_json(workdir / "results.json")
   devices = mesh.make_mesh(1)
   task = tasks.build(config, devices, data.load(config.data))
   shapes = jax.eval_shape(task.init, jax.random.key(config.seed))
-  check_one_of("network", network, tuple(shapes.params))
+  options.check_one_of("network", network, tuple(shapes.params))
   abstract = mesh.abstract(shapes, devices)
-  with checkpoints.Checkpoints(
-    workdir / "checkpoints", best="selection"
-  ) as saved:
+  folder = workdir / "checkpoints"
+  with (
+    workdirs.alone(workdir),
+    checkpoints.Checkpoints(folder, best="selection") as saved,
+  ):
     state, _ = saved.restore(results["step"], abstract)
   tree = {
     "params": state.params[network],
@@ -65,7 +75,7 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
   define_flags()
   try:
-    app.run(main)
+    app.run(main, flags_parser=options.parse_flags)
   except UserError as error:
     print(f"vgsgan: {error}", file=sys.stderr)
     sys.exit(2)

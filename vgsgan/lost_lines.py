@@ -16,6 +16,7 @@ LOST_LINE = (
 )
 
 _START = re.compile(r"[IWEF]\d{4} \d\d:\d\d:\d\d")
+_FATAL = re.compile(r"F\d{4} ")
 _SERVICE = re.compile(r"coordination_service|preemption_sync|client\.h:")
 _REASONS = (
   (
@@ -46,13 +47,15 @@ def shortened(lines: Iterable[str]) -> Iterator[str]:
       said, holding = True, False
     elif _START.match(line):
       holding = bool(_SERVICE.search(line.partition("]")[0]))
+    elif line.startswith("Traceback "):
+      holding = False  # Of Python, which says why the process ends.
     if holding:
       held.append(line)
     else:
       yield line
   if said:
     return
-  if any(line.startswith("F") for line in held):
+  if any(map(_FATAL.match, held)):
     yield f"{explained(''.join(held))}\n"
   else:
     yield from held
