@@ -3,6 +3,7 @@
 import io
 import json
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -143,6 +144,24 @@ def test_scan_takes_the_parent_and_symbols_on_request(folder, tmp_path):
   more = stamps_folder.scan(tmp_path, ("fr",), symbols=True)
   extra = {p.name for p in more.pairs} - {p.name for p in plain.pairs}
   assert extra == {"symbols/letters/a"}
+
+
+def test_pictures_of_tux_paint_itself_change_nothing(folder, tmp_path):
+  """Debian installs the program beside the package of its stamps."""
+  root = shutil.copytree(folder, tmp_path / "stamps")
+  before = stamps_folder.fingerprint(root)
+  (root / "cartoon/tux").mkdir(parents=True)
+  stamps_fixture.picture(root / "cartoon/tux/tux-yes1", "RGBA", 0.2)
+  assert stamps_folder.fingerprint(root) == before
+  found, wanted = (
+    stamps_folder.scan(x, ("fr",), symbols=False) for x in (root, folder)
+  )
+  assert [p.name for p in found.pairs] == [p.name for p in wanted.pairs]
+  # Others of that name are stamps like all.
+  stamps_fixture.picture(root / "cartoon/cat", "RGBA", 0.2)
+  assert stamps_folder.fingerprint(root) != before
+  with pytest.raises(UserError, match="cartoon has no recordings"):
+    stamps_folder.scan(root, ("fr",), symbols=False)
 
 
 def test_name_rules(tmp_path):

@@ -29,6 +29,9 @@ PACKAGE = (
   "upstream tuxpaint-stamps archive and pass its folder with "
   "--config.data.source=DIR"
 )
+# Pictures of the program Tux Paint, of which Debian's package of stamps brings
+# along the whole: no recordings belong to them.
+NO_STAMPS = "cartoon/tux"
 PICTURES = (".png", ".svg")  # In order of preference.
 SOUNDS = (".ogg", ".wav")
 _RECORDING = re.compile(
@@ -108,8 +111,10 @@ def stamps_root(root: str | pathlib.Path) -> pathlib.Path:
     root = root / "stamps"
   if not root.is_dir():
     raise UserError(f"no folder of stamps at {root}: {PACKAGE}")
+  folders = _folders(root, True)
   for top in [root, *sorted(p for p in root.iterdir() if p.is_dir())]:
-    names = [name for _, names in _folders(top, True) for name in names]
+    inside = [names for folder, names in folders if folder.is_relative_to(top)]
+    names = [name for some in inside for name in some]
     pictures = any(name.endswith(PICTURES) for name in names)
     recordings = any(_RECORDING.fullmatch(name) for name in names)
     if (pictures or top == root) and not recordings:
@@ -137,8 +142,8 @@ def _folders(
 ) -> list[tuple[pathlib.Path, list[str]]]:
   found = []
   for folder, folders, names in os.walk(root):
-    if pathlib.Path(folder) == root and not symbols:
-      folders[:] = [f for f in folders if f != "symbols"]
+    leave = [root / NO_STAMPS, *([] if symbols else [root / "symbols"])]
+    folders[:] = [f for f in folders if pathlib.Path(folder, f) not in leave]
     found.append((pathlib.Path(folder), sorted(names)))
   return sorted(found)
 
