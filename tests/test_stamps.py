@@ -159,7 +159,6 @@ def test_pictures_of_tux_paint_itself_change_nothing(folder, tmp_path):
   assert [p.name for p in found.pairs] == [p.name for p in wanted.pairs]
   # Others of that name are stamps like all.
   stamps_fixture.picture(root / "cartoon/cat", "RGBA", 0.2)
-  assert stamps_folder.fingerprint(root) != before
   with pytest.raises(UserError, match="cartoon has no recordings"):
     stamps_folder.scan(root, ("fr",), symbols=False)
 
