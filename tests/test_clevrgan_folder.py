@@ -157,6 +157,17 @@ def test_the_first_suffix_that_is_there_is_taken(source):
   assert names == ["31_amt.wav", "32.wav"]
 
 
+def test_what_is_tested_is_not_trained_on(source):
+  with (source / "name_list_train.txt").open("a") as file:
+    file.write("31\n")  # The other list calls it by its recording, 31_amt.
+  with pytest.raises(UserError) as error:
+    clevrgan_files.scan(source)
+  said = str(error.value)
+  assert "31 is in name_list_train.txt and in name_list_test.txt" in said
+  assert "\n" not in said
+  assert len(clevrgan_files.scan(source, ("train",))["train"]) == 6
+
+
 @pytest.mark.parametrize("harm", ["missing", "empty", "silent", "broken"])
 @pytest.mark.parametrize("kind", ["audio", "images"])
 def test_unusable_files_are_counted_up_to_a_limit(source, tmp_path, harm, kind):

@@ -211,6 +211,24 @@ def test_a_crash_loses_at_most_the_steps_since_the_last_checkpoint(
   assert lines(tmp_path / "whole") == lines(tmp_path / "parts")
 
 
+def test_a_failing_evaluation_loses_no_step(folder, tmp_path, monkeypatch):
+  config = small(folder, steps=4, eval_every=3, save_every=3)
+  trainer.run(config, tmp_path / "whole", "train")
+  with monkeypatch.context() as patched:
+
+    def broken(*_):
+      raise UserError("record 7 cannot be read")
+
+    patched.setattr(trainer, "evaluate", broken)
+    for _ in range(2):  # The second finds it due before it trains.
+      with pytest.raises(UserError, match="record 7"):
+        trainer.run(config, tmp_path / "parts", "train")
+      kept = tmp_path / "parts/checkpoints/3"
+      assert kept.is_dir()
+  trainer.run(config, tmp_path / "parts", "train")
+  assert lines(tmp_path / "whole") == lines(tmp_path / "parts")
+
+
 def test_the_loss_curve_is_the_same_on_1_and_8_devices(
   folder, tmp_path, monkeypatch
 ):
@@ -372,6 +390,19 @@ def test_other_data_do_not_take_up_the_run(folder, tmp_path):
   assert (tmp_path / "config.json").read_text() == kept
 
 
+def test_a_source_that_has_changed_does_not_take_up_the_run(folder, tmp_path):
+  source = stamps_fixture.make(tmp_path / "source", n_stamps=16, seconds=0.1)
+  config = small(folder, steps=2, eval_every=2)
+  config.data.update(
+    {"source": str(source), "data_dir": str(tmp_path / "prepared")}
+  )
+  trainer.run(config, tmp_path / "run", "train")
+  (source / "animals/birds/bird6_desc_fr.ogg").unlink()
+  for mode in ("train", "eval"):  # What it trained on might now be tested.
+    with pytest.raises(UserError, match="another prepared"):
+      trainer.run(config, tmp_path / "run", mode)
+
+
 def test_two_runs_do_not_share_a_workdir(folder, tmp_path):
   with workdirs.alone(tmp_path):
     with pytest.raises(UserError, match="another run is using"):
@@ -432,6 +463,7 @@ def test_training_learns_the_pairs_it_is_shown(folder, tmp_path, arg):
     ("train", "batch", 7, "7 = 2 x 3 + 1; set --config.train.batch to 6 or 8"),
     ("train", "batch", 600, "is more than the 36 examples of the training"),
     ("loss", "name", "infonec", "did you mean 'infonce'"),
+    ("loss", "name", "both", "is of edits, which this task does not draw"),
     ("loss", "negatives", "semihard", "did you mean 'semi_hard'"),
     ("score", "kind", "mesa", "did you mean 'misa'"),
     ("score", "exchange", "rings", "did you mean 'ring'"),

@@ -11,6 +11,7 @@ equal an uninterrupted one:
    evaluation that was due, says so, and the evaluation is made up for first.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 from typing import Any
@@ -68,6 +69,7 @@ class Run:
       "examples": step * self.config.train.batch,
       "seed": self.config.seed,
       "data": data.identity(self.config.data),
+      "prepared": data.prepared(self.splits["train"]),
     }
 
   def record_ids(self, step: int) -> list[str]:
@@ -166,7 +168,8 @@ def start(this: Run) -> tuple[TrainState, dict[str, Any]]:
 
 def require_same(this: Run, step: int, meta: dict[str, Any], name: str) -> None:
   """Refuses a checkpoint of other data, or of another order of it."""
-  was, now = {name: meta[name]}, {name: this.position(step)[name]}
+  now = {name: this.position(step)[name]}
+  was = {name: meta.get(name, now[name])}  # Runs of before have not all.
   for line in jsonfiles.differences(was, now):
     raise UserError(
       f"the checkpoint of step {step} has another {line}; use the config of "
@@ -348,6 +351,14 @@ def evaluate_and_save(this: Run, state: TrainState, step: int) -> None:
     save(this, state, step, evaluated=False)
     this.saved.wait()
     raise preemption.Interrupted(f"saved step {step}") from None
+  except Exception:
+    # Or the steps since the last save would be lost with it. Of several
+    # processes the others may not be here.
+    if jax.process_count() == 1:
+      with contextlib.suppress(UserError, jax.errors.JaxRuntimeError):
+        save(this, state, step, evaluated=False)
+        this.saved.wait()
+    raise
   this.log.write(step, "validation", jsonfiles.flatten(results))
   if this.task.pictures:
     for name, pixels in this.task.pictures(shown).items():
@@ -383,7 +394,8 @@ def finish(this: Run) -> None:
   best, state, meta = restored
   state = gathered(this, state)
   # Other data may hold out what this state was trained on.
-  require_same(this, best, meta, "data")
+  for name in ("data", "prepared"):
+    require_same(this, best, meta, name)
   results = {
     "step": best,
     "chosen_by": f"{this.task.selection} on validation",

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -88,12 +89,6 @@ def _stamps(data: ml_collections.ConfigDict) -> Splits:
   )
   builder = stamps.prepare(config, os.path.expanduser(data.data_dir))
   splits = {split: stamps.load(builder, split) for split in SPLITS}
-  for split, records in splits.items():
-    if not len(records):
-      raise UserError(
-        f"nothing could be read of the split {split!r} of {builder.data_dir}: "
-        "use more stamps, or mend the source"
-      )
   if data.permuted:
     splits["train"] = Permuted(splits["train"], data.split_seed)
   return splits
@@ -291,6 +286,19 @@ def identity(data: ml_collections.ConfigDict) -> dict[str, Any]:
   fields = ("dataset", *DATASETS[data.dataset].identity)
   found = {name: data[name] for name in fields}
   return found | ({"more": data.more} if data.get("more") else {})
+
+
+def prepared(records: Records) -> list[str]:
+  """The prepared data sets that records are read from, if from such.
+
+  Their names tell the content of their sources apart.
+  """
+  from vgsgan.data.builders import preparing
+
+  if isinstance(records, preparing.Split):
+    return [pathlib.Path(records.folder).parent.name]
+  inside = getattr(records, "sources", (getattr(records, "records", None),))
+  return [name for one in inside if one is not None for name in prepared(one)]
 
 
 def load(data: ml_collections.ConfigDict) -> Splits:

@@ -63,7 +63,7 @@ def scan(
 
   Raises:
     UserError: no folder, a list or a folder is missing, a list is empty or
-      has a line that is no ID, or `z.npy` cannot be read.
+      has a line that is no ID, two lists share one, or `z.npy` cannot be read.
   """
   root = pathlib.Path(source).expanduser()
   if not source or not root.is_dir():
@@ -75,7 +75,17 @@ def scan(
     raise UserError(f"{root} has no {', no '.join(missing)}: {_LAYOUT}")
   own = own_latents(root)
   limit = LATENTS if own is None else len(own)
-  return {split: _listed(root, name, limit) for split, name in lists.items()}
+  found = {split: _listed(root, name, limit) for split, name in lists.items()}
+  listed: dict[str, str] = {}
+  for split, pairs in found.items():
+    for pair in pairs:
+      other = listed.setdefault(pair.id, lists[split])
+      if other != lists[split]:
+        raise UserError(
+          f"{root}: {pair.id} is in {other} and in {lists[split]}; what is "
+          "tested must not be trained on: take it out of one"
+        )
+  return found
 
 
 def _listed(root: pathlib.Path, name: str, limit: int) -> list[Pair]:

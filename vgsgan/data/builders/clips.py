@@ -61,8 +61,8 @@ class ClipsConfig(tfds.core.BuilderConfig):
   fingerprint: str = ""
 
   def __post_init__(self):
-    for field in ("image_size", "sample_rate"):
-      check_at_least(f"data.{field}", getattr(self, field), 1)
+    check_at_least("data.image_size", self.image_size, 1)
+    check_at_least("data.sample_rate", self.sample_rate, 1000)  # Hz, not kHz.
     check_at_least("data.max_bad_share", self.max_bad_share, 0)
     check_at_least("data.seconds", self.seconds, 0.01)
     if not 0 < self.validation_share < 1:
@@ -89,8 +89,11 @@ class Clips(tfds.core.GeneratorBasedBuilder):
 
   # See builders/stamps.py.
   code_path = tfds.core.Path(__file__)
-  VERSION = tfds.core.Version("1.0.0")
-  RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "First release."}
+  VERSION = tfds.core.Version("1.1.0")
+  RELEASE_NOTES: ClassVar[dict[str, str]] = {
+    "1.1.0": "Clips of one video have one `clip_id`.",
+    "1.0.0": "First release.",
+  }
 
   def _info(self) -> tfds.core.DatasetInfo:
     return tfds.core.DatasetInfo(
@@ -124,7 +127,9 @@ class Clips(tfds.core.GeneratorBasedBuilder):
     }
 
   def _generate_examples(self, split, clips, files, bar):
-    for number, clip in enumerate(clips):
+    # What belongs together: clips of a video are not each other's negatives.
+    videos = {clip.video: number for number, clip in enumerate(clips)}
+    for clip in clips:
       if clip.split != split:
         continue
       bar.update()
@@ -139,7 +144,7 @@ class Clips(tfds.core.GeneratorBasedBuilder):
         clip.id,
         {
           "id": clip.id,
-          "clip_id": number,
+          "clip_id": videos[clip.video],
           "image": image,
           "waveform": waveform,
           "labels": clip.labels,
