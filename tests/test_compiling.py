@@ -57,7 +57,7 @@ def test_a_contrastive_step_sends_what_the_algorithm_needs(where):
   """Once the speech's maps and back, scores, one gradient; no more of size."""
   config, grid = small(), mesh.make_mesh(devices=devices_on(where))
   config.train.batch = 2 * grid.size
-  splits = blank.splits(config.data)
+  splits = blank.splits(config)
   task = tasks.build(config, grid, splits)
   state, batch = footprint.abstract(config, task, splits["train"][0], grid)
   step = trainer.jit_step(task.step, state, grid)
@@ -244,13 +244,29 @@ def test_the_compilers_own_word_on_memory():
 
 def test_blank_records_have_the_shapes_of_real_ones():
   config = load("quickstart").get_config("smoke")
-  record = blank.splits(config.data)["train"][0]
+  record = blank.splits(config)["train"][0]
   spec = clevrgan_records.features(config.data.image_size, config.data.most)
   for name in ("attributes", "masks"):
     assert record[name].shape == spec[name].shape
     assert record[name].dtype == spec[name].np_dtype
   network = pretrained.load_generator("")
   assert record["z"].shape == (network.module.latent_size,)
+
+
+@pytest.mark.parametrize(
+  ("edits", "known"),
+  [
+    ({}, True),
+    ({"edits": {"inverter": "i.npz"}}, False),
+    ({"task": "grounding"}, False),
+  ],
+)
+def test_a_folder_of_a_generators_pictures_brings_latents(edits, known):
+  config = load("quickstart").get_config("smoke")
+  config.data.dataset = "clevrgan_folder"
+  with config.unlocked():
+    config.update(edits)
+  assert ("z" in blank.splits(config)["train"][0]) == known
 
 
 def test_a_generator_that_is_not_trained(tmp_path):

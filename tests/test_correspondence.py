@@ -447,6 +447,19 @@ def test_what_a_user_gets_wrong_is_one_line(field, value, said):
   assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("system", ["l3", "ave", "avol"])
+def test_one_class_cannot_be_retrieved(system):
+  alone = Labelled([record(0)], Hierarchy(("drum",), (), (0,)))
+  build = lambda: correspondence.build(  # noqa: E731
+    config_of(system), mesh.make_mesh(), {"train": alone}
+  )
+  if system == "avol":
+    build()
+  else:
+    with pytest.raises(UserError, match="have one class, 'drum'"):
+      build()
+
+
 def test_the_published_front_end_and_towers_have_the_published_shapes():
   config = configs.get_config("published,ave")
   model = correspondence.Correspondence(config, mesh.make_mesh())

@@ -60,6 +60,7 @@ def test_a_wrong_curriculum_is_one_line(text, said):
     ({"counts": (5,)}, "must be of one length"),
     ({"strengths": (0.1, 0.2, 0.3)}, "must be of one length"),
     ({"concepts": 0}, "config.edits.concepts=0 must be at least 1"),
+    ({"quantile": 99.0}, "config.edits.quantile=99.0 is not in 0 to 1"),
     ({"counts": (), "rungs": 2, "strengths": (1.0,)}, "must be of one length"),
     ({"counts": (), "rungs": 11}, "config.edits.rungs: a ladder of 11 rungs"),
     ({"counts": (), "rungs": 0}, "config.edits.rungs: a ladder of 0 rungs"),
@@ -73,6 +74,17 @@ def test_wrong_edits_are_one_line(generator, fields, said):
   with pytest.raises(UserError) as refused:
     drawing.Drawing(small(generator, **fields), MAKE_MESH(1))
   one_line(refused, said)
+
+
+@pytest.mark.parametrize("loss", ["regular", "hard", "triplet"])
+def test_edits_that_the_loss_would_not_see_are_not_drawn(generator, loss):
+  config = small(generator, curriculum="regular@0,chunk@4")
+  config.loss.name = loss
+  with pytest.raises(UserError) as refused:
+    drawing.Drawing(config, MAKE_MESH(1))
+  one_line(refused, f"config.loss.name={loss!r}", "config.edits.curriculum")
+  config.edits.curriculum = "regular@0"
+  drawing.Drawing(config, MAKE_MESH(1))
 
 
 def test_the_published_ladder_stands_in_for_empty_counts(generator):

@@ -362,6 +362,7 @@ def test_a_whole_run_and_one_in_parts(
   [
     ("data", "image_size", 32, "config.data.image_size=32, but 2 entries"),
     ("gan", "r1_rows", 0, "config.gan.r1_rows=0 must be at least 1"),
+    ("gan", "discriminator_channels", (8,) * 9, "config.gan: "),
   ],
 )
 def test_a_wrong_value_is_named_in_one_line(section, field, value, said):
@@ -370,6 +371,7 @@ def test_a_wrong_value_is_named_in_one_line(section, field, value, said):
   with pytest.raises(UserError) as refused:
     gan.build(config, MAKE_MESH(1), {})
   assert said in str(refused.value)
+  assert "\n" not in str(refused.value)
   assert "\n" not in str(refused.value)
 
 

@@ -71,7 +71,9 @@ def test_masked_items_are_not_in_the_gallery():
     scores[0, 4:6] = np.nan, -np.inf
     allowed = rng.random(scores.shape) < 0.6
     allowed[:, 0] = True
-    got = r.ndcg(scores, relevance, 4, allowed=allowed)["nDCG@4"]
+    found = r.ndcg(scores, relevance, 4, allowed=allowed)
+    assert found["gallery"] == max(map(sum, allowed.tolist()))
+    got = found["nDCG@4"]
     rows = [
       r.ndcg(s[None, a], g[None, a], 4)["nDCG@4"]
       for s, g, a in zip(scores, relevance, allowed, strict=True)

@@ -288,6 +288,13 @@ def test_a_network_is_exported_and_read_back(finished, tmp_path):
     export.export(finished, "recogniser", path)
 
 
+def test_pictures_without_masks_teach_nothing():
+  config = load("recogniser").get_config("smoke")
+  config.data.scenes = "clevr"
+  with pytest.raises(UserError, match="has no masks"):
+    recognition.build(config, mesh.make_mesh(1), {})
+
+
 def test_a_wrong_size_is_named(monkeypatch):
   config = load("recogniser").get_config("smoke")
   config.data.image_size = 20

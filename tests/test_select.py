@@ -180,6 +180,10 @@ def test_what_does_not_count_is_not_chosen(
   monkeypatch.setattr(drawing.Drawing, "edit", none)
   refused(run[0], 99, tmp_path / "none", "no 'random' edit of the 20 training")
   assert not (tmp_path / "none").exists()
+  # Before the pass and not after it.
+  monkeypatch.setattr(selecting, "hardest", None)
+  (tmp_path / "file").write_text("")
+  refused(run[0], 99, tmp_path / "file" / "out", str(tmp_path / "file"))
 
 
 def test_edits_are_drawn_and_scored_as_they_are_written(
@@ -240,9 +244,9 @@ def test_the_folder_is_read_as_more_training_pairs(tmp_path, monkeypatch):
     for i in range(3)
   ]
   chosen = [dict(zip(fields, row, strict=True)) for row in rows]
-  about = [{"id": b"x", "caption": b"", "z": own[0]}] * 3
+  about = [{"id": b"x", "caption": b""}] * 3
   folder = tmp_path / "chosen"
-  selecting.write(folder, chosen, about)
+  selecting.write(folder, chosen, about, 6)
   for i in range(3):
     sound = stamps_fixture.tone(200 + 100 * i, 0.2, 16000)
     stamps_fixture.write(folder / f"audio/{i}.wav", sound, 16000)

@@ -449,6 +449,15 @@ def test_bad_files_are_counted_up_to_a_limit(tmp_path):
     stamps.prepare(config(source), tmp_path / "d")
 
 
+def test_a_split_of_which_nothing_can_be_read_is_one_line(tmp_path):
+  source = stamps_fixture.make(tmp_path / "s", 16, LANGUAGES, seconds=0.1)
+  for path in source.rglob("*_desc*"):
+    path.write_bytes(f"broken {path}".encode())
+  with pytest.raises(UserError) as error:
+    stamps.prepare(config(source, max_bad_share=1.0), tmp_path / "d")
+  one_line(error, "nothing could be read of a split", "mend the source")
+
+
 @pytest.mark.parametrize("protocol", ["cells", "images"])
 def test_smoke_takes_a_few_stamps(protocol, folder, tmp_path):
   small = config(folder, protocol=protocol, max_stamps=8)

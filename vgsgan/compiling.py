@@ -179,7 +179,7 @@ def figures(
   mesh.check_batch(config.train.batch, grid, "train.batch", parts)
   mesh.check_batch(config.eval.batch, grid, "eval.batch")
   labelled = config.task == "classification"
-  splits = data.load(config.data) if labelled else blank.splits(config.data)
+  splits = data.load(config.data) if labelled else blank.splits(config)
   task = tasks.build(config, grid, splits)
   state, batch = footprint.abstract(config, task, splits["train"][0], grid)
   steps = [

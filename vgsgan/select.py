@@ -17,7 +17,7 @@ import sys
 
 from absl import app, flags, logging
 
-from vgsgan import data, drawn_runs, options, selection
+from vgsgan import data, drawn_runs, jsonfiles, options, selection
 from vgsgan.errors import UserError
 
 
@@ -37,13 +37,19 @@ def select(
   kind = drawn_runs.kind_of(run, kind)
   records = data.load(run.model.config.data)["train"]
   drawn_runs.check_records(run, kind, records)
+  new = not out.exists()
+  with jsonfiles.refused(out):
+    out.mkdir(parents=True, exist_ok=True)  # Before the pass, not after it.
   chosen = selection.hardest(run.model, kind, run.state, records, count)
   if not chosen:
+    if new:
+      out.rmdir()
     raise UserError(
       f"no {kind!r} edit of the {len(records)} training pairs has a loss at "
       f"step {run.step}: choose another --kind"
     )
-  selection.write(out, chosen, records)
+  latent_size = run.model.generator.latent_size
+  selection.write(out, chosen, records, latent_size)
   return len(chosen)
 
 

@@ -113,6 +113,7 @@ def write(
   folder: pathlib.Path,
   chosen: list[dict[str, Any]],
   records: pipeline.Records,
+  latent_size: int,
 ) -> None:
   """Writes what was chosen as a folder that `clevrgan_folder` reads.
 
@@ -142,7 +143,7 @@ def write(
         "box": edges,
       }
       lines.append(f"{jsonfiles.dumps(about)}\n")
-    shape = (len(chosen), len(records[0]["z"]))
+    shape = (len(chosen), latent_size)
     np.save(folder / LATENTS_FILE, np.full(shape, np.nan, np.float32))
   jsonfiles.replace(folder / "selection.jsonl", "".join(lines).encode())
   # Last: without it the folder is not taken for one that is whole.

@@ -40,7 +40,9 @@ class Case:
     with tempfile.TemporaryDirectory() as folder:
       generator = pathlib.Path(folder) / "generator.npz"
       untrained = compiling.use_untrained(config.data, generator)
-      self._splits = (blank.splits if untrained else data.load)(config.data)
+      self._splits = (
+        blank.splits(config) if untrained else data.load(config.data)
+      )
       self.task = tasks.build(config, self.devices, self._splits)
 
   def state(self) -> TrainState:

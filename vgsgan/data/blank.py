@@ -19,18 +19,19 @@ from vgsgan.worlds.attributes import ATTRIBUTES
 _MANY = 64
 
 
-def splits(data: ml_collections.ConfigDict) -> dict[str, list[Record]]:
+def splits(config: ml_collections.ConfigDict) -> dict[str, list[Record]]:
   """`train`, `validation` and `test` of blank records.
 
   A record has the fields of every data set; only what tells pictures with
-  latents from those without is as `config.data` says.
+  latents from those without is as the config says.
 
   Args:
-    data: as `data.load` takes it; the data set itself is not touched.
+    config: of a run; its data set itself is not touched.
 
   Raises:
     UserError: `data.generator` is needed and is no file of a generator.
   """
+  data = config.data
   size, objects = data.image_size, data.get("most", 1)
   png = io.BytesIO()
   Image.new("RGB", (size, size)).save(png, "PNG")
@@ -42,7 +43,10 @@ def splits(data: ml_collections.ConfigDict) -> dict[str, list[Record]]:
     "attributes": np.zeros((objects, len(ATTRIBUTES)), np.int32),
     "labels": np.zeros(1, np.int32),
   } | dict.fromkeys(("concept", "image_id", "speech_id", "clip_id"), 0)
-  if data.dataset == "clevrgan":
+  # A folder of a generator's pictures brings them in `z.npy`.
+  edits = config.get("edits", {}) if config.task == "drawing" else {}
+  brought = data.dataset == "clevrgan_folder" and edits
+  if data.dataset == "clevrgan" or (brought and not edits.get("inverter", "")):
     network = pretrained.unlabelled_generator(data.generator, size)
     record["z"] = np.zeros(network.module.latent_size, np.float32)
   return {name: [record] * _MANY for name in ("train", "validation", "test")}

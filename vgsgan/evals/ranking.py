@@ -252,6 +252,7 @@ def ndcg(
   has = gains.any(axis=1)
   if not has.any():
     raise ValueError(f"none of {len(has)} queries has a relevant item")
+  gallery = int(allowed.sum(axis=1).max())
   gains, allowed = gains[has], allowed[has]
 
   discounts = np.zeros(gains.shape[1])
@@ -266,7 +267,7 @@ def ndcg(
   return {
     f"nDCG@{k}": {"value": value, "chance": chance},
     "gain": gain,
-    "gallery": gains.shape[1],
+    "gallery": gallery,
     "queries": len(gains),
     "without_answer": int(np.sum(~has)),
   }

@@ -275,6 +275,14 @@ def build(
 ) -> Task:
   """The task on these splits."""
   model = Correspondence(config, mesh)
+  for records in splits.values():
+    tree = getattr(records, "hierarchy", None)  # Blank ones have none.
+    if config.model.system != "avol" and tree and len(tree.labels) < 2:
+      name = tree.names[tree.labels[0]]
+      raise UserError(
+        f"the data have one class, {name!r}, and retrieval needs two to tell "
+        "apart: widen --config.data.under, or use the argument avol"
+      )
   return Task(
     transform=example(config),
     init=model.init,

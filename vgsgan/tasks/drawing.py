@@ -49,6 +49,15 @@ class Drawing(grounding.Grounding):
     check_at_least("edits.concepts", use.concepts, 1)
     check_at_least("edits.concept_pairs", use.concept_pairs, 1)
     check_at_least("edits.refresh_every", use.refresh_every, 1)
+    if not 0 <= use.quantile <= 1:
+      raise UserError(f"config.edits.quantile={use.quantile} is not in 0 to 1")
+    seen = config.loss.name in ("edited", "both", "infonce")
+    if not seen and set(self.phases.values()) != {"regular"}:
+      raise UserError(
+        f"config.loss.name={config.loss.name!r} has no use for the edits of "
+        "config.edits.curriculum: choose edited, both or infonce, or set the "
+        "curriculum to regular@0"
+      )
     check_at_least("edits.directions", use.directions, 1)
     self.inverter = None
     if use.get("inverter", ""):  # Runs of before have no such field.

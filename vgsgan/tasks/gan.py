@@ -25,6 +25,7 @@ from vgsgan.data.pairs import decode
 from vgsgan.data.scenes import SceneExample
 from vgsgan.errors import UserError
 from vgsgan.evals.generation import frechet_distance
+from vgsgan.memory import first_line
 from vgsgan.models.discriminator import Discriminator
 from vgsgan.models.generator import Generator
 from vgsgan.options import check_at_least
@@ -66,6 +67,10 @@ class Gan:
     self.rates = {
       name: schedule(config.optim[name], steps) for name in NETWORKS
     }
+    try:
+      jax.eval_shape(lambda: self.init(jax.random.key(0)))
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+      raise UserError(f"config.gan: {first_line(error)}") from error
 
   def init(self, key: jax.Array) -> TrainState:
     """A fresh state; `batch_stats.average` is the averaged generator."""

@@ -276,6 +276,11 @@ def build(
   splits: dict[str, pipeline.Records],
 ) -> Task:
   """The task on these splits."""
+  if config.loss.name in ("edited", "both"):
+    raise UserError(
+      f"config.loss.name={config.loss.name!r} is of edits, which this task does "
+      "not draw: set --config.task=drawing, or choose regular or hard"
+    )
   model = Grounding(config, mesh)
   data = config.data
   in_eval = PairExample(int(config.eval.seconds * data.sample_rate), False)

@@ -164,6 +164,11 @@ def build(
 ) -> Task:
   """The task on these splits."""
   model = Recognition(config)
+  if config.data.get("scenes", "") == "clevr":
+    raise UserError(
+      "config.data.scenes='clevr' has no masks, from which objects are "
+      "learned: use rendered"
+    )
   kept = ("real", "masks", "attributes")
 
   def predict(state, batch):

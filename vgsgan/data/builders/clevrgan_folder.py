@@ -50,7 +50,7 @@ class ClevrganFolderConfig(tfds.core.BuilderConfig):
 
   def __post_init__(self):
     check_at_least("data.image_size", self.image_size, 1)
-    check_at_least("data.sample_rate", self.sample_rate, 1)
+    check_at_least("data.sample_rate", self.sample_rate, 1000)  # Hz, not kHz.
     check_at_least("data.max_bad_share", self.max_bad_share, 0)
     parts = (
       f"{self.image_size}px",

@@ -163,6 +163,13 @@ def _write(
     # What TFDS prints is of downloads, of which there are none.
     with contextlib.redirect_stdout(io.StringIO()):
       builder.download_and_prepare(file_format="array_record")
+  except AssertionError as error:
+    if "No examples were yielded" not in str(error):
+      raise
+    raise UserError(
+      f"nothing could be read of a split of {final.parent.name} "
+      f"({one_line(error)}): mend the source, or add to it"
+    ) from error
   except Exception as error:
     if not _is_full(error):
       raise

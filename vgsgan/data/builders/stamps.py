@@ -23,6 +23,7 @@ from tqdm import tqdm
 from vgsgan.data import splits
 from vgsgan.data.builders import preparing, stamps_folder, stamps_index
 from vgsgan.errors import UserError
+from vgsgan.options import check_at_least
 
 SOURCE = "/usr/share/tuxpaint/stamps"
 
@@ -68,9 +69,8 @@ class StampsConfig(tfds.core.BuilderConfig):
         f"unknown --config.data.protocol '{self.protocol}': "
         "it can be cells or images"
       )
-    for field in ("image_size", "sample_rate"):
-      if getattr(self, field) < 1:
-        raise UserError(f"--config.data.{field} must be at least 1")
+    check_at_least("data.image_size", self.image_size, 1)
+    check_at_least("data.sample_rate", self.sample_rate, 1000)  # Hz, not kHz.
     parts = [
       self.protocol,
       *sorted(set(self.languages)),
