@@ -278,8 +278,8 @@ def build(
   """The task on these splits."""
   if config.loss.name in ("edited", "both"):
     raise UserError(
-      f"config.loss.name={config.loss.name!r} is of edits, which this task does "
-      "not draw: set --config.task=drawing, or choose regular or hard"
+      f"config.loss.name={config.loss.name!r} is of edits, which this task "
+      "does not draw: set --config.task=drawing, or choose regular or hard"
     )
   model = Grounding(config, mesh)
   data = config.data
