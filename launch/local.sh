@@ -68,12 +68,13 @@ tell() {
 asked=
 # shellcheck disable=SC2329  # The trap calls it.
 leave() {
+  local now=${EPOCHREALTIME//[.,]/}  # Microseconds.
   if [[ ! $asked ]]; then
-    asked=$SECONDS
+    asked=$now
     echo "launch/local.sh: saving after this step, then leaving; again to" \
       "leave at once" >&2
     tell TERM
-  elif ((SECONDS > asked + 1)); then  # Not one that was passed on twice.
+  elif ((now > asked + 1000000)); then  # Not one that was passed on twice.
     tell KILL
   fi
 }

@@ -261,11 +261,13 @@ def runs(monkeypatch):
       return 143
     folder.mkdir(parents=True, exist_ok=True)
     figures = results(one.optim.lr, one.seed / 10)
+    if run.source:
+      figures["prepared"] = [run.source]
     (folder / "results.json").write_text(json.dumps(figures))
     (folder / "config.json").write_text(json.dumps(one.to_dict()))
     return 0
 
-  run.interrupted = None
+  run.interrupted = run.source = None
   monkeypatch.setattr(trainer, "run", run)
   return made, run
 
@@ -306,6 +308,25 @@ def test_a_finished_arm_of_another_config_is_refused(runs, tmp_path):
   other.optim.name = "sgd"
   with pytest.raises(UserError, match=r"plain-0 is finished.*optim\.name"):
     comparing.run(other, tmp_path, "train")
+
+
+def test_arms_that_were_tested_on_other_data_are_no_table(runs, tmp_path):
+  _, run = runs
+  names = ("image_size", "sample_rate", "max_bad_share")
+  fields = {"dataset": "clevrgan_folder"} | dict.fromkeys(names, 1)
+  one = config(data=fields)
+  run.source, run.interrupted = "32px-source_a/1.0.0", "quick-0"
+  assert comparing.run(one, tmp_path, "train") == 143
+  run.source, run.interrupted = "32px-source_b/1.0.0", None
+  with pytest.raises(UserError) as refused:
+    comparing.run(one, tmp_path, "train")
+  said = str(refused.value)
+  assert "quick-0 has read 32px-source_b/1.0.0 and a run before it" in said
+  assert "32px-source_a/1.0.0" in said and "\n" not in said
+  assert not (tmp_path / "table.md").exists()
+  # Arms may differ in their data.
+  one.compare.arms.quick.data = {"image_size": 64}
+  comparing.run(one, tmp_path / "anew", "train")
 
 
 def test_rows_take_parts_of_an_arm_and_may_lack_figures():

@@ -80,11 +80,12 @@ def test_wrong_edits_are_one_line(generator, fields, said):
 def test_edits_that_the_loss_would_not_see_are_not_drawn(generator, loss):
   config = small(generator, curriculum="regular@0,chunk@4")
   config.loss.name = loss
+  model = drawing.Drawing(config, MAKE_MESH(1))  # To look at an old run.
   with pytest.raises(UserError) as refused:
-    drawing.Drawing(config, MAKE_MESH(1))
+    drawing.build(config, MAKE_MESH(1), {})
   one_line(refused, f"config.loss.name={loss!r}", "config.edits.curriculum")
-  config.edits.curriculum = "regular@0"
-  drawing.Drawing(config, MAKE_MESH(1))
+  drawing.check_seen("both", model.phases)
+  drawing.check_seen(loss, {0: "regular"})
 
 
 def test_the_published_ladder_stands_in_for_empty_counts(generator):

@@ -2,6 +2,7 @@
 
 import collections
 import json
+import math
 import os
 import pathlib
 import random
@@ -80,10 +81,12 @@ def test_rounding_is_told_from_a_difference(tmp_path):
   for said, fields in (
     ("params/w", {"weight": 1.1}),
     ("params/b", {"small": 1.004}),  # 0.1 % of all of them.
+    ("params/b", {"small": math.nan}),
     ("loss", {"loss": 0.51}),
   ):
     with pytest.raises(runs.FailedError, match=said):
-      compare.require_close(leave(tmp_path / min(fields), **fields), one)
+      folder = tmp_path / f"{fields}"
+      compare.require_close(leave(folder, **fields), one)
 
 
 @pytest.fixture

@@ -372,7 +372,6 @@ def test_a_wrong_value_is_named_in_one_line(section, field, value, said):
     gan.build(config, MAKE_MESH(1), {})
   assert said in str(refused.value)
   assert "\n" not in str(refused.value)
-  assert "\n" not in str(refused.value)
 
 
 def test_a_sheet_lays_pictures_out_in_rows():

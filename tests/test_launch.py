@@ -259,14 +259,15 @@ def test_local_ends_all_at_once_when_told_twice(stage):
   process = stage.start(LAUNCH / "local.sh", "2", "--workdir=w")
   stage.wait_for("0.up", "1.up")
   process.send_signal(signal.SIGTERM)
-  stage.wait_for("0.saved", "1.saved")
+  said = process.stderr.readline()
   process.send_signal(signal.SIGTERM)  # Passed on by another launcher.
-  time.sleep(2.5)
+  assert "saving after this step, then leaving; again to leave at once" in said
+  stage.wait_for("0.saved", "1.saved")
+  time.sleep(1.5)
   assert process.poll() is None
   process.send_signal(signal.SIGTERM)
-  _, err = process.communicate(timeout=20)
+  process.communicate(timeout=20)
   assert process.returncode == 137
-  assert "saving after this step, then leaving; again to leave at once" in err
 
 
 @pytest.mark.parametrize("visible", [None, "4,6,7"])

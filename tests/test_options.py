@@ -75,7 +75,7 @@ def test_a_file_that_is_no_config_is_named(tmp_path, text, said):
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")))
-def test_every_variant_of_every_config_builds_and_has_a_smoke(path):
+def test_every_variant_of_every_config_has_a_smoke(path):
   module = load(path.stem)
   assert "smoke" in module.VARIANTS
   for name in module.VARIANTS:

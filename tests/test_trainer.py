@@ -461,7 +461,6 @@ def test_training_learns_the_pairs_it_is_shown(folder, tmp_path, arg):
     ("train", "steps", 0, "config.train.steps=0 must be at least 1"),
     ("train", "keep", 0, "config.train.keep=0 must be at least 1"),
     ("train", "batch", 7, "7 = 2 x 3 + 1; set --config.train.batch to 6 or 8"),
-    ("train", "batch", 600, "is more than the 36 examples of the training"),
     ("loss", "name", "infonec", "did you mean 'infonce'"),
     ("loss", "name", "both", "is of edits, which this task does not draw"),
     ("loss", "negatives", "semihard", "did you mean 'semi_hard'"),

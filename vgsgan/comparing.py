@@ -7,7 +7,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from vgsgan import bars, jsonfiles, processes, trainer, workdirs
+from vgsgan import bars, data, jsonfiles, processes, trainer, workdirs
 from vgsgan.errors import UserError
 from vgsgan.options import check_one_of, nearest
 
@@ -99,6 +99,7 @@ def run(
   for _, arm, _ in rows:
     check_one_of("compare.rows", arm, tuple(config.compare.arms))
   results: dict[str, list[dict[str, Any]]] = {}
+  tested: dict[str, Any] = {}
   # All at once: a mistake in the last arm shows before the first has run.
   for name, seed, one in list(arms(config)):
     folder = workdir / f"{name}-{seed}"
@@ -112,6 +113,7 @@ def run(
       if status:
         return status
     read = jsonfiles.read_json(done)
+    _require_same_source(folder, one, read, tested)
     # Refuses before the other runs.
     if not rows:
       for path in columns.values():
@@ -140,6 +142,32 @@ def _require_same(
   for line in jsonfiles.differences(made, config.to_dict()):
     raise UserError(
       f"{folder} is finished, with another {line}; use another --workdir"
+    )
+
+
+def _require_same_source(
+  folder: pathlib.Path,
+  config: ml_collections.ConfigDict,
+  results: dict[str, Any],
+  tested: dict[str, Any],
+) -> None:
+  """Refuses runs on equal data whose source has changed between them.
+
+  Args:
+    folder: of the run.
+    config: of the run.
+    results: of the run; runs of before do not name what they have read.
+    tested: what runs before it have read, by their data; added to.
+  """
+  now = results.get("prepared")
+  if not now:
+    return
+  key = jsonfiles.dumps(data.identity(config.data))
+  if tested.setdefault(key, now) != now:
+    raise UserError(
+      f"{folder} has read {', '.join(now)} and a run before it "
+      f"{', '.join(tested[key])}: the source of the data has changed between; "
+      "use another --workdir"
     )
 
 

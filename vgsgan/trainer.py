@@ -105,8 +105,6 @@ def run(
     with log.status("opening the data set", processes.PREPARE_SECONDS):
       splits = data.load(config.data)
       processes.meet("opened the data set")
-    if mode == "train":
-      pipeline.check_enough(splits["train"], config.train.batch)
     processes.require_same(
       int(onednn_library.ready()),
       "whether oneDNN convolves (0 or 1)",
@@ -344,9 +342,8 @@ def save(
 
 def evaluate_and_save(this: Run, state: TrainState, step: int) -> None:
   """Evaluates on validation and saves with the figure that chooses the best."""
-  shown = gathered(this, state)
   try:
-    results = evaluate(this, shown, "validation")
+    figure = validate(this, gathered(this, state), step)
   except preemption.Interrupted:
     save(this, state, step, evaluated=False)
     this.saved.wait()
@@ -359,12 +356,17 @@ def evaluate_and_save(this: Run, state: TrainState, step: int) -> None:
         save(this, state, step, evaluated=False)
         this.saved.wait()
     raise
+  save(this, state, step, evaluated=True, selection=figure)
+
+
+def validate(this: Run, state: TrainState, step: int) -> float:
+  """Evaluates on validation and logs it; the figure that chooses the best."""
+  results = evaluate(this, state, "validation")
   this.log.write(step, "validation", jsonfiles.flatten(results))
   if this.task.pictures:
-    for name, pixels in this.task.pictures(shown).items():
+    for name, pixels in this.task.pictures(state).items():
       this.log.write_picture(step, name, pixels)
-  figure = this.task.select(results)
-  save(this, state, step, evaluated=True, selection=figure)
+  return this.task.select(results)
 
 
 def gathered(this: Run, state: TrainState) -> TrainState:
@@ -399,6 +401,7 @@ def finish(this: Run) -> None:
   results = {
     "step": best,
     "chosen_by": f"{this.task.selection} on validation",
+    "prepared": this.position(best)["prepared"],
     "splits": {
       split: evaluate(this, state, split) for split in ("validation", "test")
     },

@@ -289,14 +289,14 @@ def identity(data: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 def prepared(records: Records) -> list[str]:
-  """The prepared data sets that records are read from, if from such.
+  """NAME/VERSION of the prepared data sets that records are read from, if any.
 
-  Their names tell the content of their sources apart.
+  A name tells the content of a source, a version what is made of it.
   """
   from vgsgan.data.builders import preparing
 
   if isinstance(records, preparing.Split):
-    return [pathlib.Path(records.folder).parent.name]
+    return ["/".join(pathlib.Path(records.folder).parts[-2:])]
   inside = getattr(records, "sources", (getattr(records, "records", None),))
   return [name for one in inside if one is not None for name in prepared(one)]
 

@@ -20,7 +20,6 @@ from jax.sharding import Mesh
 from jaxtyping import Int
 
 from vgsgan import mesh as mesh_lib
-from vgsgan.errors import UserError
 
 Record = dict[str, Any]
 
@@ -32,20 +31,6 @@ class Records(Protocol):
   def __len__(self) -> int: ...
 
   def __getitem__(self, index: int) -> Record: ...
-
-
-def check_enough(records: Records, batch: int) -> None:
-  """Refuses a batch that is more than an epoch.
-
-  Raises:
-    UserError: every batch would hold some records twice.
-  """
-  if batch > len(records):
-    raise UserError(
-      f"config.train.batch={batch} is more than the {len(records)} examples of "
-      "the training split: every batch would hold some of them twice; set "
-      f"--config.train.batch to {len(records)} or less"
-    )
 
 
 @dataclasses.dataclass(frozen=True)

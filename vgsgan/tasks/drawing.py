@@ -51,13 +51,6 @@ class Drawing(grounding.Grounding):
     check_at_least("edits.refresh_every", use.refresh_every, 1)
     if not 0 <= use.quantile <= 1:
       raise UserError(f"config.edits.quantile={use.quantile} is not in 0 to 1")
-    seen = config.loss.name in ("edited", "both", "infonce")
-    if not seen and set(self.phases.values()) != {"regular"}:
-      raise UserError(
-        f"config.loss.name={config.loss.name!r} has no use for the edits of "
-        "config.edits.curriculum: choose edited, both or infonce, or set the "
-        "curriculum to regular@0"
-      )
     check_at_least("edits.directions", use.directions, 1)
     self.inverter = None
     if use.get("inverter", ""):  # Runs of before have no such field.
@@ -252,6 +245,17 @@ def check_latents(
     )
 
 
+def check_seen(loss: str, phases: dict[int, str]) -> None:
+  """Refuses edits that would be drawn for a loss that does not look at them."""
+  seen = loss in ("edited", "both", "infonce")
+  if not seen and set(phases.values()) != {"regular"}:
+    raise UserError(
+      f"config.loss.name={loss!r} has no use for the edits of "
+      "config.edits.curriculum: choose edited, both or infonce, or set the "
+      "curriculum to regular@0"
+    )
+
+
 def groups(records: pipeline.Records) -> dict[str, np.ndarray]:
   """Subsets of recordings: by voice where one is held out, or by language."""
   if "held_out" in records[0]:
@@ -273,6 +277,7 @@ def build(
 ) -> Task:
   """The task on these splits."""
   model = Drawing(config, mesh)
+  check_seen(config.loss.name, model.phases)
   size = model.generator.latent_size
   check_latents(config, model.phases, size, splits["train"][0])
   data = config.data
