@@ -11,18 +11,9 @@ import pathlib
 import sys
 
 import jax
-from absl import app, flags, logging
+from absl import flags, logging
 
-from vgsgan import (
-  checkpoints,
-  data,
-  finished,
-  jsonfiles,
-  mesh,
-  options,
-  tasks,
-  workdirs,
-)
+from vgsgan import data, finished, jsonfiles, mesh, options, tasks
 from vgsgan.errors import UserError
 from vgsgan.worlds import pretrained
 
@@ -40,11 +31,7 @@ def export(workdir: pathlib.Path, network: str, out: pathlib.Path) -> None:
   shapes = jax.eval_shape(task.init, jax.random.key(config.seed))
   options.check_one_of("network", network, tuple(shapes.params))
   abstract = mesh.abstract(shapes, devices)
-  folder = workdir / "checkpoints"
-  with (
-    workdirs.alone(workdir),
-    checkpoints.Checkpoints(folder, best="selection") as saved,
-  ):
+  with finished.opened(workdir) as saved:
     state, _ = saved.restore(results["step"], abstract)
   tree = {
     "params": state.params[network],
@@ -74,8 +61,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
   define_flags()
-  try:
-    app.run(main, flags_parser=options.parse_flags)
-  except UserError as error:
-    print(f"vgsgan: {error}", file=sys.stderr)
-    sys.exit(2)
+  options.run(main)

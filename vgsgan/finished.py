@@ -1,7 +1,8 @@
 """Runs that are read again: their config, and the best of their checkpoints."""
 
+import contextlib
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import ml_collections
@@ -17,6 +18,21 @@ def config_of(workdir: pathlib.Path) -> ml_collections.ConfigDict:
   return ml_collections.ConfigDict(workdirs.read_config(workdir))
 
 
+@contextlib.contextmanager
+def opened(workdir: pathlib.Path) -> Iterator[checkpoints.Checkpoints]:
+  """The checkpoints of a run, which none may be using meanwhile.
+
+  Raises:
+    UserError: another run is using it.
+  """
+  folder = workdir / "checkpoints"
+  with (
+    workdirs.alone(workdir),
+    checkpoints.Checkpoints(folder, best="selection") as saved,
+  ):
+    yield saved
+
+
 def best(
   workdir: pathlib.Path,
   init: Callable[[jax.Array], TrainState],
@@ -29,12 +45,10 @@ def best(
   """
   shapes = jax.eval_shape(init, jax.random.key(0))
   abstract = mesh.abstract(shapes, devices)
-  folder = workdir / "checkpoints"
-  with (
-    workdirs.alone(workdir),
-    checkpoints.Checkpoints(folder, best="selection") as saved,
-  ):
+  with opened(workdir) as saved:
     found = saved.restore_best(abstract)
   if found is None:
-    raise UserError(f"no evaluated checkpoint in {folder}: train it first")
+    raise UserError(
+      f"no evaluated checkpoint in {workdir / 'checkpoints'}: train it first"
+    )
   return found[0], found[1]

@@ -6,7 +6,7 @@ import sys
 
 import jax
 import ml_collections
-from absl import app, flags, logging
+from absl import flags, logging
 from ml_collections import config_flags
 
 from vgsgan import (
@@ -96,10 +96,7 @@ def run() -> None:
   jax.config.config_with_absl()
   memory.keep_freed()
   try:
-    app.run(main, flags_parser=options.parse_flags)
-  except UserError as error:
-    print(f"vgsgan: {error}", file=sys.stderr)
-    sys.exit(2)
+    options.run(main)
   except KeyboardInterrupt:
     # Before training or after it, where there is nothing to save.
     sys.exit(128 + signal.SIGINT)

@@ -20,7 +20,9 @@ from vgsgan.losses import (
   soft_ce,
 )
 
-DRAWN = ("regular", "hard", "edited", "both")
+# Those that edits have a part in; `info_nce` takes them as well.
+EDITED = ("edited", "both")
+DRAWN = ("regular", "hard", *EDITED)
 
 # CLIP's bound on 1 / temperature (Radford et al., 2021, section 2.5).
 MAX_LOGIT_SCALE = 100.0

@@ -3,10 +3,12 @@
 import difflib
 import pathlib
 import runpy
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import ml_collections
-from absl import flags
+from absl import app, flags
 
 from vgsgan.errors import UserError
 
@@ -88,6 +90,19 @@ def parse_flags(argv: list[str], known_only: bool = False) -> list[str]:
     return flags.FLAGS(argv, known_only=known_only)
   except flags.Error as error:
     raise UserError(str(error).splitlines()[0]) from error
+
+
+def run(
+  main: Callable[[list[str]], Any],
+  argv: list[str] | None = None,
+  parser: Callable[[list[str]], list[str]] = parse_flags,
+) -> None:
+  """Runs a program; what a user can mend is one line, and the status 2."""
+  try:
+    app.run(main, argv, flags_parser=parser)
+  except UserError as error:
+    print(f"vgsgan: {error}", file=sys.stderr)
+    sys.exit(2)
 
 
 def load(path: pathlib.Path, argument: str) -> ml_collections.ConfigDict:

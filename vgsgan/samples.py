@@ -11,13 +11,12 @@ loudness are gone (`sounds` is the extra).
 
 import io
 import pathlib
-import sys
 from typing import Any
 
 import ml_collections
 import numpy as np
 import soundfile
-from absl import app, flags, logging
+from absl import flags, logging
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from scipy import signal
@@ -174,8 +173,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
   define_flags()
-  try:
-    app.run(main, flags_parser=options.parse_flags)
-  except UserError as error:
-    print(f"vgsgan: {error}", file=sys.stderr)
-    sys.exit(2)
+  options.run(main)

@@ -13,9 +13,8 @@ there for every line of that list (take out the others),
 """
 
 import pathlib
-import sys
 
-from absl import app, flags, logging
+from absl import flags, logging
 
 from vgsgan import data, drawn_runs, jsonfiles, options, selection
 from vgsgan.errors import UserError
@@ -72,8 +71,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
   define_flags()
-  try:
-    app.run(main, flags_parser=options.parse_flags)
-  except UserError as error:
-    print(f"vgsgan: {error}", file=sys.stderr)
-    sys.exit(2)
+  options.run(main)

@@ -12,12 +12,11 @@ import functools
 import io
 import json
 import pathlib
-import sys
 from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
-from absl import app, flags, logging
+from absl import flags, logging
 
 from vgsgan import data, drawn_runs, jsonfiles, options, panels
 from vgsgan.data import pipeline
@@ -145,8 +144,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
   define_flags()
-  try:
-    app.run(main, flags_parser=options.parse_flags)
-  except UserError as error:
-    print(f"vgsgan: {error}", file=sys.stderr)
-    sys.exit(2)
+  options.run(main)

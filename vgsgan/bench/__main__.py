@@ -15,7 +15,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from absl import app, flags, logging
+from absl import flags, logging
 from ml_collections import config_flags
 
 from vgsgan import jsonfiles, memory, options
@@ -54,9 +54,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-  argv = command.with_config(sys.argv)
-  try:
-    app.run(main, argv, flags_parser=options.parse_flags)
-  except UserError as error:
-    print(f"vgsgan: {error}", file=sys.stderr)
-    sys.exit(2)
+  options.run(main, command.with_config(sys.argv))

@@ -21,7 +21,7 @@ from typing import Any
 
 import jax
 import tqdm
-from absl import app, flags, logging
+from absl import flags, logging
 
 from vgsgan import jsonfiles, options
 from vgsgan.drill import faults, runs
@@ -175,11 +175,7 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 
 def run() -> None:
-  try:
-    app.run(main, flags_parser=parse_flags)
-  except UserError as error:
-    print(f"vgsgan: {error}", file=sys.stderr)
-    sys.exit(2)
+  options.run(main, parser=parse_flags)
 
 
 if __name__ == "__main__":

@@ -55,19 +55,27 @@ def require_close(run: pathlib.Path, undisturbed: pathlib.Path) -> float:
   if list(mine) != list(its):
     raise FailedError(f"steps {list(mine)} are logged instead of {list(its)}")
   far = {f"loss {k}": abs(mine[k] / its[k] - 1) for k in its}
-  mine, its = arrays(run), arrays(undisturbed)
-  names = [n for n in _same_names(mine, its) if n.startswith("params/")]
-  for network, group in itertools.groupby(names, lambda n: n.split("/")[1]):
-    some = list(group)
-    a, b = (np.concatenate([x[n].ravel() for n in some]) for x in (mine, its))
-    length = max(np.linalg.norm(b), np.finfo(b.dtype).tiny)
-    far[f"params/{network}"] = float(np.linalg.norm(a - b) / length)
+  far |= apart(arrays(run), arrays(undisturbed))
   for name, share in far.items():
     if not share <= TOLERANCE:  # NaN is not either.
       raise FailedError(f"{name} is {share:.2g} off the undisturbed run")
   if _results(run).keys() != _results(undisturbed).keys():
     raise FailedError("results.json has other entries")
   return max(far.values())
+
+
+def apart(
+  mine: dict[str, np.ndarray], its: dict[str, np.ndarray]
+) -> dict[str, float]:
+  """How far each network's parameters are off, as a share of their length."""
+  names = [n for n in _same_names(mine, its) if n.startswith("params/")]
+  far = {}
+  for network, group in itertools.groupby(names, lambda n: n.split("/")[1]):
+    some = list(group)
+    a, b = (np.concatenate([x[n].ravel() for n in some]) for x in (mine, its))
+    length = max(np.linalg.norm(b), np.finfo(b.dtype).tiny)
+    far[f"params/{network}"] = float(np.linalg.norm(a - b) / length)
+  return far
 
 
 def _lines(run: pathlib.Path) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from vgsgan import edits, impostors, inversion, passes, scores
+from vgsgan import edits, impostors, inversion, objectives, passes, scores
 from vgsgan.data import features, pipeline
 from vgsgan.data.pairs import DrawnPairExample
 from vgsgan.errors import UserError
@@ -247,8 +247,8 @@ def check_latents(
 
 def check_seen(loss: str, phases: dict[int, str]) -> None:
   """Refuses edits that would be drawn for a loss that does not look at them."""
-  seen = loss in ("edited", "both", "infonce")
-  if not seen and set(phases.values()) != {"regular"}:
+  seen = (*objectives.EDITED, "infonce")
+  if loss not in seen and set(phases.values()) != {"regular"}:
     raise UserError(
       f"config.loss.name={loss!r} has no use for the edits of "
       "config.edits.curriculum: choose edited, both or infonce, or set the "

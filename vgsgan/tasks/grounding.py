@@ -89,7 +89,7 @@ def objective(
   if config.name == "infonce":
     return objectives.info_nce(params["log_scale"])
   if config.name in objectives.DRAWN:
-    waits = config.name in ("edited", "both") and not edited
+    waits = config.name in objectives.EDITED and not edited
     return objectives.drawn("regular" if waits else config.name, config.margin)
   names = tuple(name.strip() for name in config.negatives.split(","))
   for name in names:
@@ -276,7 +276,7 @@ def build(
   splits: dict[str, pipeline.Records],
 ) -> Task:
   """The task on these splits."""
-  if config.loss.name in ("edited", "both"):
+  if config.loss.name in objectives.EDITED:
     raise UserError(
       f"config.loss.name={config.loss.name!r} is of edits, which this task "
       "does not draw: set --config.task=drawing, or choose regular or hard"
