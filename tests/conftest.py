@@ -18,4 +18,9 @@ from jaxtyping import install_import_hook
 
 install_import_hook("vgsgan", "beartype.beartype")
 
-pytest_plugins = ["tests.saved_states"]  # Fixtures that two files share.
+# Fixtures that several files share.
+pytest_plugins = [
+  "tests.idea_world",
+  "tests.launch_stage",
+  "tests.saved_states",
+]

@@ -12,11 +12,11 @@ from ml_collections import ConfigDict
 
 from tests import (
   drawing_world,
+  idea_world,
   test_classification,
   test_correspondence,
   test_gan,
   test_generation_tasks,
-  test_idea,
   test_trainer,
 )
 from tests.test_options import load
@@ -99,7 +99,7 @@ def make_generation(folder):
 
 
 def make_idea(folder):
-  return test_idea.small("gan"), test_idea.splits()
+  return idea_world.small("gan"), idea_world.splits()
 
 
 @contextmanager

@@ -11,8 +11,8 @@ import soundfile
 from PIL import Image
 
 from tests.filling import quick_jit
+from tests.idea_world import MAKE_MESH, small, splits
 from tests.test_generation_tasks import small as small_pictures
-from tests.test_idea import MAKE_MESH, small, splits
 from vgsgan import data, mesh, samples, trainer
 from vgsgan.data import features
 from vgsgan.errors import UserError

@@ -16,6 +16,7 @@ from tests.test_options import load
 from vgsgan import (
   checkpoints,
   data,
+  evaluating,
   mesh,
   processes,
   tasks,
@@ -219,7 +220,7 @@ def test_a_failing_evaluation_loses_no_step(folder, tmp_path, monkeypatch):
     def broken(*_):
       raise UserError("record 7 cannot be read")
 
-    patched.setattr(trainer, "evaluate", broken)
+    patched.setattr(evaluating, "evaluate", broken)
     for _ in range(2):  # The second finds it due before it trains.
       with pytest.raises(UserError, match="record 7"):
         trainer.run(config, tmp_path / "parts", "train")

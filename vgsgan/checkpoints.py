@@ -29,20 +29,16 @@ from concurrent import futures
 from typing import Any, SupportsFloat
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging as absl_logging
-from jax.experimental import multihost_utils
 
-from vgsgan import packing, processes, step_folders
+from vgsgan import packing, processes, reading, step_folders
 from vgsgan.errors import UserError
 from vgsgan.integrity import (
   DamagedError,
   describe,
-  one_line,
   read_record,
   refusal,
-  require_same_model,
   seal,
 )
 
@@ -110,15 +106,7 @@ class Checkpoints:
     # Orbax and `_agree` meet in the coordination service, never on the devices,
     # where what a thread of its own asks for would mix with the training.
     self._everyone = set(range(jax.process_count()))
-    # Each process reads by itself: one that meets damage would not be where the
-    # others wait for it.
-    alone = ocp.options.MultiprocessingOptions(
-      primary_host=jax.process_index(), active_processes={jax.process_index()}
-    )
-    self._reader = ocp.Checkpointer(
-      ocp.StandardCheckpointHandler(multiprocessing_options=alone),
-      multiprocessing_options=alone,
-    )
+    self._reader = reading.Reader()
     for logger in ("absl", "asyncio"):
       logging.getLogger(logger).addFilter(_not_raised_again)
     policies = ocp.checkpoint_managers
@@ -256,7 +244,7 @@ class Checkpoints:
     damaged = []
     for step in reversed(self.steps()):
       try:
-        found = self._load(step, abstract_state)
+        found = self._reader.read(self.folder / str(step), abstract_state)
       except DamagedError as error:
         warn(f"checkpoint {self.folder / str(step)} is damaged: {error}")
         damaged.append(step)
@@ -286,7 +274,8 @@ class Checkpoints:
     """
     while (step := self.best_step()) is not None:
       try:
-        return (step, *self._load(step, abstract_state))
+        found = self._reader.read(self.folder / str(step), abstract_state)
+        return (step, *found)
       except DamagedError as error:
         warn(f"checkpoint {self.folder / str(step)} is damaged: {error}")
         self._set_aside("damaged", step)
@@ -306,7 +295,7 @@ class Checkpoints:
         f" there are {self.steps() or 'none'}"
       )
     try:
-      return self._load(step, abstract_state)
+      return self._reader.read(self.folder / str(step), abstract_state)
     except DamagedError as error:
       raise UserError(
         f"checkpoint {self.folder / str(step)} is damaged: {error};"
@@ -357,50 +346,6 @@ class Checkpoints:
         if score is not None:
           scores[step] = self._sign * score
     return scores
-
-  def _load(self, step: int, abstract_state: Any) -> tuple[Any, Any]:
-    """Reads and checks a step; all processes come to the same verdict."""
-    verdict, found = "", None
-    try:
-      record = read_record(self.folder / str(step))
-      require_same_model(
-        self.folder / str(step), record["arrays"], abstract_state
-      )
-      found = self._read_state(step, abstract_state, record)
-    except DamagedError as error:
-      verdict = str(error)
-    if jax.process_count() > 1:
-      bad = multihost_utils.process_allgather(np.int32(bool(verdict)))
-      if bad.any() and not verdict:
-        verdict = "another process cannot read it"
-    if verdict:
-      raise DamagedError(verdict)
-    return found, record["meta"]
-
-  def _read_state(self, step: int, abstract: Any, record: dict) -> Any:
-    layout = record.get("packed")  # None: written when nothing was joined.
-    wanted = abstract if layout is None else packing.wanted(abstract, layout)
-    try:
-      with jax.transfer_guard("allow"):
-        state = self._reader.restore(
-          self.folder / str(step) / "state",
-          args=ocp.args.StandardRestore(wanted),
-        )
-        if layout is not None:
-          state = packing.unpack(state, layout, abstract)
-        found = describe(state, True)
-    except (MemoryError, jax.errors.JaxRuntimeError):
-      raise  # too big for this machine, which is no damage
-    except Exception as error:
-      raise DamagedError(one_line(error)) from error
-    for name, (shape, dtype, crc) in found.items():
-      # An array spread over processes has no checksum (see `checksum`). The
-      # dtype too: without its own metadata Orbax returns keys as integers.
-      *same, written = record["arrays"][name]
-      crcs = {crc, written} - {None}
-      if [shape, dtype] != same or len(crcs) > 1:
-        raise DamagedError(f"{name} is not what was written (CRC-32)")
-    return state
 
   def _set_aside(self, why: str, step: int) -> None:
     if jax.process_index() == 0:

@@ -1,4 +1,4 @@
-"""The one loop: restore, step, log, save, evaluate, leave when asked.
+"""The one loop: restore, step, log, evaluate, save, leave when asked.
 
 The order in which a step's duties are done is what makes an interrupted run
 equal an uninterrupted one:
@@ -12,7 +12,6 @@ equal an uninterrupted one:
 """
 
 import contextlib
-import dataclasses
 import pathlib
 from typing import Any
 
@@ -25,7 +24,7 @@ from jax.sharding import Mesh
 from vgsgan import (
   checkpoints,
   data,
-  jsonfiles,
+  evaluating,
   logbook,
   memory,
   mesh,
@@ -41,6 +40,7 @@ from vgsgan.data import pipeline
 from vgsgan.errors import UserError
 from vgsgan.kernels import onednn_library
 from vgsgan.options import check_at_least, check_one_of
+from vgsgan.runs import Run, abstract_state, fresh, require_same
 from vgsgan.state import TrainState
 
 TRANSFER_GUARDS = ("allow", "log", "disallow")
@@ -48,42 +48,6 @@ TRANSFER_GUARDS = ("allow", "log", "disallow")
 
 class NonFiniteError(UserError):
   """The loss or the gradient became infinite or not a number."""
-
-
-@dataclasses.dataclass
-class Run:
-  """What the functions below share about one run."""
-
-  config: ml_collections.ConfigDict
-  workdir: pathlib.Path
-  task: tasks.Task
-  splits: dict[str, Any]
-  mesh: Any
-  log: logbook.Logbook
-  saved: checkpoints.Checkpoints
-  stop: preemption.Preemption
-
-  def position(self, step: int) -> dict[str, Any]:
-    """The pipeline's position after `step` batches, as it is saved."""
-    return {
-      "examples": step * self.config.train.batch,
-      "seed": self.config.seed,
-      "data": data.identity(self.config.data),
-      "prepared": data.prepared(self.splits["train"]),
-    }
-
-  def record_ids(self, step: int) -> list[str]:
-    """The records of the global batch that made `step`."""
-    batch, records = self.config.train.batch, self.splits["train"]
-    positions = range((step - 1) * batch, step * batch)
-    n, seed = len(records), self.config.seed
-    rows = [pipeline.record_at(p, n, seed) for p in positions]
-    return [str(records[row]["id"], "utf8") for row in rows]
-
-  def due(self, step: int, every: int) -> bool:
-    """Whether a duty of every so many steps falls on this one; 0 is never."""
-    last = step == self.config.train.steps
-    return last or (every > 0 and step % every == 0)
 
 
 def run(
@@ -126,7 +90,7 @@ def run(
       ):
         if mode == "train":
           train(this)
-        finish(this)
+        evaluating.finish(this)
     except preemption.Interrupted as left:
       log.warn(f"{left}; the same command goes on from here")
       return stop.exit_code
@@ -134,17 +98,6 @@ def run(
       saved.close()
       stop.uninstall()
   return 0
-
-
-def fresh(this: Run) -> TrainState:
-  """The state before the first step; to be traced, not run as it is."""
-  return this.task.init(jax.random.key(this.config.seed))
-
-
-def abstract_state(this: Run) -> TrainState:
-  """Shapes and places of the state, without computing it."""
-  shapes = jax.eval_shape(lambda: fresh(this))
-  return mesh.abstract(shapes, this.mesh)
 
 
 def start(this: Run) -> tuple[TrainState, dict[str, Any]]:
@@ -162,17 +115,6 @@ def start(this: Run) -> tuple[TrainState, dict[str, Any]]:
     require_same(this, step, meta, name)
   this.log.info(f"going on from step {step}")
   return state, meta
-
-
-def require_same(this: Run, step: int, meta: dict[str, Any], name: str) -> None:
-  """Refuses a checkpoint of other data, or of another order of it."""
-  now = {name: this.position(step)[name]}
-  was = {name: meta.get(name, now[name])}  # Runs of before have not all.
-  for line in jsonfiles.differences(was, now):
-    raise UserError(
-      f"the checkpoint of step {step} has another {line}; use the config of "
-      f"{this.workdir}/config.json or another --workdir"
-    )
 
 
 def train(this: Run) -> None:
@@ -343,7 +285,8 @@ def save(
 def evaluate_and_save(this: Run, state: TrainState, step: int) -> None:
   """Evaluates on validation and saves with the figure that chooses the best."""
   try:
-    figure = validate(this, gathered(this, state), step)
+    whole = evaluating.gathered(this, state)
+    figure = evaluating.validate(this, whole, step)
   except preemption.Interrupted:
     save(this, state, step, evaluated=False)
     this.saved.wait()
@@ -357,55 +300,3 @@ def evaluate_and_save(this: Run, state: TrainState, step: int) -> None:
         this.saved.wait()
     raise
   save(this, state, step, evaluated=True, selection=figure)
-
-
-def validate(this: Run, state: TrainState, step: int) -> float:
-  """Evaluates on validation and logs it; the figure that chooses the best."""
-  results = evaluate(this, state, "validation")
-  this.log.write(step, "validation", jsonfiles.flatten(results))
-  if this.task.pictures:
-    for name, pixels in this.task.pictures(state).items():
-      this.log.write_picture(step, name, pixels)
-  return this.task.select(results)
-
-
-def gathered(this: Run, state: TrainState) -> TrainState:
-  """The state as it is evaluated: networks whole on every device."""
-  if this.mesh.shape["model"] == 1:
-    return state
-  with jax.set_mesh(this.mesh):
-    return jax.jit(passes.whole_networks)(state)
-
-
-def evaluate(this: Run, state: TrainState, split: str) -> dict[str, Any]:
-  with (
-    this.log.status(f"evaluating on {split}"),
-    memory.enough(memory.EVALUATION),
-  ):
-    return this.task.evaluate(state, split, this.stop.check)
-
-
-def finish(this: Run) -> None:
-  """The final evaluation, of the checkpoint that validation chose."""
-  restored = this.saved.restore_best(abstract_state(this), this.log.warn)
-  if restored is None:
-    raise UserError(
-      f"no evaluated checkpoint in {this.saved.folder}: train first, or name "
-      "the --workdir of a finished run"
-    )
-  best, state, meta = restored
-  state = gathered(this, state)
-  # Other data may hold out what this state was trained on.
-  for name in ("data", "prepared"):
-    require_same(this, best, meta, name)
-  results = {
-    "step": best,
-    "chosen_by": f"{this.task.selection} on validation",
-    "prepared": this.position(best)["prepared"],
-    "splits": {
-      split: evaluate(this, state, split) for split in ("validation", "test")
-    },
-  }
-  this.log.write_json(this.workdir / "results.json", results)
-  processes.meet("wrote the results")  # Others may go on to read them.
-  this.log.info(f"wrote {this.workdir / 'results.json'}")

@@ -1,0 +1,95 @@
+"""Figures of generated pairs, of some whose classes are known."""
+
+import numpy as np
+import pytest
+
+from tests.idea_world import COLOURS, ideal_judges
+from vgsgan.evals.generated import Clips
+from vgsgan.tasks import idea_figures
+
+
+def clips_of(labels, rng):
+  """Clips that `ideal_judges` understand."""
+  pictures = np.array(COLOURS)[labels][:, None, None] / 127.5 - 1
+  sounds = -np.ones((len(labels), 16, 8))
+  for row, label in zip(sounds, labels, strict=True):
+    row[:, (1, 4, 7)[label]] = 1
+  pictures = pictures + rng.normal(0, 0.02, (len(labels), 8, 8, 3))
+  return Clips(
+    np.float32(pictures), np.float32(sounds + rng.normal(0, 0.02, sounds.shape))
+  )
+
+
+def test_judged_figures_of_clips_whose_classes_are_known():
+  rng = np.random.default_rng(0)
+  labels = np.array([0, 1, 2, 1, 0, 2, 1, 1, 0, 2, 0, 1])
+  wrong = np.array([0, 1, 2, 1, 0, 2, 2, 2, 1, 0, 2, 0])  # Half of them.
+  # Like those in a third.
+  partly = np.where(np.arange(12) < 4, wrong, (wrong + 1) % 3)
+  real, other = clips_of(labels, rng), clips_of(wrong, rng)
+  third = clips_of(partly, rng)
+  made = {
+    "from_both": clips_of(labels, rng),
+    "from_picture": Clips(third.picture, other.sound),
+    "from_sound": Clips(other.picture, third.sound),
+    "sampled": other,
+  }
+  found = idea_figures.judged(
+    ideal_judges(), real, np.stack([labels, np.full(12, -1)], 1), made
+  )
+  accuracy = {k: x["value"] for k, x in found["match"]["accuracy"].items()}
+  assert accuracy == {
+    "from_both": 1.0,
+    "from_picture": pytest.approx(1 / 3),
+    "from_sound": pytest.approx(1 / 3),
+    "sampled": 1.0,  # Wrong, but of one mind.
+    "given_picture": 0.5,
+    "given_sound": 0.5,
+  }
+  apart = np.mean(labels == np.roll(labels, 1))
+  for figure in found["match"]["accuracy"].values():
+    assert figure["real"] == 1 and figure["mismatched"] == apart
+  assert found["match"]["score"]["given_sound"]["value"] == -0.5
+  for name in ("picture_from_sound", "sound_from_picture"):
+    figure = found["class"][name]
+    assert (figure["value"], figure["real"]) == (0.5, 1.0)
+    assert figure["chance"] == pytest.approx(np.bincount(labels).max() / 12)
+  for part in ("picture", "sound", "pair"):
+    assert set(found[part]["frechet"]) == set(made)
+
+
+def test_what_does_not_belong_together_shows_in_pairs_alone():
+  rng = np.random.default_rng(0)
+  labels = rng.integers(0, 3, 400)
+  real, again = clips_of(labels, rng), clips_of(labels, rng)
+  shuffled = Clips(again.picture, again.sound[rng.permutation(400)])
+  made = {"again": again, "shuffled": shuffled}
+  found = idea_figures.likeness(
+    *idea_figures.looked(idea_figures.coarse, real, made)
+  )
+  away = {
+    part: {name: x["value"] for name, x in figures["frechet"].items()}
+    for part, figures in found.items()
+  }
+  for part in ("picture", "sound"):
+    assert away[part]["shuffled"] < 2 * away[part]["again"] + 0.05
+  assert away["pair"]["shuffled"] > 20 * away["pair"]["again"]
+
+
+def test_the_likest_pairs_are_kept_whatever_judges_find():
+  def results(away, judged):
+    def found(value):
+      return {"pair": {"frechet": {"from_both": {"value": value}}}}
+
+    return {"coarse": found(away), "judged": found(judged)}
+
+  near, far = results(1.0, 9.0), results(2.0, 3.0)
+  assert idea_figures.likest(near) > idea_figures.likest(far)
+
+
+def test_spectrograms_stand_upright():
+  sound = np.zeros((1, 3, 2))
+  sound[0, 2, 0] = 1  # The last frame, the lowest band.
+  np.testing.assert_array_equal(
+    idea_figures.upright(sound)[0, :, :, 0], [[0, 0, 0], [0, 0, 1]]
+  )

@@ -1,0 +1,107 @@
+"""Whole runs of pictures and sounds through one representation."""
+
+import json
+
+import jax
+import pytest
+from PIL import Image
+
+from tests.filling import quick_jit
+from tests.idea_world import MAKE_MESH, ideal_judges, small, splits
+from tests.test_options import load
+from vgsgan import data, judges, mesh, trainer
+from vgsgan.errors import UserError
+from vgsgan.tasks import idea
+
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
+
+@pytest.fixture
+def in_memory(monkeypatch):
+  monkeypatch.setattr(
+    mesh, "make_mesh", lambda n=2, model=1: MAKE_MESH(n, model)
+  )
+  monkeypatch.setattr(jax, "jit", quick_jit)
+  monkeypatch.setattr(data, "load", lambda config: splits())
+
+
+@pytest.mark.parametrize("kind", idea.KINDS)
+def test_a_whole_run_of_every_kind(kind, tmp_path, monkeypatch, in_memory):
+  config = small(kind)
+  config.transfer_guard = "disallow"
+  if kind == "gan":
+    monkeypatch.setattr(judges, "load", lambda *named: ideal_judges())
+    config.judges.update({"classifier": "a", "correspondence": "b"})
+  assert trainer.run(config, tmp_path, "train") == 0
+  results = json.loads((tmp_path / "results.json").read_text())
+  found = results["splits"]["test"]
+  assert found["clips"] == 10
+  for part in ("picture", "sound"):
+    for name in ("from_both", "from_picture", "from_sound"):
+      figure = found["squared_error"][part][name]
+      assert figure["value"] > 0 and figure["chance"] > 0
+  names = {"from_both", "from_picture", "from_sound", "sampled"}
+  names |= {"prior"} if kind.startswith("vae") else set()
+  for part in ("picture", "sound", "pair"):
+    assert set(found["coarse"][part]["frechet"]) == names
+  assert ("judged" in found) == (kind == "gan")
+  if kind == "gan":
+    assert found["judged"]["class"]["picture_from_sound"]["real"] == 1
+    assert set(found["judged"]["match"]) == {"accuracy", "score"}
+    table = load("generation").get_config("table").compare
+    columns = dict(table.columns)
+    assert set(table.numbers) < set(columns)
+    for name, path in columns.items():
+      figure = results
+      for part in path.split("."):
+        figure = figure[part]
+      assert {"value", "chance"} <= figure.keys()
+      if name not in table.numbers:
+        assert 0 <= figure["value"] <= 1
+  with Image.open(tmp_path / "pictures" / "4.png") as opened:
+    assert opened.size == (9 * 8, (1 + len(names)) * 8)
+  with Image.open(tmp_path / "spectrograms" / "4.png") as opened:
+    assert opened.size == (9 * 16, (1 + len(names)) * 8)
+
+
+def test_one_pair_is_no_batch_for_a_discriminator_of_pairs():
+  config = small("gan")
+  config.train.batch = 1
+  with pytest.raises(UserError, match=r"config\.train\.batch=1 must be at"):
+    idea.Idea(config)
+  config.train.update({"batch": 6, "accumulate": 6})
+  with pytest.raises(UserError, match=r"accumulate=6 .* lower it to 3 at most"):
+    idea.Idea(config)
+  config.train.accumulate = 3
+  idea.Idea(config)
+
+
+@pytest.mark.parametrize(
+  ("section", "fields", "said"),
+  [
+    ("idea", {"kind": "aee"}, "config.idea.kind='aee' is unknown"),
+    ("idea", {"drop": 0.6}, "config.idea.drop=0.6 must be from 0 to 0.5"),
+    ("idea", {"widths": ()}, "config.idea.widths=(): name the channels"),
+    ("idea", {"sound_decoder": (8, -8)}, "config.idea.sound_decoder=(8, -8)"),
+    ("idea", {"latent": 0}, "config.idea.latent=0 must be at least 1"),
+    (
+      "idea",
+      {"sound_decoder": (4, 4, 4, 4)},
+      "4 widths of a decoder need sides that are multiples of 16, not (16, 8)",
+    ),
+    (
+      "data",
+      {"spectrogram": "mel"},
+      "config.data.spectrogram='mel' is unknown",
+    ),
+    ("idea", {"picture_decoder": (4,) * 4}, "multiples of 16, not (8, 8)"),
+    ("data", {"seconds": 0.0}, "config.data.seconds=0.0 must be at least"),
+  ],
+)
+def test_a_wrong_value_is_named_in_one_line(section, fields, said):
+  config = small("ae")
+  config[section].update(fields)
+  with pytest.raises(UserError) as refused:
+    idea.Idea(config)
+  assert said in str(refused.value)
+  assert "\n" not in str(refused.value)
