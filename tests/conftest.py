@@ -20,7 +20,6 @@ install_import_hook("vgsgan", "beartype.beartype")
 
 # Fixtures that several files share.
 pytest_plugins = [
-  "tests.idea_world",
   "tests.launch_stage",
   "tests.saved_states",
 ]

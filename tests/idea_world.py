@@ -1,4 +1,7 @@
-"""A small world of colours, and tones that go with them."""
+"""A small world of colours, and tones that go with them.
+
+Fixtures are taken over by name, as those of `drawing_world`.
+"""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -12,10 +15,11 @@ from vgsgan.data.builders.scenes import encode
 from vgsgan.models import decoders, mixture
 from vgsgan.models.layers import Norm
 
-MAKE_MESH = mesh.make_mesh
 COLOURS = ((230, 40, 40), (40, 200, 60), (60, 80, 230))
 TONES = (300.0, 900.0, 2400.0)  # Hertz.
 
+# As they are before they are patched.
+MAKE_MESH = mesh.make_mesh
 TOWER, GLOBAL_MAX = decoders.tower, mixture.global_max
 SPECTROGRAM = features.spectrogram
 
@@ -44,7 +48,7 @@ def short_spectrogram(waveform, num_samples, *, frames, num_mels, **_):
   return jnp.tanh(jnp.stack(bands, axis=-1) - 0.5)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def quick_to_compile():
   """Networks and a spectrogram that take little time to compile."""
   with pytest.MonkeyPatch.context() as patched:

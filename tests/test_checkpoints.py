@@ -217,16 +217,16 @@ with Checkpoints(folder, best="r") as saved:
   saved.save(2, t.make_state(3), {"at": 3}, {"r": 0.1})
   saved.wait()
   # What the second alone cannot read, neither believes.
-  read = saved._reader._orbax.restore
+  read = saved._restorer._orbax.restore
   def damaged(path, **given):
     if "2" in pathlib.Path(path).parts:
       raise ValueError("a chunk is damaged")
     return read(path, **given)
   if rank == 1:
-    saved._reader._orbax.restore = damaged
+    saved._restorer._orbax.restore = damaged
   state, meta = saved.restore_latest(t.abstract(t.make_state(0)))
   assert meta == {"at": 1}, meta
-  saved._reader._orbax.restore = read
+  saved._restorer._orbax.restore = read
   saved.save(2, t.make_state(3), {"at": 3}, {"r": 0.1})
   saved.wait()
   if rank == 0:

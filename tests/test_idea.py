@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from tests import idea_world
 from tests.filling import filled, normal, quick_jit, same
 from tests.idea_world import (
   GLOBAL_MAX,
@@ -28,7 +29,7 @@ from vgsgan.tasks import idea
 
 KEY = jax.random.key(6)
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
+quick_to_compile = idea_world.quick_to_compile
 
 
 def batch_of(config, many=8):
@@ -71,9 +72,6 @@ def game():
   config = small("vae-gan", kl_weight=0.3, weight=0.7, drop=0.4)
   model = idea.Idea(config)
   return model, with_sgd(model), quick_jit(model.step), batch_of(config)
-
-
-# ----------------------------------------------------------------- networks
 
 
 @pytest.fixture(scope="module")

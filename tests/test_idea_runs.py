@@ -1,4 +1,4 @@
-"""Whole runs of pictures and sounds through one representation."""
+"""Whole runs through one representation, and configs that are refused."""
 
 import json
 
@@ -6,6 +6,7 @@ import jax
 import pytest
 from PIL import Image
 
+from tests import idea_world
 from tests.filling import quick_jit
 from tests.idea_world import MAKE_MESH, ideal_judges, small, splits
 from tests.test_options import load
@@ -13,7 +14,7 @@ from vgsgan import data, judges, mesh, trainer
 from vgsgan.errors import UserError
 from vgsgan.tasks import idea
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
+quick_to_compile = idea_world.quick_to_compile
 
 
 @pytest.fixture

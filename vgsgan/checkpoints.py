@@ -32,7 +32,7 @@ import jax
 import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 
-from vgsgan import packing, processes, reading, step_folders
+from vgsgan import packing, processes, restoring, step_folders
 from vgsgan.errors import UserError
 from vgsgan.integrity import (
   DamagedError,
@@ -106,7 +106,7 @@ class Checkpoints:
     # Orbax and `_agree` meet in the coordination service, never on the devices,
     # where what a thread of its own asks for would mix with the training.
     self._everyone = set(range(jax.process_count()))
-    self._reader = reading.Reader()
+    self._restorer = restoring.Restorer()
     for logger in ("absl", "asyncio"):
       logging.getLogger(logger).addFilter(_not_raised_again)
     policies = ocp.checkpoint_managers
@@ -244,7 +244,7 @@ class Checkpoints:
     damaged = []
     for step in reversed(self.steps()):
       try:
-        found = self._reader.read(self.folder / str(step), abstract_state)
+        found = self._restorer.read(self.folder / str(step), abstract_state)
       except DamagedError as error:
         warn(f"checkpoint {self.folder / str(step)} is damaged: {error}")
         damaged.append(step)
@@ -274,7 +274,7 @@ class Checkpoints:
     """
     while (step := self.best_step()) is not None:
       try:
-        found = self._reader.read(self.folder / str(step), abstract_state)
+        found = self._restorer.read(self.folder / str(step), abstract_state)
         return (step, *found)
       except DamagedError as error:
         warn(f"checkpoint {self.folder / str(step)} is damaged: {error}")
@@ -295,7 +295,7 @@ class Checkpoints:
         f" there are {self.steps() or 'none'}"
       )
     try:
-      return self._reader.read(self.folder / str(step), abstract_state)
+      return self._restorer.read(self.folder / str(step), abstract_state)
     except DamagedError as error:
       raise UserError(
         f"checkpoint {self.folder / str(step)} is damaged: {error};"
@@ -325,7 +325,7 @@ class Checkpoints:
       finally:
         self._writer.shutdown()
         self._manager.close()
-        self._reader.close()
+        self._restorer.close()
 
   def _score(self, metrics: Mapping[str, SupportsFloat] | None) -> float | None:
     if metrics is None or self._best is None:

@@ -12,6 +12,7 @@ from vgsgan.state import TrainState
 
 def validate(this: Run, state: TrainState, step: int) -> float:
   """Evaluates on validation and logs it; the figure that chooses the best."""
+  state = gathered(this, state)
   results = evaluate(this, state, "validation")
   this.log.write(step, "validation", jsonfiles.flatten(results))
   if this.task.pictures:

@@ -23,7 +23,7 @@ from vgsgan.state import TrainState
 
 @dataclasses.dataclass
 class Run:
-  """What the functions below share about one run."""
+  """What the parts of one run share."""
 
   config: ml_collections.ConfigDict
   workdir: pathlib.Path

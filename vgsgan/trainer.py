@@ -285,8 +285,7 @@ def save(
 def evaluate_and_save(this: Run, state: TrainState, step: int) -> None:
   """Evaluates on validation and saves with the figure that chooses the best."""
   try:
-    whole = evaluating.gathered(this, state)
-    figure = evaluating.validate(this, whole, step)
+    figure = evaluating.validate(this, state, step)
   except preemption.Interrupted:
     save(this, state, step, evaluated=False)
     this.saved.wait()

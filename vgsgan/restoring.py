@@ -1,4 +1,4 @@
-"""One checkpoint, read and compared with the record beside it."""
+"""One checkpoint, read and compared with the record that lies in it."""
 
 import pathlib
 from typing import Any
@@ -18,7 +18,7 @@ from vgsgan.integrity import (
 )
 
 
-class Reader:
+class Restorer:
   """Reads steps by their folders. Every process makes every call."""
 
   def __init__(self):
