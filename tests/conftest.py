@@ -3,12 +3,12 @@
 import os
 import tempfile
 
+from tests import quick_xla
+
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
   os.environ.get("XLA_FLAGS", "")
-  + " --xla_force_host_platform_device_count=8"
-  # Most tests compile for longer than they compute: a third of the time.
-  + " --xla_backend_optimization_level=0"
+  + f" --xla_force_host_platform_device_count=8 {quick_xla.FLAGS}"
 )
 # Many runs of one small model: each program is compiled once.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp())

@@ -13,6 +13,7 @@ import sys
 import jax.numpy as jnp
 import pytest
 
+from tests import quick_xla
 from vgsgan.checkpoints import Checkpoints
 from vgsgan.drill import __main__ as drill
 from vgsgan.drill import compare, faults, runs
@@ -23,7 +24,6 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 def test_a_short_drill(tmp_path):
   kinds = ("kill-saving", "damaged-data", "kill-one-of-two")
-  flags = "--xla_backend_optimization_level=0"
   done = subprocess.run(
     [
       *(sys.executable, "-m", "vgsgan.drill", "--count=3"),
@@ -32,7 +32,7 @@ def test_a_short_drill(tmp_path):
       "--config.data.num_test=8",
     ],
     cwd=ROOT,
-    env=os.environ | {"XLA_FLAGS": flags},
+    env=os.environ | {"XLA_FLAGS": quick_xla.FLAGS},
     capture_output=True,
     text=True,
     timeout=1200,

@@ -14,7 +14,7 @@ import sys
 import numpy as np
 import pytest
 
-from tests import every_task, stamps_fixture
+from tests import every_task, quick_xla, stamps_fixture
 from vgsgan import tasks
 from vgsgan.drill import compare
 
@@ -36,8 +36,8 @@ def start(folder, name, processes, *names):
   with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
     address = f"127.0.0.1:{free.getsockname()[1]}"
-  flags = "--xla_backend_optimization_level=0"
-  flags += f" --xla_force_host_platform_device_count={8 // processes}"
+  flags = f"--xla_force_host_platform_device_count={8 // processes} "
+  flags += quick_xla.FLAGS
   env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
   (folder / name).mkdir(exist_ok=True)
   folders = [str(folder), str(folder / name)]
