@@ -135,9 +135,10 @@ def test_two_processes_give_what_one_gives(folder, task):
   )
   assert mine.keys() == its.keys()
   for name, value in its.items():
-    # The rank of one of 24 records may change hands.
+    # Near scores may change places: a rank by one, a share by one of 24.
+    one_rank = 1.01 if "/median_rank/" in name else 1.01 / 24
     np.testing.assert_allclose(
-      mine[name], value, rtol=2e-2, atol=1.01 / 24, err_msg=name
+      mine[name], value, rtol=2e-2, atol=one_rank, err_msg=name
     )
   mine, its = compare.arrays(two, 4), compare.arrays(one, 4)
   assert mine.keys() == its.keys()
