@@ -4,12 +4,14 @@ Fixtures are taken over by name, as those of `drawing_world`.
 """
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.filling import quick_jit
 from tests.test_options import load
-from vgsgan import judges, mesh
+from vgsgan import data, judges, mesh
 from vgsgan.data import features
 from vgsgan.data.builders.scenes import encode
 from vgsgan.models import decoders, mixture
@@ -104,6 +106,16 @@ def splits():
     "validation": records(9, 1),
     "test": records(10, 2),
   }
+
+
+@pytest.fixture
+def in_memory(monkeypatch):
+  """Runs of these records, on two devices."""
+  monkeypatch.setattr(
+    mesh, "make_mesh", lambda n=2, model=1: MAKE_MESH(n, model)
+  )
+  monkeypatch.setattr(jax, "jit", quick_jit)
+  monkeypatch.setattr(data, "load", lambda config: splits())
 
 
 def ideal_judges():

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from tests.filling import filled, quick_jit
+from tests.idea_world import COLOURS, record
 from tests.test_options import load
 from vgsgan import data, mesh, tasks, trainer
 from vgsgan.data import features
-from vgsgan.data.builders.scenes import encode
 from vgsgan.data.clip_sets import Labelled
 from vgsgan.errors import UserError
 from vgsgan.hierarchy import Hierarchy
@@ -19,8 +19,6 @@ from vgsgan.models.correspondence import Tower
 from vgsgan.state import TrainState
 from vgsgan.tasks import classification
 
-COLOURS = ((230, 40, 40), (40, 200, 60), (60, 80, 230))
-TONES = (300.0, 900.0, 2400.0)  # Hertz.
 CLASSES = len(COLOURS)
 STAR = Hierarchy(
   ("root", "red", "green", "blue"), ((0, 1), (0, 2), (0, 3)), (1, 2, 3)
@@ -41,22 +39,6 @@ def small(**fields):
   for path, value in fields.items():
     config.update_from_flattened_dict({path.replace("__", "."): value})
   return config
-
-
-def record(number, rng):
-  """A noisy colour and the tone that goes with it, of 0.3 s."""
-  label = number % CLASSES
-  picture = np.array(COLOURS[label]) + rng.normal(0, 8, (8, 8, 3))
-  time = np.arange(2400) / 8000
-  sound = 0.3 * np.sin(2 * np.pi * (TONES[label] * time + rng.random()))
-  sound += rng.normal(0, 0.01, sound.shape)
-  return {
-    "id": f"{number}".encode(),
-    "clip_id": number,
-    "image": encode(np.clip(picture, 0, 255).astype(np.uint8)),
-    "waveform": (32767 * sound).astype(np.int16),
-    "labels": np.array([label], np.int32),
-  }
 
 
 def records(many, seed=0):

@@ -2,28 +2,18 @@
 
 import json
 
-import jax
 import pytest
 from PIL import Image
 
 from tests import idea_world
-from tests.filling import quick_jit
-from tests.idea_world import MAKE_MESH, ideal_judges, small, splits
+from tests.idea_world import ideal_judges, small
 from tests.test_options import load
-from vgsgan import data, judges, mesh, trainer
+from vgsgan import judges, trainer
 from vgsgan.errors import UserError
 from vgsgan.tasks import idea
 
 quick_to_compile = idea_world.quick_to_compile
-
-
-@pytest.fixture
-def in_memory(monkeypatch):
-  monkeypatch.setattr(
-    mesh, "make_mesh", lambda n=2, model=1: MAKE_MESH(n, model)
-  )
-  monkeypatch.setattr(jax, "jit", quick_jit)
-  monkeypatch.setattr(data, "load", lambda config: splits())
+in_memory = idea_world.in_memory
 
 
 @pytest.mark.parametrize("kind", idea.KINDS)

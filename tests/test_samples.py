@@ -3,22 +3,23 @@
 import io
 import sys
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import soundfile
 from PIL import Image
 
-from tests.filling import quick_jit
-from tests.idea_world import MAKE_MESH, small, splits
+from tests import idea_world
+from tests.idea_world import small
 from tests.test_generation_tasks import small as small_pictures
-from vgsgan import data, mesh, samples, trainer
+from vgsgan import samples, trainer
 from vgsgan.data import features
 from vgsgan.errors import UserError
 from vgsgan.evals.generated import Clips
 
 RATE = 16000
+
+in_memory = idea_world.in_memory
 
 
 def spectrogram(sound):
@@ -87,15 +88,6 @@ def test_a_page_has_pictures_above_their_spectrograms():
   # Of pictures alone there is nothing below.
   silent = np.zeros((2, 0, 1), np.float32)
   assert samples.page({"real": Clips(white, silent)}).shape == (116, 192, 3)
-
-
-@pytest.fixture
-def in_memory(monkeypatch):
-  monkeypatch.setattr(
-    mesh, "make_mesh", lambda n=1, model=1: MAKE_MESH(n, model)
-  )
-  monkeypatch.setattr(jax, "jit", quick_jit)
-  monkeypatch.setattr(data, "load", lambda config: splits())
 
 
 def files_of(folder):
