@@ -111,12 +111,14 @@ def waveform(
   """A sound of this log-mel spectrogram, of `features.spectrogram`.
 
   Bands are undone by least squares and phases guessed (Griffin and Lim, IEEE
-  Transactions on Acoustics, Speech, and Signal Processing, 1984).
+  Transactions on Acoustics, Speech, and Signal Processing, 1984), from the same
+  random ones each time.
 
   Raises:
     UserError: librosa is not installed.
   """
   try:
+    from librosa import griffinlim
     from librosa.feature import inverse
   except ImportError as error:
     raise UserError(
@@ -124,14 +126,19 @@ def waveform(
       'pip install -e ".[sounds]"'
     ) from error
   window = round(_WINDOW * sample_rate)
-  emphasised = inverse.mel_to_audio(
+  magnitudes = inverse.mel_to_stft(
     10.0 ** (4.0 * (np.float64(spectrogram.T) - 1.0)),
     sr=sample_rate,
     n_fft=window,
-    hop_length=round(_HOP * sample_rate),
-    window=np.hamming(window),
-    n_iter=_ROUNDS,
     fmin=_LOWEST,
+  )
+  emphasised = griffinlim(
+    magnitudes,
+    n_iter=_ROUNDS,
+    hop_length=round(_HOP * sample_rate),
+    n_fft=window,
+    window=np.hamming(window),
+    random_state=0,
   )
   sound = signal.lfilter([1.0], [1.0, -_PREEMPHASIS], emphasised)
   return _PEAK * sound / max(np.abs(sound).max(), 1e-9)
