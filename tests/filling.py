@@ -1,4 +1,4 @@
-"""Networks and arrays of random numbers, compiled quickly, and compared."""
+"""Networks and arrays of random numbers, and whether two are the same."""
 
 import functools
 
@@ -7,10 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 
 KEY = jax.random.key(5)
-# Compiling is most of the time here.
-quick_jit = functools.partial(
-  jax.jit, compiler_options={"xla_backend_optimization_level": 0}
-)
 
 
 def filled(shapes, seed=0, scale=0.4):

@@ -4,12 +4,10 @@ Fixtures are taken over by name, as those of `drawing_world`.
 """
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.filling import quick_jit
 from tests.test_options import load
 from vgsgan import data, judges, mesh
 from vgsgan.data import features
@@ -114,7 +112,6 @@ def in_memory(monkeypatch):
   monkeypatch.setattr(
     mesh, "make_mesh", lambda n=2, model=1: MAKE_MESH(n, model)
   )
-  monkeypatch.setattr(jax, "jit", quick_jit)
   monkeypatch.setattr(data, "load", lambda config: splits())
 
 

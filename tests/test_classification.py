@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.filling import filled, quick_jit
+from tests.filling import filled
 from tests.idea_world import COLOURS, record
 from tests.test_options import load
 from vgsgan import data, mesh, tasks, trainer
@@ -110,11 +110,11 @@ def test_the_losses_by_hand():
   }
   tower = Tower((4, 8), (True, False))
 
-  @quick_jit
+  @jax.jit
   def maps(params, x):
     return tower.apply({"params": params}, x, True, mutable=["batch_stats"])[0]
 
-  _, metrics = quick_jit(model.step)(state, batch)
+  _, metrics = jax.jit(model.step)(state, batch)
   for name, x in seen.items():
     own = state.params[name]
     pooled = np.asarray(maps(own["tower"], x)).max((1, 2))
@@ -128,7 +128,7 @@ def test_the_losses_by_hand():
 def test_neither_tower_learns_from_what_the_other_sees():
   model = classification.Classification(small(), CLASSES)
   state = state_of(model)
-  step = quick_jit(model.step)
+  step = jax.jit(model.step)
   batch, other = batch_of(LABELS), batch_of(LABELS, seed=1)
 
   def same(one, two):
@@ -150,7 +150,7 @@ def test_pictures_are_moved_in_training_alone():
   batch = batch_of([[0]] * 30)
   plain = features.normalize_image(batch["image"])
 
-  @quick_jit
+  @jax.jit
   def seen(batch):
     keys = (None, jax.random.key(0))
     return [model.inputs(batch, key)["image"] for key in keys]
@@ -210,7 +210,7 @@ def test_evaluation_is_of_every_record_once():
   polls = []
   got = task.evaluate(state, "validation", lambda: polls.append(1))
   assert len(polls) == 2 and got["clips"] == 11
-  look = quick_jit(
+  look = jax.jit(
     lambda x: model.look(state.params, state.batch_stats, "image", x)
   )
   right, having = [], np.zeros(CLASSES)
@@ -232,7 +232,6 @@ def test_evaluation_is_of_every_record_once():
 def test_a_run_learns_both_and_says_so(tmp_path, monkeypatch):
   two = mesh.make_mesh(2)
   monkeypatch.setattr(mesh, "make_mesh", lambda model: two)
-  monkeypatch.setattr(jax, "jit", quick_jit)
   config = small(train__steps=40, optim__lr=1e-2)
   config.train.update({"eval_every": 20, "save_every": 20})
   config.transfer_guard = "disallow"

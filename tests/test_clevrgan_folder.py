@@ -3,14 +3,12 @@
 import io
 import json
 
-import jax
 import ml_collections
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests import stamps_fixture, test_options
-from tests.filling import quick_jit
 from vgsgan import data, mesh, trainer
 from vgsgan.data.builders import clevrgan_files
 from vgsgan.data.pairs import DrawnPairExample
@@ -265,7 +263,6 @@ def test_the_folder_of_the_config_trains_and_is_evaluated(
 ):
   whole = mesh.make_mesh
   monkeypatch.setattr(mesh, "make_mesh", lambda model: whole(1, model))
-  monkeypatch.setattr(jax, "jit", quick_jit)
   wanted = test_options.load("drawing").get_config("folder,smoke")
   wanted.data.update(
     {"source": str(source), "data_dir": str(tmp_path / "data")}

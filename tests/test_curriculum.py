@@ -4,13 +4,12 @@ import functools
 import json
 import signal
 
-import jax
 import numpy as np
 import pytest
 
 from tests import drawing_world
 from tests.drawing_world import MAKE_MESH, one_line, small
-from tests.filling import quick_jit, same
+from tests.filling import same
 from tests.test_gan import saved_state
 from tests.test_trainer import lines, signal_at
 from vgsgan import data, mesh, tasks, trainer
@@ -128,7 +127,6 @@ def in_memory(monkeypatch, records):
   }
   monkeypatch.setattr(mesh, "make_mesh", lambda model=1: MAKE_MESH(2, model))
   monkeypatch.setattr(data, "load", lambda config: splits)
-  monkeypatch.setattr(jax, "jit", quick_jit)
 
 
 def phased(generator):

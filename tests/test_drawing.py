@@ -10,7 +10,7 @@ import pytest
 
 from tests import drawing_world
 from tests.drawing_world import KEY, MAKE_MESH, RATE, B, model_of, on, state_of
-from tests.filling import quick_jit, same
+from tests.filling import same
 from vgsgan import impostors, mesh, scores, trainer
 from vgsgan.data import features
 from vgsgan.tasks.curriculum import PHASES
@@ -46,7 +46,7 @@ def edits_of(model, state, batch, key):
 def editing(generator):
   """A model, its state, and `edits_of` on 1 and 8 devices, compiled once."""
   model = model_of(generator)
-  run = quick_jit(functools.partial(edits_of, model))
+  run = jax.jit(functools.partial(edits_of, model))
 
   def on_devices(devices, state, batch, key=KEY):
     return jax.device_get(run(*on(MAKE_MESH(devices), state, batch), key))
@@ -134,7 +134,7 @@ class Learning:
     self.changes = jnp.zeros(2)
     self.never = jnp.full(2, jnp.inf)
     self.step = functools.cache(
-      lambda kind: quick_jit(functools.partial(self.plain_step, kind))
+      lambda kind: jax.jit(functools.partial(self.plain_step, kind))
     )
 
   def plain_step(self, kind, state, batch, changes):
@@ -202,7 +202,7 @@ def test_info_nce_without_edits_that_count_is_without_edits(generator, batch):
   learning = Learning(model_of(generator, loss="infonce"))
 
   # Without the update, which is most of what there is to compile.
-  @functools.partial(quick_jit, static_argnums=0)
+  @functools.partial(jax.jit, static_argnums=0)
   def loss(kind, state, batch, changes):
     return learning.plain_step(kind, state, batch, changes)[1]["loss"]
 
@@ -282,7 +282,6 @@ def test_a_step_is_the_same_on_1_and_8_devices(trained, batch, monkeypatch):
   model = copy.copy(trained.model)
   model.mesh = MAKE_MESH(8, model=2)
   there = on(model.mesh, trained.state, batch)
-  monkeypatch.setattr(jax, "jit", quick_jit)
   step = trainer.jit_step(model.phase_step("random"), there[0], model.mesh)
   eight, others = jax.device_get(step(*there))
   one, metrics = jax.device_get(

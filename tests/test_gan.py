@@ -13,7 +13,7 @@ import pytest
 import scipy.stats
 from PIL import Image
 
-from tests.filling import KEY, filled, normal, quick_jit, same, variables_of
+from tests.filling import KEY, filled, normal, same, variables_of
 from tests.placing import placed
 from tests.test_options import load
 from tests.test_trainer import lines, signal_at
@@ -149,7 +149,7 @@ def plain():
   config = small("labels", average=0.15, r1=0.3, orthogonal=0.02)
   config.gan.update({"attention": 1, "discriminator_attention": 1})
   model, state = with_sgd(config)
-  step = quick_jit(model.step)
+  step = jax.jit(model.step)
 
   # From the host each time: what came out of a step compiles nothing anew.
   def run(state, batch):
@@ -248,7 +248,6 @@ def test_eight_devices_do_as_one(plain, monkeypatch):
     placed(state, devices),
     there,
   )
-  monkeypatch.setattr(jax, "jit", quick_jit)
   update = trainer.jit_step(plain.model.step, there[0], devices)
   eight, others = jax.device_get(update(*there))
   assert all(map(np.isfinite, metrics.values()))
@@ -273,7 +272,7 @@ def test_labels_steer_what_is_drawn():
   module = Generator((4, 3), 2, num_labels=5, spectral=False)
   z, labels = normal(2, 4), normal(2, 5, seed=2)
   variables = variables_of(module, z, labels)
-  run = quick_jit(lambda x: module.apply(variables, z, x, train=False))
+  run = jax.jit(lambda x: module.apply(variables, z, x, train=False))
   images = run(labels), run(labels.at[1, 3].add(1.0))
   np.testing.assert_array_equal(images[0][0], images[1][0])
   assert np.abs(images[0][1] - images[1][1]).max() > 1e-3
@@ -291,7 +290,6 @@ def folder(tmp_path_factory):
 def two_devices(monkeypatch):
   monkeypatch.setattr(mesh, "make_mesh", lambda model=1: MAKE_MESH(2, model))
   monkeypatch.setattr(scenes, "_BATCH", 8)
-  monkeypatch.setattr(jax, "jit", quick_jit)
 
 
 def tiny(folder):

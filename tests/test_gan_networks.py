@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.filling import normal, quick_jit, same, variables_of
+from tests.filling import normal, same, variables_of
 from vgsgan.models import attention, spectral
 from vgsgan.models.discriminator import Discriminator
 from vgsgan.models.generator import Generator
@@ -23,7 +23,7 @@ class Drawn:
     self.module = Generator((6, 5, 4, 3), 3, spectral=False, **fields)
     self.z = normal(2, self.module.latent_size)
     self.variables = variables_of(self.module, self.z)
-    self.apply = quick_jit(self._apply)
+    self.apply = jax.jit(self._apply)
 
   def _apply(self, z, keep):
     images, seen = self.module.apply(
@@ -95,7 +95,7 @@ def test_the_latent_matrix_is_the_slope_of_what_reads_the_latent(normed):
         blocks += [seen[f"up{i}"][norm][name] for name in ("gain", "bias")]
     return [block["__call__"][0][0] for block in blocks]
 
-  slopes = quick_jit(jax.jacobian(readings))(z)
+  slopes = jax.jit(jax.jacobian(readings))(z)
   matrix = np.asarray(module.latent_matrix(made["params"]))
   assert len(matrix) == sum(len(slope) for slope in slopes)
   start = 0
@@ -193,7 +193,7 @@ def test_the_largest_singular_value_of_what_is_used_is_1():
   made = variables_of(module, *args, scale=3.0)
   params = jax.tree.map(lambda x: x * (x.ndim > 1), made["params"])
 
-  @functools.partial(quick_jit, static_argnums=1)
+  @functools.partial(jax.jit, static_argnums=1)
   def run(stats, train):
     variables = {"params": params, "batch_stats": stats}
     return module.apply(variables, *args, train, mutable=["batch_stats"])
@@ -243,7 +243,7 @@ def test_self_attention_is_the_plain_one():
   assert params["query"]["kernel"].shape == (1, 1, 16, 2)
   assert params["value"]["kernel"].shape == (1, 1, 16, 8)
   plain = jax.tree.map(np.float64, params)
-  run = quick_jit(lambda params: module.apply({"params": params}, x, False))
+  run = jax.jit(lambda params: module.apply({"params": params}, x, False))
   for gain in (0.0, 0.7):
     got = run(params | {"gain": jnp.float32(gain)})
     assert np.array_equal(got, x) == (gain == 0)
@@ -261,7 +261,7 @@ def test_labels_are_projected_on_the_pooled_map():
   image, labels = normal(3, 8, 8, 3), normal(3, 5, seed=2)
   params = variables_of(module, image, labels)["params"]
 
-  @quick_jit
+  @jax.jit
   def judge(labels):
     return module.apply(
       {"params": params},

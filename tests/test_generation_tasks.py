@@ -10,7 +10,7 @@ import optax
 import pytest
 from PIL import Image
 
-from tests.filling import filled, normal, quick_jit, same
+from tests.filling import filled, normal, same
 from tests.placing import placed
 from tests.test_options import load
 from vgsgan import data, generative, judges, mesh, trainer
@@ -67,7 +67,7 @@ def test_a_decoder_doubles_its_bottom_and_is_bounded():
   module = decoders.Decoder((3, 2), (4, 4, 4), 1)
   latent = normal(5, 6)
   variables = filled(jax.eval_shape(lambda: module.init(KEY, latent, False)))
-  images = quick_jit(lambda z: module.apply(variables, z, False))(latent)
+  images = jax.jit(lambda z: module.apply(variables, z, False))(latent)
   assert images.shape == (5, 24, 16, 1)
   assert np.abs(images).max() <= 1 and images.std() > 0.1
 
@@ -76,7 +76,7 @@ def test_dcgan_starts_all_kernels_with_a_deviation_of_2_hundredths():
   config = load("generation").get_config("dcgan")
   tiny = small("dcgan", decoder=(16, 16), widths=(16, 16), latent=40)
   model = generation.model_of(tiny)
-  params = jax.device_get(quick_jit(model.init)(KEY)).params
+  params = jax.device_get(jax.jit(model.init)(KEY)).params
   kernels = {
     jax.tree_util.keystr(path): np.asarray(x)
     for path, x in jax.tree_util.tree_leaves_with_path(params)
@@ -122,7 +122,7 @@ def test_a_latent_is_drawn_from_its_distribution():
 @pytest.fixture(scope="module", params=["vae", "gan"])
 def plain(request):
   model = generation.model_of(small(request.param, kl_weight=0.3))
-  return request.param, model, with_sgd(model), quick_jit(model.step)
+  return request.param, model, with_sgd(model), jax.jit(model.step)
 
 
 def test_the_loss_is_what_it_says(plain):
@@ -133,7 +133,7 @@ def test_the_loss_is_what_it_says(plain):
   z = jax.random.normal(key, (8, 5))
   params, stats = state.params, state.batch_stats
 
-  @functools.partial(quick_jit, static_argnums=0)
+  @functools.partial(jax.jit, static_argnums=0)
   def run(name, *args):
     variables = {"params": params[name], "batch_stats": stats[name]}
     return model.modules[name].apply(
@@ -177,7 +177,7 @@ def test_the_generator_wants_to_pass_for_real(variant):
     parts = (x["discriminator"] for x in others)
     return model.judge(*parts, inputs, made)[0][1]
 
-  @quick_jit
+  @jax.jit
   def look(own):
     value, slope = jax.value_and_grad(loss)(own)
     moved = jax.tree.map(lambda a, b: a - 1e-3 * b, own, slope)
@@ -197,7 +197,6 @@ def test_eight_devices_do_as_one(plain, monkeypatch):
   monkeypatch.setattr(mesh, "SMALLEST_SPLIT", 64)
   devices = MAKE_MESH(8, model=2)
   there = placed(state, devices)
-  monkeypatch.setattr(jax, "jit", quick_jit)
   update = trainer.jit_step(model.step, there, devices)
   eight, others = jax.device_get(
     update(there, mesh.shard(jax.device_get(batch), devices))
@@ -218,7 +217,7 @@ def test_eight_devices_do_as_one(plain, monkeypatch):
 def test_an_autoencoder_learns_a_few_pictures_by_heart():
   model = generation.model_of(small("ae", decoder=(8, 8)))
   model.tx = {"generator": optax.adam(5e-3)}
-  state, step = quick_jit(model.init)(KEY), quick_jit(model.step)
+  state, step = jax.jit(model.init)(KEY), jax.jit(model.step)
   batch = batch_of(8)
   errors = []
   for _ in range(100):
@@ -238,7 +237,6 @@ def in_memory(monkeypatch):
   monkeypatch.setattr(
     mesh, "make_mesh", lambda n=2, model=1: MAKE_MESH(n, model)
   )
-  monkeypatch.setattr(jax, "jit", quick_jit)
 
   def load_all(config):
     sizes = {"train": 24, "validation": 8, "test": 9}

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from tests import idea_world
-from tests.filling import filled, normal, quick_jit, same
+from tests.filling import filled, normal, same
 from tests.idea_world import (
   GLOBAL_MAX,
   MAKE_MESH,
@@ -71,7 +71,7 @@ def game():
   """The variant in which all parts of the loss are."""
   config = small("vae-gan", kl_weight=0.3, weight=0.7, drop=0.4)
   model = idea.Idea(config)
-  return model, with_sgd(model), quick_jit(model.step), batch_of(config)
+  return model, with_sgd(model), jax.jit(model.step), batch_of(config)
 
 
 @pytest.fixture(scope="module")
@@ -79,12 +79,12 @@ def told(game):
   """What a state makes of pairs of which some are kept, as a function."""
   model, state, _, batch = game
 
-  @quick_jit
+  @jax.jit
   def run(pair, keep):
     latent = model.encode(state, pair, keep)
     return latent, model.decode(state, latent)
 
-  return run, quick_jit(model.inputs)(batch)
+  return run, jax.jit(model.inputs)(batch)
 
 
 @pytest.mark.parametrize("dropped", [0, 1])
@@ -124,7 +124,7 @@ def dense_logits(model, params, stats, pairs):
   variables = {"params": params, "batch_stats": stats}
   real, drawn = pairs
   both = tuple(np.concatenate(x) for x in zip(real, drawn, strict=True))
-  look = quick_jit(
+  look = jax.jit(
     lambda both: network.apply(
       variables, both, True, method="look", mutable=["batch_stats"]
     )
@@ -184,10 +184,10 @@ def test_three_kinds_of_pairs_have_the_right_targets(game):
   """Only real pairs that match are real, to the loss that is minimised."""
   model, state, step, batch = game
   params, stats = state.params, state.batch_stats
-  inputs = quick_jit(model.inputs)(batch)
+  inputs = jax.jit(model.inputs)(batch)
   key = jax.random.fold_in(jax.random.key(model.config.seed), 0)
   chances = model.chances(key, 8)
-  generate = quick_jit(model.generate)
+  generate = jax.jit(model.generate)
   (made, known), _ = generate(
     params["generator"], stats["generator"], inputs, chances
   )
@@ -197,7 +197,7 @@ def test_three_kinds_of_pairs_have_the_right_targets(game):
   logits = dense_logits(
     model, params["discriminator"], stats["discriminator"], (inputs, shown)
   )
-  told, _ = quick_jit(functools.partial(model.apply, "discriminator"))(
+  told, _ = jax.jit(functools.partial(model.apply, "discriminator"))(
     params["discriminator"],
     stats["discriminator"],
     inputs,
@@ -219,7 +219,7 @@ def test_three_kinds_of_pairs_have_the_right_targets(game):
     right = np.mean((real[name] > 0.5) == target)
     assert float(metrics[f"right_{name}"]) == pytest.approx(right)
 
-  value, _ = quick_jit(model.generator_loss)(
+  value, _ = jax.jit(model.generator_loss)(
     params["generator"], params, stats, inputs, chances
   )
   variance = np.exp(np.float64(known.log_variance))
@@ -253,10 +253,10 @@ def test_the_discriminator_moves_first_and_each_by_its_own_loss(game):
   # The generator's part is judged by the discriminator after its update.
   key = jax.random.fold_in(jax.random.key(model.config.seed), 0)
   inputs, chances = (
-    quick_jit(model.inputs)(batch),
+    jax.jit(model.inputs)(batch),
     model.chances(key, 8),
   )
-  loss = quick_jit(model.generator_loss)
+  loss = jax.jit(model.generator_loss)
   found = [
     float(
       loss(
@@ -306,7 +306,6 @@ def test_eight_devices_do_as_one(game, monkeypatch):
   monkeypatch.setattr(mesh, "SMALLEST_SPLIT", 64)
   devices = MAKE_MESH(8, model=2)
   there = placed(state, devices)
-  monkeypatch.setattr(jax, "jit", quick_jit)
   update = trainer.jit_step(model.step, there, devices)
   eight, others = jax.device_get(update(there, mesh.shard(batch, devices)))
   for name in metrics:
@@ -328,7 +327,7 @@ def test_either_is_learned_from_the_other():
   config.idea.widths = (8,)
   model = idea.Idea(config)
   model.tx = {"generator": optax.adam(1e-2)}
-  state, step = quick_jit(model.init)(KEY), quick_jit(model.step)
+  state, step = jax.jit(model.init)(KEY), jax.jit(model.step)
   batch = batch_of(config, 12)
   first = None
   for _ in range(240):
@@ -336,7 +335,7 @@ def test_either_is_learned_from_the_other():
     first = first or jax.device_get(metrics)
   assert float(metrics["loss"]) < 0.3 * float(first["loss"])
 
-  @functools.partial(quick_jit, static_argnums=1)
+  @functools.partial(jax.jit, static_argnums=1)
   def errors(batch, kept):
     pair = model.inputs(batch)
     keep = jnp.broadcast_to(jnp.array(kept), (12, 2))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.filling import normal, quick_jit
+from tests.filling import normal
 from vgsgan import edits, impostors, mesh
 
 KEY = jax.random.key(3)
@@ -27,7 +27,7 @@ def test_no_row_leaves_its_device_on_the_way_through_the_rungs():
   devices = MAKE_MESH(8)
   x = jax.device_put(normal(16, 2, 2, 3), mesh.over_data(devices))
 
-  @quick_jit
+  @jax.jit
   def there_and_back(x):
     together = impostors.by_rung(lambda r: x * (r + 1.0), 4)
     return together, impostors.by_row(together, 4)

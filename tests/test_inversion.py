@@ -9,7 +9,7 @@ import pytest
 
 from tests import drawing_world
 from tests.drawing_world import KEY, B, model_of, one_line, state_of
-from tests.filling import normal, quick_jit, same
+from tests.filling import normal, same
 from tests.test_drawing import equal_trees
 from tests.test_options import load
 from vgsgan import inversion
@@ -168,9 +168,9 @@ def test_a_perfect_encoder_leaves_the_edits_of_known_latents(generator, batch):
       for kind in ("chunk", "gradient")
     ]
 
-  known = quick_jit(made)(state, batch)
+  known = jax.jit(made)(state, batch)
   state = oracle(model, state, batch["z"])
-  found = quick_jit(lambda *args: made(*args))(state, without_z(batch))
+  found = jax.jit(lambda *args: made(*args))(state, without_z(batch))
   for one, other in zip(known, found, strict=True):
     assert other[2]["inverted"] == 1 and other[2]["inversion_error"] < 0.02
     np.testing.assert_array_equal(one[1], other[1])
@@ -186,8 +186,8 @@ def test_what_is_not_found_counts_for_nothing(generator, batch):
   never = np.full_like(batch["z"], np.nan)
   half = np.where(np.arange(B)[:, None] < B // 2, never, batch["z"])
   batch = without_z(batch)
-  regular, plain = quick_jit(model.phase_step("regular"))(state, batch)
-  step = quick_jit(model.phase_step("chunk"))
+  regular, plain = jax.jit(model.phase_step("regular"))(state, batch)
+  step = jax.jit(model.phase_step("chunk"))
 
   after, metrics = step(oracle(model, state, never), batch)
   assert metrics["inverted"] == metrics["edits"] == 0

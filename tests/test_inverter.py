@@ -18,7 +18,7 @@ from tests.drawing_world import (
   one_line,
   state_of,
 )
-from tests.filling import filled, normal, quick_jit, variables_of
+from tests.filling import filled, normal, variables_of
 from tests.test_options import load
 from vgsgan import data, export, mesh, trainer
 from vgsgan.data.builders.scenes import encode
@@ -79,7 +79,6 @@ def finished(little, tmp_path_factory):
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(mesh, "make_mesh", lambda n=2, model=1: MAKE_MESH(n, model))
     patch.setattr(data, "load", lambda config: splits)
-    patch.setattr(jax, "jit", quick_jit)
     assert trainer.run(config_of(little), folder / "run", "train") == 0
     export.export(folder / "run", "inverter", folder / "inverter.npz")
   return folder
@@ -186,7 +185,7 @@ def test_what_is_found_is_the_same_on_1_and_8_devices(
   state = state_of(model)
   state.batch_stats["inverter"] = model.inverter.variables
 
-  @quick_jit
+  @jax.jit
   def latents(state, batch):
     pictures, _, _ = model.inputs(batch, None)
     return model.latents(state.params, state.batch_stats, batch, pictures)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests import test_classification
-from tests.filling import filled, quick_jit
+from tests.filling import filled
 from tests.test_classification import CLASSES, STAR
 from tests.test_options import load
 from vgsgan import checkpoints, data, jsonfiles, judges, mesh
@@ -75,12 +75,11 @@ def finished(tmp_path_factory):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quickly():
-  """Blocks of 3 that 7 rows do not fill, compiled with little care."""
+def small_blocks():
+  """Blocks of 3, that 7 rows do not fill."""
   with pytest.MonkeyPatch.context() as patched:
     patched.setattr(data, "hierarchy", lambda config: STAR)
     patched.setattr(judges, "BLOCK", 3)
-    patched.setattr(jax, "jit", quick_jit)
     yield
 
 
@@ -104,7 +103,7 @@ def pooled(widths, params, stats, x):
   """Each row's largest values of its tower's map."""
   tower = Tower(widths, (True, False))
   variables = {"params": params, "batch_stats": stats}
-  apply = quick_jit(lambda x: tower.apply(variables, x, train=False))
+  apply = jax.jit(lambda x: tower.apply(variables, x, train=False))
   return np.asarray(apply(jnp.asarray(x, jnp.float32))).max((1, 2))
 
 

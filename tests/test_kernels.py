@@ -14,10 +14,6 @@ import pytest
 
 from vgsgan.kernels import gpu, maxsim, tiled, tpu
 
-# Interpreted kernels: compiling is most of the time.
-_quick_jit = functools.partial(
-  jax.jit, compiler_options={"xla_backend_optimization_level": 0}
-)
 DTYPES = (jnp.float32, jnp.bfloat16)
 IMPLEMENTATIONS = {
   "tiled": (
@@ -83,7 +79,7 @@ def test_equal_to_the_closed_form(name, monkeypatch):
   monkeypatch.setattr(gpu, "DEPTH", 32)
   forward, backward = IMPLEMENTATIONS[name]
 
-  @_quick_jit
+  @jax.jit
   def run(slope, *operands):
     return forward(*operands), backward(*operands, slope)
 
@@ -106,7 +102,7 @@ def test_equal_to_the_closed_form(name, monkeypatch):
 
 
 def test_plain_is_the_closed_form_and_so_are_its_gradients():
-  @_quick_jit
+  @jax.jit
   def run(slope, a, a_valid, b, b_valid):
     plain = lambda a, b: maxsim.plain(a, a_valid, b, b_valid)  # noqa: E731
     sums, pull = jax.vjp(plain, a, b)
@@ -135,7 +131,7 @@ def test_what_is_not_valid_has_no_effect(tile, monkeypatch):
     )
     return sums, *pull(jnp.asarray(slope))
 
-  run = _quick_jit(run)
+  run = jax.jit(run)
   sums, by_a, by_b = run(a, b)
   assert not np.any(sums[1]) and not np.any(sums[:, 2]) and np.any(sums)
   assert not np.any(by_a[~a_valid]) and not np.any(by_b[~b_valid])

@@ -29,12 +29,6 @@ def _mesh(n):
   return jax.make_mesh((n,), ("data",), auto, devices=jax.devices()[:n])
 
 
-# Compiling is most of the time here.
-_quick_jit = functools.partial(
-  jax.jit, compiler_options={"xla_backend_optimization_level": 0}
-)
-
-
 def _batch():
   rng = np.random.default_rng(0)
   return {
@@ -212,7 +206,7 @@ def test_values_and_gradients_on_any_number_of_devices(
     return values, (values, results["all"][1])
 
   gradients, (values, metrics) = jax.device_get(
-    _quick_jit(jax.jacrev(loss, has_aux=True))(parameters, batch)
+    jax.jit(jax.jacrev(loss, has_aux=True))(parameters, batch)
   )
   expected, expected_gradients = _plain(kind)
   assert set(values) == set(expected)
@@ -276,7 +270,7 @@ def test_a_score_may_have_parameters(exchange):
     )[0]
 
   one, many = (
-    _quick_jit(jax.grad(functools.partial(loss, mesh=mesh)))(jnp.float32(2.0))
+    jax.jit(jax.grad(functools.partial(loss, mesh=mesh)))(jnp.float32(2.0))
     for mesh in (None, _mesh(4))
   )
   assert one != 0
@@ -285,7 +279,7 @@ def test_a_score_may_have_parameters(exchange):
 
 def test_the_order_of_the_batch_does_not_matter():
   batch, parameters = _batch(), _parameters()
-  run = _quick_jit(lambda batch: _losses(parameters, batch, "misa", None))
+  run = jax.jit(lambda batch: _losses(parameters, batch, "misa", None))
   whole = run(batch)
   order = np.random.default_rng(3).permutation(B)
   shuffled = {name: value[order] for name, value in batch.items()}
@@ -306,7 +300,7 @@ def test_a_batch_of_one_image_has_no_loss():
       loss for loss, _ in _losses(parameters, batch, "misa", mesh).values()
     )
 
-  value, gradient = _quick_jit(
+  value, gradient = jax.jit(
     jax.value_and_grad(functools.partial(total, mesh=_mesh(2)))
   )(_parameters())
   assert value == 0

@@ -20,10 +20,6 @@ MARGIN = 0.7
 KEY = jax.random.key(11)
 LOG_SCALE = 0.9
 NAMES = (*objectives.DRAWN, "info_nce")
-# Compiling is most of the time here.
-_quick_jit = functools.partial(
-  jax.jit, compiler_options={"xla_backend_optimization_level": 0}
-)
 
 
 def _objective(name, log_scale=LOG_SCALE, margin=MARGIN):
@@ -340,7 +336,7 @@ def test_values_and_gradients_on_any_number_of_devices(kind, devices):
     return values, (values, results["both"][1])
 
   gradients, (values, metrics) = jax.device_get(
-    _quick_jit(jax.jacrev(run, has_aux=True))(_learnt(), batch)
+    jax.jit(jax.jacrev(run, has_aux=True))(_learnt(), batch)
   )
   expected, shares = _expected(kind)
   for name, (value, gradient) in expected.items():

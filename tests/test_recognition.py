@@ -295,7 +295,7 @@ def test_pictures_without_masks_teach_nothing():
     recognition.build(config, mesh.make_mesh(1), {})
 
 
-def test_a_wrong_size_is_named(monkeypatch):
+def test_a_wrong_size_is_named():
   config = load("recogniser").get_config("smoke")
   config.data.image_size = 20
   with pytest.raises(UserError, match=r"config\.data\.image_size"):

@@ -12,7 +12,7 @@ import scipy.ndimage
 from PIL import Image
 
 from tests import drawing_world, stamps_fixture, test_clevrgan_folder
-from tests.filling import quick_jit, same
+from tests.filling import same
 from vgsgan import checkpoints, data, drawn_runs, jsonfiles, mesh, select
 from vgsgan import selection as selecting
 from vgsgan.data import features
@@ -31,11 +31,6 @@ def records(generator):
   """Twenty: two whole batches of 9 and two more."""
   made = drawing_world.pairs(generator)[:20]
   return [record | {"caption": CAPTION.encode()} for record in made]
-
-
-@pytest.fixture(autouse=True)
-def quickly_compiled(monkeypatch):
-  monkeypatch.setattr(jax, "jit", quick_jit)
 
 
 @pytest.fixture
@@ -74,11 +69,11 @@ def maps_of(run, records, pictures):
     stats = state.batch_stats[name]
     return {"params": state.params[name], "batch_stats": stats}
 
-  @quick_jit
+  @jax.jit
   def look(x):
     return model.image.apply(variables("image"), x, train=False)
 
-  @quick_jit
+  @jax.jit
   def listen(sound, num_samples):
     batch = {"image": pictures, "waveform": sound, "num_samples": num_samples}
     _, frames, lengths = model.inputs(batch, None)
@@ -227,7 +222,7 @@ def test_the_mark_is_round_the_box():
   assert len(selecting.marked(np.zeros((300, 300, 3), np.uint8), edges)) == 300
 
 
-def test_the_folder_is_read_as_more_training_pairs(tmp_path, monkeypatch):
+def test_the_folder_is_read_as_more_training_pairs(tmp_path):
   rng = np.random.default_rng(0)
   base = tmp_path / "base"
   base.mkdir()

@@ -16,7 +16,6 @@ from tests.drawing_world import (  # noqa: F401
   records,
   state_of,
 )
-from tests.filling import quick_jit
 from vgsgan import drawn_runs, panels, show
 from vgsgan.data.builders.scenes import encode
 from vgsgan.data.pairs import decode
@@ -78,10 +77,8 @@ def pairs(records):  # noqa: F811
 
 @pytest.fixture(scope="module")
 def shown(model, state, pairs):
-  with pytest.MonkeyPatch.context() as patched:
-    patched.setattr(jax, "jit", quick_jit)
-    run = drawn_runs.Restored(model, 4, state)
-    yield list(show.rows(run, pairs[:B], "chunk"))
+  run = drawn_runs.Restored(model, 4, state)
+  return list(show.rows(run, pairs[:B], "chunk"))
 
 
 def best_match(model, state, record):
@@ -101,7 +98,7 @@ def best_match(model, state, record):
 
 @functools.lru_cache(maxsize=1)
 def encoder(model):
-  return quick_jit(model.encode)
+  return jax.jit(model.encode)
 
 
 def test_rows_hold_the_scores_of_both_pictures(model, state, pairs, shown):
