@@ -66,14 +66,15 @@ def test_local_passes_signals_on_to_all(stage, number):
 
 def test_local_ends_all_at_once_when_told_twice(stage):
   stage.python(SAVES.replace("exit 143", "") + WAITS)  # They do not leave.
-  process = stage.start(LAUNCH / "local.sh", "2", "--workdir=w")
+  script = patched(stage.folder, "local.sh", "+ 1000000", "+ 3000000")
+  process = stage.start(script, "2", "--workdir=w")
   stage.wait_for("0.up", "1.up")
   process.send_signal(signal.SIGTERM)
   said = process.stderr.readline()
   process.send_signal(signal.SIGTERM)  # Passed on by another launcher.
   assert "saving after this step, then leaving; again to leave at once" in said
   stage.wait_for("0.saved", "1.saved")
-  time.sleep(1.5)
+  time.sleep(3.5)
   assert process.poll() is None
   process.send_signal(signal.SIGTERM)
   process.communicate(timeout=20)

@@ -27,7 +27,8 @@ def start(code: str, *arguments: str) -> subprocess.Popen:
 @pytest.mark.parametrize(
   ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
 )
-def test_one_signal_is_remembered(number, code):
+def test_one_signal_is_remembered(number, code, monkeypatch):
+  monkeypatch.setattr(Preemption, "SAME_SECONDS", 60.0)
   before = signal.getsignal(number)
   lines = []
   with Preemption(lines.append) as stop:

@@ -84,7 +84,7 @@ def test_a_killed_process_takes_the_other_with_it_in_one_line(what, killed):
   codes, said = ends(workers)
   other = 1 - killed
   assert codes[other] in LOST
-  (line,) = (x for x in said[other].splitlines() if "vgsgan" in x)
+  (line,) = (x for x in said[other].splitlines() if x.startswith("vgsgan: "))
   assert line.startswith("vgsgan: another process of this run is gone: ")
   assert line.endswith("goes on from the last checkpoint")
   assert "stack trace" not in said[other]
