@@ -30,7 +30,7 @@ from vgsgan.models.generator import Generator
 from vgsgan.tasks import classification, correspondence, grounding
 from vgsgan.worlds import pretrained
 
-SIGNAL_AT = 3  # Updates before the signal.
+SIGNAL_AT = 2  # Of the batches, the one whose fetching sends the signal.
 
 
 def prepare(folder: pathlib.Path) -> None:
@@ -148,7 +148,7 @@ def signalled():
     count += 1
     if count == SIGNAL_AT:
       os.kill(os.getpid(), signal.SIGTERM)
-      # JAX looks for it once a second; the run has one step left.
+      # JAX looks for it once a second, in which the run might end.
       time.sleep(2.5)
     return plain(self, running)
 

@@ -16,7 +16,7 @@ import pytest
 
 from tests import every_task, quick_xla, stamps_fixture
 from vgsgan import tasks
-from vgsgan.drill import compare
+from vgsgan.drill import compare, runs
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Nothing may ask for devices before the processes have met.
@@ -89,6 +89,8 @@ def folder(tmp_path_factory):
       workers = start(folder, "two", 2, *names)
       ends = [143 if name.endswith("!") else 0 for name in names]
       assert statuses(workers) == [ends, ends]
+      if task:  # It left with steps to go.
+        assert runs.complete(folder / "two" / task)[-1] < 4
     assert statuses(one) == [[0] * len(tasks.TASKS)]
   finally:
     for worker in (*workers, *one):
