@@ -106,8 +106,8 @@ def small(generator, arg="smoke", **fields):
   config = load("quickstart").get_config(arg)
   config.data.update({"generator": generator, "seconds": 0.32, "num_mels": 16})
   config.speech.update({"embed": 12, "width": 0.03125, "max_kernel": 3})
-  # Of fewer channels all are dead somewhere: embeddings next to zero, of which
-  # the direction, and a large gradient, are of rounding.
+  # With fewer channels all are dead in some places: embeddings next to zero,
+  # whose direction is that of rounding, and their large gradient too.
   config.image.update({"embed": 12, "widths": (24,), "blocks": (1,)})
   config.image.strides = (2,)
   config.loss.name = "edited"

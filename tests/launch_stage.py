@@ -135,7 +135,7 @@ def free_port(lowest=0):
 
 
 def patched(folder, name, old, new):
-  """A copy of a script, with one of its constants made shorter."""
+  """A copy of a script, with one of its constants changed."""
   text = (LAUNCH / name).read_text()
   assert text.count(old) == 1
   path = folder / name

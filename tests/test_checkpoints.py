@@ -266,6 +266,7 @@ def test_two_processes(tmp_path):
   finally:
     for worker in workers:
       worker.kill()
+      worker.communicate()
   for worker, (out, err) in zip(workers, outputs, strict=True):
     assert worker.returncode == 0, err[-3000:]
     assert out.endswith("done 1\n")  # after Gloo's lines

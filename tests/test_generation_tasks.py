@@ -233,7 +233,7 @@ def test_an_autoencoder_learns_a_few_pictures_by_heart():
 
 @pytest.fixture
 def in_memory(monkeypatch):
-  """Records by hand, two devices, programs that are quick to compile."""
+  """Records by hand, and two devices."""
   monkeypatch.setattr(
     mesh, "make_mesh", lambda n=2, model=1: MAKE_MESH(n, model)
   )

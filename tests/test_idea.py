@@ -252,10 +252,7 @@ def test_the_discriminator_moves_first_and_each_by_its_own_loss(game):
     )
   # The generator's part is judged by the discriminator after its update.
   key = jax.random.fold_in(jax.random.key(model.config.seed), 0)
-  inputs, chances = (
-    jax.jit(model.inputs)(batch),
-    model.chances(key, 8),
-  )
+  inputs, chances = jax.jit(model.inputs)(batch), model.chances(key, 8)
   loss = jax.jit(model.generator_loss)
   found = [
     float(

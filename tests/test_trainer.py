@@ -253,8 +253,9 @@ def test_the_loss_curve_is_the_same_on_1_and_8_devices(
     ({}, {"remat": True}, 2e-4, 2e-4),
     # Rounded otherwise, other impostors are the hardest below the positive.
     ({}, {"dtype": "bfloat16"}, 2e-2, 0.2),
-    # Normalisation sees a half at a time, so the curve is one of halves.
-    ({"accumulate": 2}, {"dtype": "bfloat16", "remat": True}, 2e-2, 0.2),
+    # Normalisation sees a half at a time, so the curve is one of halves: that
+    # they add up to the whole is for test_passes.
+    ({"accumulate": 2}, {"dtype": "bfloat16", "remat": True}, 2e-2, 0.1),
   ],
 )
 def test_less_memory_and_precision_leave_the_loss_curve(
