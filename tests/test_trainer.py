@@ -1,6 +1,7 @@
 """Whole runs on a small folder of stamps: files, resuming, faults."""
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -247,6 +248,19 @@ def test_the_loss_curve_is_the_same_on_1_and_8_devices(
   np.testing.assert_allclose(one, shared, rtol=2e-4)
 
 
+@pytest.fixture(scope="module")
+def curve(folder, tmp_path_factory):
+  """The losses of a run with these changes, which is made once."""
+
+  @functools.cache
+  def of(**train):
+    workdir = tmp_path_factory.mktemp("curve")
+    trainer.run(small(folder, eval_every=6, **train), workdir, "train")
+    return [x["loss"] for x in lines(workdir, "train")]
+
+  return of
+
+
 @pytest.mark.parametrize(
   ("plain", "how", "first", "later"),
   [
@@ -259,17 +273,11 @@ def test_the_loss_curve_is_the_same_on_1_and_8_devices(
   ],
 )
 def test_less_memory_and_precision_leave_the_loss_curve(
-  folder, tmp_path, plain, how, first, later
+  curve, plain, how, first, later
 ):
-  curves = []
-  for name, changes in (("plain", plain), ("other", plain | how)):
-    config = small(folder, eval_every=6)
-    config.train.update(changes)
-    trainer.run(config, tmp_path / name, "train")
-    curves.append([x["loss"] for x in lines(tmp_path / name, "train")])
-  one, other = curves
-  np.testing.assert_allclose(other[0], one[0], rtol=first)
-  np.testing.assert_allclose(other, one, rtol=later)
+  found = curve(**plain, **how)
+  np.testing.assert_allclose(found[0], curve()[0], rtol=first)
+  np.testing.assert_allclose(found, curve(**plain), rtol=later)
 
 
 def test_a_run_goes_on_with_another_number_of_devices(
