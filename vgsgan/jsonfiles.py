@@ -1,7 +1,5 @@
-"""JSON files that are whole or not there, and what refuses to be written."""
+"""JSON files that are whole or not there."""
 
-import contextlib
-import errno
 import json
 import math
 import os
@@ -12,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from vgsgan.errors import UserError
+from vgsgan.files import refused as refused  # Called as `jsonfiles.refused`.
+from vgsgan.files import replace
 
 
 def dumps(obj: Any, **options: Any) -> str:
@@ -73,32 +73,3 @@ def differences(
       yield from differences(was, now, f"{prefix}{name}.")
     elif was != now:
       yield f"{prefix}{name}: {was} -> {now}"
-
-
-def replace(path: pathlib.Path, data: bytes) -> None:
-  """Writes a file; whoever reads sees the old one or the whole new one."""
-  temporary = path.with_name(f"{path.name}.tmp")
-  with refused(path):
-    try:
-      with open(temporary, "wb", buffering=0) as file:
-        view = memoryview(data)
-        while view:
-          view = view[file.write(view) :]
-        os.fsync(file.fileno())
-      os.replace(temporary, path)
-    finally:
-      temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def refused(path: pathlib.Path) -> Iterator[None]:
-  """Turns what the file system refuses into one line for the user."""
-  try:
-    yield
-  except OSError as error:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    raise UserError(
-      f"cannot write {path}: {error.strerror or error}; "
-      f"{'free some space' if full else 'mend this'} and start again, "
-      "a run goes on from its last checkpoint"
-    ) from error

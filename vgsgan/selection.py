@@ -7,6 +7,7 @@ are added to the training data.
 """
 
 import heapq
+import io
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -17,7 +18,7 @@ from jaxtyping import Bool, Int, UInt8
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from vgsgan import jsonfiles
+from vgsgan import files, jsonfiles
 from vgsgan import mesh as mesh_lib
 from vgsgan.data import pipeline
 from vgsgan.data.builders.clevrgan_files import LATENTS_FILE
@@ -125,14 +126,15 @@ def write(
     UserError: the folder cannot be written.
   """
   lines = []
-  with jsonfiles.refused(folder):
+  with files.refused(folder):
     for name in ("images", "marked", "audio", "text"):
       (folder / name).mkdir(parents=True, exist_ok=True)
     for rank, row in enumerate(chosen):
       edges = box(row["region"], len(row["picture"]))
       shown = marked(row["picture"], edges)
-      (folder / "images" / f"{rank}.png").write_bytes(encode(row["picture"]))
-      (folder / "marked" / f"{rank}.png").write_bytes(encode(shown))
+      image = encode(row["picture"])
+      files.replace(folder / "images" / f"{rank}.png", image)
+      files.replace(folder / "marked" / f"{rank}.png", encode(shown))
       record = records[row["record"]]
       about = {
         "rank": rank,
@@ -144,8 +146,10 @@ def write(
       }
       lines.append(f"{jsonfiles.dumps(about)}\n")
     shape = (len(chosen), latent_size)
-    np.save(folder / LATENTS_FILE, np.full(shape, np.nan, np.float32))
-  jsonfiles.replace(folder / "selection.jsonl", "".join(lines).encode())
+  latents = io.BytesIO()
+  np.save(latents, np.full(shape, np.nan, np.float32))
+  files.replace(folder / LATENTS_FILE, latents.getvalue())
+  files.replace(folder / "selection.jsonl", "".join(lines).encode())
   # Last: without it the folder is not taken for one that is whole.
   names = "".join(f"{rank}\n" for rank in range(len(chosen)))
-  jsonfiles.replace(folder / "name_list_train.txt", names.encode())
+  files.replace(folder / "name_list_train.txt", names.encode())

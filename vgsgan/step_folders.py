@@ -23,7 +23,7 @@ def set_aside(folder: pathlib.Path, why: str, step: int) -> None:
   """
   target = folder.with_name(why) / str(step)
   target.parent.mkdir(exist_ok=True)
-  while target.exists():
+  while os.path.lexists(target):
     target = target.with_name(target.name + "_")
   os.rename(folder / str(step), target)
 

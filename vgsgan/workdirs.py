@@ -1,7 +1,6 @@
 """The folder of a run: one run at a time, and the config it was made with."""
 
 import contextlib
-import fcntl
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from vgsgan import jsonfiles, logbook
+from vgsgan import files, jsonfiles, logbook
 from vgsgan.errors import UserError
 
 # What configs did not say at first, by section, and how it was then.
@@ -26,16 +25,11 @@ def alone(workdir: pathlib.Path) -> Iterator[None]:
   if jax.process_index() != 0:
     yield
     return
-  with jsonfiles.refused(workdir):
-    file = open(workdir / ".lock", "w")
-  with file as lock:
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-      raise UserError(
-        f"another run is using {workdir}: wait for it, or give this one "
-        "another --workdir"
-      ) from error
+  held = (
+    f"another run is using {workdir}: wait for it, or give this one another "
+    "--workdir"
+  )
+  with files.locked(workdir / ".lock", held):
     yield
 
 
