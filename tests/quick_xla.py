@@ -8,8 +8,8 @@ import importlib.metadata
 
 FLAGS = "--xla_backend_optimization_level=0"
 # A flag that another version does not know would end the process.
-if importlib.metadata.version("jaxlib").startswith("0.10."):
-  FLAGS += (
-    " --xla_cpu_use_fusion_emitters=false"
-    " --xla_cpu_parallel_codegen_split_count=1"
-  )
+VERSION = importlib.metadata.version("jaxlib")
+if VERSION.startswith(("0.10.", "0.12.")):
+  FLAGS += " --xla_cpu_parallel_codegen_split_count=1"
+if VERSION.startswith("0.10."):
+  FLAGS += " --xla_cpu_use_fusion_emitters=false"
