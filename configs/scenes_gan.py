@@ -36,6 +36,7 @@ def default() -> ml_collections.ConfigDict:
   config.task = "gan"
   config.seed = 0
   config.transfer_guard = "allow"
+  config.compilation_cache = "~/.cache/vgsgan/jax"  # "": none.
 
   config.mesh = ml_collections.ConfigDict()
   config.mesh.model = 1  # Devices that share one copy of what is trained.

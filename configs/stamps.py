@@ -25,6 +25,7 @@ def default() -> ml_collections.ConfigDict:
   config.seed = 0
   # 'disallow' in tests: a hidden copy between host and device is an error.
   config.transfer_guard = "allow"
+  config.compilation_cache = "~/.cache/vgsgan/jax"  # "": none.
 
   config.mesh = ml_collections.ConfigDict()
   config.mesh.model = 1  # Devices that share one copy of what is trained.

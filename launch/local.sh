@@ -42,8 +42,6 @@ if ((${#gpus[@]} > 0 && n > ${#gpus[@]})); then
   die "$n processes, but ${#gpus[@]} GPUs: lower N, or set JAX_PLATFORMS=cpu"
 fi
 
-cache=${JAX_COMPILATION_CACHE_DIR:-$HOME/.cache/vgsgan/jax}
-export JAX_COMPILATION_CACHE_DIR=$cache
 port=$(python -c 'import socket
 s = socket.socket()
 s.bind(("", 0))

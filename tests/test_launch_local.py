@@ -21,8 +21,8 @@ def test_local_gives_each_process_its_flags(stage):
     assert rest == ["-m", "vgsgan.main", *mine]
     assert (count, process) == ("--num_processes=3", f"--process_id={i}")
     addresses.add(address)
-    cache = stage.environment(i)["JAX_COMPILATION_CACHE_DIR"]
-    assert cache == f"{stage.env['HOME']}/.cache/vgsgan/jax"
+    # The program's own is for one kind of CPU.
+    assert "JAX_COMPILATION_CACHE_DIR" not in stage.environment(i)
   (address,) = addresses
   assert re.fullmatch(r"--coordinator_address=127\.0\.0\.1:\d+", address)
 

@@ -139,7 +139,7 @@ def _require_same(
 ) -> None:
   """Refuses a finished run of another config."""
   made = workdirs.read_config(folder)
-  for line in jsonfiles.differences(made, config.to_dict()):
+  for line in workdirs.differences(made, config):
     raise UserError(
       f"{folder} is finished, with another {line}; use another --workdir"
     )

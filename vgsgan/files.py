@@ -1,4 +1,4 @@
-"""Files that are replaced whole, locks, and what refuses to be written."""
+"""Files that are replaced whole, locks, private folders, refused writes."""
 
 import contextlib
 import errno
@@ -6,6 +6,7 @@ import fcntl
 import os
 import pathlib
 import secrets
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -106,6 +107,48 @@ def _take(
 
 def _print_warning(line: str) -> None:
   print(f"warning: {line}", file=sys.stderr)
+
+
+def private_folder(path: str | os.PathLike) -> pathlib.Path:
+  """Makes a folder for its owner alone, and its missing parents likewise.
+
+  Args:
+    path: of the folder; `~` is the user's home.
+
+  Returns:
+    The folder's path, without links in it.
+
+  Raises:
+    OSError: it cannot be made, is someone else's, or others can change what is
+      in it; `filename` and `strerror` say where and what.
+  """
+  path = pathlib.Path(path).expanduser().absolute()
+  for folder in (*reversed(path.parents), path):
+    if not folder.exists():
+      folder.mkdir(0o700, exist_ok=True)
+  path = path.resolve()
+  require_own(path)
+  for folder in path.parents:
+    _require_unshared(folder)
+  return path
+
+
+def require_own(path: pathlib.Path) -> None:
+  """Refuses a file or folder that others own or can write.
+
+  Raises:
+    OSError: as of `private_folder`.
+  """
+  if path.lstat().st_uid != os.geteuid():
+    raise PermissionError(errno.EPERM, "it is someone else's", str(path))
+  _require_unshared(path)
+
+
+def _require_unshared(path: pathlib.Path) -> None:
+  mode = path.lstat().st_mode
+  # In a sticky folder, as /tmp is, nobody renames what is another's.
+  if mode & (stat.S_IWGRP | stat.S_IWOTH) and not mode & stat.S_ISVTX:
+    raise PermissionError(errno.EPERM, "others can write there", str(path))
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from ml_collections import config_flags
 
 from vgsgan import (
   comparing,
+  compile_cache,
   compiling,
   finished,
   memory,
@@ -86,6 +87,7 @@ def main(argv: list[str]) -> None:
   workdir = pathlib.Path(WORKDIR.value) if WORKDIR.value else None
   if MODE.value == "compile":
     sys.exit(compiling.run(config, TOPOLOGY.value, workdir))
+  compile_cache.start(config.get("compilation_cache", compile_cache.FOLDER))
   start = comparing.run if "compare" in config else trainer.run
   with processes.together():
     sys.exit(start(config, workdir, MODE.value))

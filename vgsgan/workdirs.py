@@ -17,6 +17,8 @@ _UNSAID = {
   "train": {"dtype": "float32", "accumulate": 1, "remat": False},
   "score": {"exchange": "gather"},
 }
+# What may differ from start to start, since no result depends on it.
+_FREE = ("compilation_cache",)
 
 
 @contextlib.contextmanager
@@ -46,9 +48,18 @@ def keep_config(
   path = workdir / "config.json"
   resolved = config.to_dict()
   if path.exists():
-    for line in jsonfiles.differences(read_config(workdir), resolved):
+    for line in differences(read_config(workdir), config):
       log.warn(f"config differs from the run's last start: {line}")
   log.write_json(path, resolved)
+
+
+def differences(
+  made: dict[str, Any], config: ml_collections.ConfigDict
+) -> Iterator[str]:
+  """A line for each field that a run was made with and that is another now."""
+  both = made, config.to_dict()
+  old, new = ({k: v for k, v in x.items() if k not in _FREE} for x in both)
+  yield from jsonfiles.differences(old, new)
 
 
 def read_config(workdir: pathlib.Path) -> dict[str, Any]:
