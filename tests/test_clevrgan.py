@@ -363,13 +363,21 @@ def test_the_name_tells_what_changes_the_data(networks):
   assert config(networks, workers=3).name == config(networks).name
 
 
-def test_other_networks_have_a_folder_of_their_own(networks, tmp_path):
-  found = set()
-  for seed in (0, 1):
-    write_recogniser(tmp_path / "judge.npz", seed)
-    judge = pretrained.load_recogniser(tmp_path / "judge.npz")
-    drawer = pretrained.load_generator(networks["generator"])
-    found.add(clevrgan._fingerprint((drawer, judge)))
+def test_other_networks_have_a_folder_of_their_own(
+  networks, tmp_path, monkeypatch
+):
+  judge, found = tmp_path / "judge.npz", set()
+
+  def note(_, prepared, *rest, **more):
+    found.add(prepared.name)
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(clevrgan.preparing, "prepare_once", note)
+  for seed in (0, 1, 0):
+    write_recogniser(judge, seed)
+    given = config(networks | {"recogniser": str(judge)})
+    with pytest.raises(KeyboardInterrupt):
+      clevrgan.prepare(given, tmp_path)
   assert len(found) == 2
 
 

@@ -249,13 +249,20 @@ def test_text_is_optional(source, tmp_path):
   assert all(r["caption"] == b"" for v in found.values() for r in v.values())
 
 
-def test_other_sources_have_folders_of_their_own(source):
-  before = clevrgan_files.fingerprint(source)
-  assert before == clevrgan_files.fingerprint(source)
+def test_other_sources_have_folders_of_their_own(source, tmp_path):
+  def name(**changes):
+    splits = data.load(config(source, tmp_path, **changes))
+    return data.prepared(splits["train"])[0]
+
+  before = name()
+  assert before == name()
   (source / "text/7.txt").write_text("another")
-  texts = clevrgan_files.fingerprint(source)
+  texts = name()
+  np.save(source / "z.npy", np.zeros((5000, 4), np.float32))
+  latents = name()
   (source / "audio/7.wav").unlink()
-  assert len({before, texts, clevrgan_files.fingerprint(source)}) == 3
+  names = {before, texts, latents, name(max_bad_share=0.5)}
+  assert len(names) == 4
 
 
 def test_the_folder_of_the_config_trains_and_is_evaluated(

@@ -358,6 +358,11 @@ def test_what_is_missing_is_named(source, tmp_path, gone):
   refused(source, tmp_path, f"no {gone}", "audio/CLIP.wav", str(source))
 
 
+def test_a_length_without_an_end_is_refused():
+  with pytest.raises(UserError, match=r"config\.data\.seconds=inf"):
+    clips.ClipsConfig(seconds=float("inf"))
+
+
 @pytest.mark.parametrize("folder", ["", "gone"])
 def test_a_missing_folder_is_named(tmp_path, folder):
   where = tmp_path / folder if folder else ""
@@ -406,18 +411,42 @@ def test_lists_without_clips_are_named(source, tmp_path):
 
 
 def test_other_sources_have_folders_of_their_own(source):
-  before = clips_files.fingerprint(source)
-  assert before == clips_files.fingerprint(source)
-  seen = {before}
-  write_frame(source / "frames" / name_of(*TEST[0][:2]) / "9.9.jpg", 20)
-  seen.add(clips_files.fingerprint(source))
+  clip = name_of(*TEST[0][:2])
+
+  def name():
+    return prepare(source, source.parent / "data").data_dir
+
+  seen = {name()}
+  # What is not read changes nothing.
   soundfile.write(source / "audio/other.wav", ramp(), RATE)
-  seen.add(clips_files.fingerprint(source))
-  soundfile.write(source / "audio/other.wav", ramp(2), RATE)
-  seen.add(clips_files.fingerprint(source))
+  assert name() in seen
+  (source / f"audio/{clip}.wav").rename(source / f"audio/{clip}.flac")
+  seen.add(name())
+  for frame in (source / "frames" / clip).iterdir():
+    write_frame(frame, 20)
+  seen.add(name())
   (source / "test.csv").write_text("\n".join(lines(TEST[:1])))
-  seen.add(clips_files.fingerprint(source))
+  seen.add(name())
+  nodes = json.loads((source / "ontology.json").read_text())
+  (source / "ontology.json").write_text(json.dumps(nodes, indent=1))
+  seen.add(name())
   assert len(seen) == 5
+
+
+def test_a_frame_that_a_linked_folder_has_is_told_apart(source, tmp_path):
+  frames = source / "frames" / name_of(*TEST[0][:2])
+  (tmp_path / "elsewhere").mkdir()
+  frames = frames.rename(tmp_path / "elsewhere" / "f")
+  (source / "frames" / name_of(*TEST[0][:2])).symlink_to(frames)
+  before = prepare(source, tmp_path)
+  for frame in frames.iterdir():
+    write_frame(frame, 20)
+  after = prepare(source, tmp_path)
+  one, other = (
+    [pixels(r).mean() for r in records(builder)["test"].values()]
+    for builder in (before, after)
+  )
+  assert one != other
 
 
 def test_other_settings_have_folders_of_their_own():

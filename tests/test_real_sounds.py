@@ -264,14 +264,24 @@ def test_missing_packages_are_named(sources, tmp_path, gone, words):
 
 def test_other_sources_have_folders_of_their_own(sources, tmp_path):
   changed = copy(sources, tmp_path)
-  before = real_sounds_files.fingerprint(**sources)
-  assert before == real_sounds_files.fingerprint(**sources)
+  copied = prepare(changed, tmp_path)
+  again = prepare(changed, tmp_path)
+  assert copied.data_dir == again.data_dir
+  # Where a link leads to is what counts.
+  path = tone(900, tmp_path, "bird0.ogg")
+  link = pathlib.Path(changed["stamps"], "animals/birds/bird0.ogg")
+  link.unlink()
+  link.symlink_to(path)
+  other = prepare(changed, tmp_path)
+  key = "tuxpaint:animals/birds/bird0"
+  (one, two) = (records(b)[key]["waveform"] for b in (copied, other))
+  assert not np.array_equal(one, two)
   path = pathlib.Path(changed["gcompris"], "instruments.rcc")
   raw = path.read_bytes()
   path.unlink()
-  path.write_bytes(raw[:-1] + b"\1")
-  other = real_sounds_files.fingerprint(sources["stamps"], changed["gcompris"])
-  assert other != before
+  path.write_bytes(raw + b"\0")
+  third = prepare(changed, tmp_path)
+  assert len({b.data_dir for b in (copied, other, third)}) == 3
 
 
 def test_the_packages_if_they_are_there(tmp_path):

@@ -149,10 +149,8 @@ def test_scan_takes_the_parent_and_symbols_on_request(folder, tmp_path):
 def test_pictures_of_tux_paint_itself_change_nothing(folder, tmp_path):
   """Debian installs the program beside the package of its stamps."""
   root = shutil.copytree(folder, tmp_path / "stamps")
-  before = stamps_folder.fingerprint(root)
   (root / "cartoon/tux").mkdir(parents=True)
   stamps_fixture.picture(root / "cartoon/tux/tux-yes1", "RGBA", 0.2)
-  assert stamps_folder.fingerprint(root) == before
   found, wanted = (
     stamps_folder.scan(x, ("fr",), symbols=False) for x in (root, folder)
   )
@@ -366,10 +364,44 @@ def test_a_second_preparation_reads_the_first(folder, prepared, monkeypatch):
   data_dir = pathlib.Path(prepared.data_dir).parents[2]
   again = stamps.prepare(config(folder, languages=LANGUAGES[::-1]), data_dir)
   assert again.data_dir == prepared.data_dir
-  # A machine without the source finds it too.
-  moved = stamps.prepare(config(folder / "moved"), data_dir)
-  assert moved.data_dir == prepared.data_dir
-  assert len(stamps.load(moved, "train")) > 20
+
+
+def test_a_machine_without_the_package_reads_what_was_prepared_from_it(
+  folder, tmp_path, monkeypatch, capsys
+):
+  here, away = tmp_path / "package", tmp_path / "away"
+  monkeypatch.setattr(stamps, "SOURCE", str(here))
+  with pytest.raises(UserError) as error:
+    stamps.prepare(config(here), tmp_path)
+  one_line(error, f"no folder {here}", "apt-get install")
+  # Another folder's is not the package's.
+  stamps.prepare(config(folder), tmp_path)
+  with pytest.raises(UserError, match="no folder"):
+    stamps.prepare(config(here), tmp_path)
+  shutil.copytree(folder, here)
+  wanted = stamps.prepare(config(here), tmp_path)
+  assert "reading" not in capsys.readouterr().err
+  here.rename(away)
+  found = stamps.prepare(config(f"{here}/"), tmp_path)
+  assert found.data_dir == wanted.data_dir
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.startswith(
+    f"warning: no folder {here}: reading {wanted.data_dir}"
+  )
+  assert len(stamps.load(found, "train")) > 20
+  # Of two versions of the package, none is taken by guess.
+  next(away.rglob("bird0_desc_ro.ogg")).write_bytes(b"other")
+  away.rename(here)
+  stamps.prepare(config(here, max_bad_share=0.5), tmp_path)
+  here.rename(away)
+  with pytest.raises(UserError) as error:
+    stamps.prepare(config(here), tmp_path)
+  one_line(error, "2 data sets", pathlib.Path(wanted.data_dir).parent.name)
+  # And what is there, but broken, is not passed over.
+  here.mkdir()
+  with pytest.raises(UserError) as error:
+    stamps.prepare(config(here), tmp_path)
+  one_line(error, f"{here} has no recordings")
 
 
 def test_settings_and_sources_have_folders_of_their_own(tmp_path):
@@ -390,11 +422,13 @@ def test_settings_and_sources_have_folders_of_their_own(tmp_path):
     )
   }
   assert len(names) == 11
-  source = stamps_fixture.make(tmp_path / "s", 6, ("fr",), seconds=0.1)
-  before = stamps_folder.fingerprint(source)
-  assert before == stamps_folder.fingerprint(source)
-  (source / "food/pear1.txt").write_text("Another caption.")
-  assert before != stamps_folder.fingerprint(source)
+
+
+def test_names_of_many_languages_fit_a_file_system(tmp_path):
+  many = [f"{a}{b}_AB" for a in "abcdefgh" for b in "abcdefghi"]
+  names = {config(tmp_path, languages=tuple(many[i:])).name for i in (0, 1)}
+  assert len(names) == 2 and max(map(len, names)) < 200
+  assert config(tmp_path, languages=tuple(many[::-1])).name in names
 
 
 def test_interrupted_preparation_is_not_taken_for_whole(
@@ -473,6 +507,10 @@ def test_unknown_settings_are_refused(tmp_path):
   with pytest.raises(UserError) as error:
     config(tmp_path, image_size=0)
   one_line(error, "image_size")
+  for name, value in (("max_stamps", -1), ("max_bad_share", -1.0)):
+    with pytest.raises(UserError) as error:
+      config(tmp_path, **{name: value})
+    one_line(error, f"config.data.{name}=-1")
 
 
 def test_a_link_to_nowhere_is_one_more_undecodable_recording(tmp_path):
@@ -485,7 +523,7 @@ def test_a_link_to_nowhere_is_one_more_undecodable_recording(tmp_path):
   )
   builder = stamps.prepare(config, tmp_path / "prepared")
   (bad,) = builder.info.metadata["bad"]
-  assert recording.name in bad[1]
+  assert bad[1] == f"there is no file {recording}, only a link to nothing"
 
 
 def test_a_data_folder_that_cannot_be_made_gets_one_line(folder, tmp_path):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -87,7 +86,7 @@ def _stamps(data: ml_collections.ConfigDict) -> Splits:
     max_bad_share=data.max_bad_share,
     max_stamps=data.max_stamps or None,
   )
-  builder = stamps.prepare(config, os.path.expanduser(data.data_dir))
+  builder = stamps.prepare(config, data.data_dir)
   splits = {split: stamps.load(builder, split) for split in SPLITS}
   if data.permuted:
     splits["train"] = Permuted(splits["train"], data.split_seed)
@@ -291,12 +290,14 @@ def identity(data: ml_collections.ConfigDict) -> dict[str, Any]:
 def prepared(records: Records) -> list[str]:
   """NAME/VERSION of the prepared data sets that records are read from, if any.
 
-  A name tells the content of a source, a version what is made of it.
+  A name tells the content of a source, a version what is made of it. Where the
+  source is does not matter: a run goes on after its folder has moved.
   """
-  from vgsgan.data.builders import preparing
+  from vgsgan.data.builders import preparing, sources
 
   if isinstance(records, preparing.Split):
-    return ["/".join(pathlib.Path(records.folder).parts[-2:])]
+    *_, name, version = pathlib.Path(records.folder).parts
+    return [f"{sources.without_place(name)}/{version}"]
   inside = getattr(records, "sources", (getattr(records, "records", None),))
   return [name for one in inside if one is not None for name in prepared(one)]
 

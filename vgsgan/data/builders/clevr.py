@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from jaxtyping import Int
 from PIL import Image
 
-from vgsgan.data.builders import preparing, scenes
+from vgsgan.data.builders import preparing, scenes, sources
 from vgsgan.data.pipeline import Record, Records
 from vgsgan.errors import UserError
 from vgsgan.worlds.attributes import ATTRIBUTES
@@ -31,21 +31,21 @@ class Clevr:
   """Random access to a split.
 
   Attributes:
-    source: TFDS's records.
+    records: TFDS's.
     order: of each kind, our index of each of TFDS's.
     image_size: to which the pictures, of 480 x 320 pixels, are squashed.
   """
 
-  source: Records
+  records: Records
   order: dict[str, Int[np.ndarray, "_"]]
   image_size: int
 
   def __len__(self) -> int:
-    return len(self.source)
+    return len(self.records)
 
   def __getitem__(self, index: int) -> Record:
     """As `scenes.load` gives it; masks and boxes are not known: zeros."""
-    record = self.source[index]
+    record = self.records[index]
     attributes = np.full((MOST, len(ATTRIBUTES)), -1, np.int32)
     for i, kind in enumerate(ATTRIBUTES):
       labels = self.order[kind][record["objects"][kind]]
@@ -70,14 +70,14 @@ def load(data_dir: str | pathlib.Path, image_size: int) -> dict[str, Clevr]:
   Raises:
     UserError: it is not there, or not as ArrayRecord.
   """
-  data_dir = pathlib.Path(data_dir).expanduser()
+  data_dir = sources.expanded(data_dir)
+  again = _again(data_dir)
   builder = _builder(data_dir)
   features = builder.info.features["objects"]
   order = {
     kind: np.array([words.index(name) for name in features[kind].names])
     for kind, words in ATTRIBUTES.items()
   }
-  again = f"delete that folder and run '{_build(data_dir)}'"
   return {
     split: Clevr(preparing.open_split(builder, name, again), order, image_size)
     for split, name in _SPLITS.items()
@@ -88,7 +88,8 @@ def _builder(data_dir: pathlib.Path) -> tfds.core.DatasetBuilder:
   """The newest version that is there."""
   prepared = sorted(data_dir.glob("clevr/*/dataset_info.json"))
   for path in reversed(prepared):
-    builder = tfds.builder_from_directory(path.parent)
+    with preparing.whole(path.parent, _again(data_dir)):
+      builder = tfds.builder_from_directory(path.parent)
     if builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
       return builder
   raise UserError(
@@ -100,6 +101,11 @@ def _builder(data_dir: pathlib.Path) -> tfds.core.DatasetBuilder:
 def _build(data_dir: pathlib.Path) -> str:
   """The command that prepares it."""
   return f"tfds build clevr --data_dir={data_dir} --file_format=array_record"
+
+
+def _again(data_dir: pathlib.Path) -> str:
+  """What to do where it is damaged."""
+  return f"delete that folder and run '{_build(data_dir)}'"
 
 
 def _resized(image: bytes, size: int) -> bytes:

@@ -14,17 +14,15 @@ is recognised are, so such pairs are never impostors of each other.
 
 import contextlib
 import dataclasses
-import hashlib
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
-import jax
 import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from vgsgan.data.builders import preparing
+from vgsgan.data.builders import preparing, sources
 from vgsgan.data.builders.clevrgan_records import (
   Item,
   Numbers,
@@ -210,7 +208,7 @@ def prepare(config: ClevrganConfig, data_dir: str | pathlib.Path) -> Clevrgan:
     UserError: a network is missing or does not fit, the packages that speak
       are missing, or the disk is full or cannot be written.
   """
-  data_dir = pathlib.Path(data_dir).expanduser()
+  data_dir = sources.expanded(data_dir)
   networks = (
     pretrained.load_generator(config.generator),
     pretrained.load_recogniser(config.recogniser),
@@ -221,24 +219,15 @@ def prepare(config: ClevrganConfig, data_dir: str | pathlib.Path) -> Clevrgan:
       f"config.data.image_size={config.image_size}, but the pictures of "
       f"config.data.generator have {drawn} pixels a side: make them agree"
     )
-  config = dataclasses.replace(config, fingerprint=_fingerprint(networks))
+  files = {
+    name: pathlib.Path(getattr(config, name) or pretrained.PACKAGED[name])
+    for name in ("generator", "recogniser")
+  }
+  fingerprint = sources.content(files, data_dir)
+  config = dataclasses.replace(config, fingerprint=fingerprint)
   return preparing.prepare_once(
-    lambda: Clevrgan(
-      config=config,
-      data_dir=data_dir,
-      file_format="array_record",
-      networks=networks,
-    ),
-    _megabytes,
+    Clevrgan, config, data_dir, _megabytes, networks=networks
   )
-
-
-def _fingerprint(networks: Sequence[pretrained.Network]) -> str:
-  """Eight hex digits of the weights."""
-  digest = hashlib.sha256()
-  for leaf in jax.tree.leaves([network.variables for network in networks]):
-    digest.update(leaf.tobytes())
-  return digest.hexdigest()[:8]
 
 
 def load(builder: Clevrgan, split: str) -> Sequence[dict]:

@@ -13,7 +13,6 @@ other pictures than the published may bring their latents: `z.npy`, an array
 [n, z] of float32 whose row ID takes the place of the published one.
 """
 
-import hashlib
 import io
 import pathlib
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ import numpy as np
 from jaxtyping import Float, Int, Int16, UInt8
 from PIL import Image
 
+from vgsgan.data.builders import sources
 from vgsgan.data.builders.stamps_folder import read_recording
 from vgsgan.errors import UserError
 
@@ -65,17 +65,18 @@ def scan(
     UserError: no folder, a list or a folder is missing, a list is empty or
       has a line that is no ID, two lists share one, or `z.npy` cannot be read.
   """
-  root = pathlib.Path(source).expanduser()
-  if not source or not root.is_dir():
-    raise UserError(f"no folder {str(source)!r}: {_LAYOUT}")
-  lists = {split: f"name_list_{LISTS[split]}.txt" for split in splits}
-  wanted = [*lists.values(), "audio", "images"]
-  missing = [name for name in wanted if not (root / name).exists()]
+  root = sources.folder(source, _LAYOUT)
+  lists = {split: _list_file(split) for split in splits}
+  missing = [
+    *(name for name in lists.values() if not (root / name).is_file()),
+    *(name for name in ("audio", "images") if not (root / name).is_dir()),
+  ]
   if missing:
     raise UserError(f"{root} has no {', no '.join(missing)}: {_LAYOUT}")
   own = own_latents(root)
   limit = LATENTS if own is None else len(own)
-  found = {split: _listed(root, name, limit) for split, name in lists.items()}
+  with sources.readable(root):
+    found = {split: _listed(root, name, limit) for split, name in lists.items()}
   listed: dict[str, str] = {}
   for split, pairs in found.items():
     for pair in pairs:
@@ -86,6 +87,10 @@ def scan(
           "tested must not be trained on: take it out of one"
         )
   return found
+
+
+def _list_file(split: str) -> str:
+  return f"name_list_{LISTS[split]}.txt"
 
 
 def _listed(root: pathlib.Path, name: str, limit: int) -> list[Pair]:
@@ -121,7 +126,7 @@ def _pair(root: pathlib.Path, line: str, limit: int) -> Pair | None:
   path = path.with_name(digits)
   sounds = [root / "audio" / f"{path}{suffix}.wav" for suffix in SUFFIXES]
   pictures = [root / "images" / f"{path}{kind}" for kind in (".jpg", ".png")]
-  text = root / "text" / f"{path}.txt"
+  text = _text_file(root, str(path))
   return Pair(
     str(path),
     int(digits),
@@ -134,6 +139,10 @@ def _pair(root: pathlib.Path, line: str, limit: int) -> Pair | None:
 def _first(paths: Sequence[pathlib.Path]) -> pathlib.Path:
   """The first that is there, or else the first."""
   return next((path for path in paths if path.exists()), paths[0])
+
+
+def _text_file(root: pathlib.Path, pair_id: str) -> pathlib.Path:
+  return root / "text" / f"{pair_id}.txt"
 
 
 def _text(path: pathlib.Path) -> str:
@@ -212,23 +221,18 @@ def latents(
   source: str | pathlib.Path, rows: Int[np.ndarray, "n"]
 ) -> Float[np.ndarray, "n z"]:
   """The latents of some rows: the folder's own or else the published."""
-  own = own_latents(pathlib.Path(source).expanduser())
+  own = own_latents(sources.expanded(source))
   return latents_of(rows) if own is None else np.array(own[rows])
 
 
-def fingerprint(
+def read_files(
   source: str | pathlib.Path, splits: Sequence[str] = tuple(LISTS)
-) -> str:
-  """Eight hex digits of IDs, texts, latents, and the sizes of the files."""
-  digest = hashlib.sha256()
-  found = scan(source, splits)
-  own = own_latents(pathlib.Path(source).expanduser())
-  if own is not None:
-    digest.update(own.tobytes())
-  for split, pairs in found.items():
+) -> dict[str, pathlib.Path]:
+  """What is read of a folder, by its name there; see `scan`."""
+  root = sources.expanded(source)
+  found = [root / LATENTS_FILE]
+  for split, pairs in scan(source, splits).items():
+    found.append(root / _list_file(split))
     for pair in pairs:
-      files = (pair.audio, pair.image)
-      sizes = [f.stat().st_size if f.exists() else -1 for f in files]
-      entry = (split, pair.id, pair.audio.name, pair.caption, *sizes)
-      digest.update(repr(entry).encode())
-  return digest.hexdigest()[:8]
+      found += [pair.audio, pair.image, _text_file(root, pair.id)]
+  return {path.relative_to(root).as_posix(): path for path in found}

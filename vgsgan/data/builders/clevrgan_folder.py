@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 from tqdm import tqdm
 
-from vgsgan.data.builders import clevrgan_files, preparing
+from vgsgan.data.builders import clevrgan_files, preparing, sources
 from vgsgan.data.builders.clevrgan_records import (
   Item,
   Numbers,
@@ -104,6 +104,8 @@ class ClevrganFolder(tfds.core.GeneratorBasedBuilder):
       key = f"{split}:{pair.id}"
       bar.update()
       try:
+        sources.check_there(pair.audio)
+        sources.check_there(pair.image)
         waveform = clevrgan_files.read_sound(pair.audio, config.sample_rate)
         image = clevrgan_files.read_picture(pair.image, config.image_size)
       except ValueError as error:
@@ -131,16 +133,15 @@ def prepare(
     UserError: the source is not laid out as expected, too many of its pairs
       are missing or undecodable, or the disk is full.
   """
-  data_dir = pathlib.Path(data_dir).expanduser()
-  config = dataclasses.replace(
-    config,
-    fingerprint=clevrgan_files.fingerprint(config.source, config.splits),
-  )
+  data_dir = sources.expanded(data_dir)
+
+  def identify():
+    files = clevrgan_files.read_files(config.source, config.splits)
+    return sources.identity([config.source], files, data_dir)
+
+  config = dataclasses.replace(config, fingerprint=identify())
   builder = preparing.prepare_once(
-    lambda: ClevrganFolder(
-      config=config, data_dir=data_dir, file_format="array_record"
-    ),
-    _megabytes,
+    ClevrganFolder, config, data_dir, _megabytes, identify
   )
   metadata = builder.info.metadata
   preparing.check_bad(metadata, config.max_bad_share)

@@ -8,6 +8,7 @@ what is in the folder.
 
 import dataclasses
 import hashlib
+import math
 import pathlib
 from collections.abc import Sequence
 from typing import ClassVar
@@ -22,6 +23,7 @@ from vgsgan.data.builders import (
   clip_records,
   clips_files,
   preparing,
+  sources,
 )
 from vgsgan.errors import UserError
 from vgsgan.options import check_at_least
@@ -65,6 +67,8 @@ class ClipsConfig(tfds.core.BuilderConfig):
     check_at_least("data.sample_rate", self.sample_rate, 1000)  # Hz, not kHz.
     check_at_least("data.max_bad_share", self.max_bad_share, 0)
     check_at_least("data.seconds", self.seconds, 0.01)
+    if not math.isfinite(self.seconds):
+      raise UserError(f"config.data.seconds={self.seconds} must be a length")
     if not 0 < self.validation_share < 1:
       raise UserError(
         f"config.data.validation_share={self.validation_share} must be "
@@ -113,9 +117,7 @@ class Clips(tfds.core.GeneratorBasedBuilder):
     config = self.builder_config
     root = clips_files.root_of(config.source)
     labels, hierarchy = clips_files.classes(root, config.under)
-    clips = clips_files.scan(
-      root, labels, config.validation_share, config.split_seed
-    )
+    clips = _scan(config, root, labels)
     self.info.metadata.update(
       pairs=len(clips), bad=[], hierarchy=clip_records.stored(hierarchy)
     )
@@ -160,6 +162,8 @@ class Clips(tfds.core.GeneratorBasedBuilder):
     frame, time = clips_files.choose_frame(
       files.frames[clip.id], f"{config.split_seed}:{clip.id}"
     )
+    sources.check_there(frame)
+    sources.check_there(files.sounds[clip.id])
     image = clips_files.read_frame(frame, config.image_size)
     sound = clevrgan_files.read_sound(files.sounds[clip.id], config.sample_rate)
     # What is evaluated is not misaligned.
@@ -184,19 +188,32 @@ def prepare(config: ClipsConfig, data_dir: str | pathlib.Path) -> Clips:
     UserError: the source is not laid out as expected, too many of its clips
       are missing or undecodable, or the disk is full.
   """
-  data_dir = pathlib.Path(data_dir).expanduser()
-  config = dataclasses.replace(
-    config, fingerprint=clips_files.fingerprint(config.source)
-  )
+  data_dir = sources.expanded(data_dir)
+
+  def identify():
+    root = clips_files.root_of(config.source)
+    labels, _ = clips_files.classes(root, config.under)
+    clips = _scan(config, root, labels)
+    files = clips_files.read_files(root, clips, config.split_seed)
+    return sources.identity([root], files, data_dir)
+
+  config = dataclasses.replace(config, fingerprint=identify())
   builder = preparing.prepare_once(
-    lambda: Clips(config=config, data_dir=data_dir, file_format="array_record"),
-    _megabytes,
+    Clips, config, data_dir, _megabytes, identify
   )
   metadata = builder.info.metadata
   preparing.check_bad(metadata, config.max_bad_share)
   counts = (len(metadata["bad"]), metadata["pairs"])
   logging.info("%s: %d of %d clips left out", builder.data_dir, *counts)
   return builder
+
+
+def _scan(
+  config: ClipsConfig, root: pathlib.Path, labels: Sequence[str]
+) -> list[clips_files.Clip]:
+  return clips_files.scan(
+    root, labels, config.validation_share, config.split_seed
+  )
 
 
 def load(builder: Clips, split: str) -> Sequence[dict]:

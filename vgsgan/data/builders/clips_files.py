@@ -15,10 +15,10 @@ named otherwise are not known.
 """
 
 import collections
+import contextlib
 import csv
 import hashlib
 import io
-import os
 import pathlib
 import re
 from collections.abc import Sequence
@@ -29,11 +29,13 @@ from jaxtyping import Int16
 from PIL import Image, ImageOps
 
 from vgsgan import jsonfiles
+from vgsgan.data.builders import sources
 from vgsgan.errors import UserError
 from vgsgan.hierarchy import Hierarchy, from_ontology
 from vgsgan.options import nearest
 
 LISTS = {"train": "train.csv", "test": "test.csv"}
+ONTOLOGY = "ontology.json"
 SOUNDS = (".wav", ".flac", ".ogg")  # In order of preference.
 _TIME = re.compile(r"\d+\.\d+")
 _LAYOUT = (
@@ -69,13 +71,11 @@ class Files:
 
 def root_of(source: str | pathlib.Path) -> pathlib.Path:
   """The folder; UserError if it is not there or something is missing."""
-  root = pathlib.Path(source).expanduser()
-  if not source or not root.is_dir():
-    raise UserError(
-      f"no folder {str(source)!r} (--config.data.source): {_LAYOUT}"
-    )
-  wanted = (*LISTS.values(), "ontology.json", "audio", "frames")
-  missing = [name for name in wanted if not (root / name).exists()]
+  root = sources.folder(source, f"{_LAYOUT} (--config.data.source)")
+  missing = [
+    *(n for n in (*LISTS.values(), ONTOLOGY) if not (root / n).is_file()),
+    *(name for name in ("audio", "frames") if not (root / name).is_dir()),
+  ]
   if missing:
     raise UserError(f"{root} has no {', no '.join(missing)}: {_LAYOUT}")
   return root
@@ -97,7 +97,7 @@ def classes(
   Raises:
     UserError: the ontology is broken or has no such class.
   """
-  path = root / "ontology.json"
+  path = root / ONTOLOGY
   nodes = jsonfiles.read_json(path)
   if not isinstance(nodes, list) or not all(isinstance(n, dict) for n in nodes):
     raise UserError(f"{path} is no list of classes, as AudioSet's ontology is")
@@ -194,8 +194,9 @@ def _listed(
 
 def files(root: pathlib.Path, clips: Sequence[Clip]) -> Files:
   """The sounds and the frames of clips, of those that have any."""
-  sounds = {p.name: p for p in (root / "audio").iterdir()}
-  frames = {p.name: p for p in (root / "frames").iterdir()}
+  with sources.readable(root):
+    sounds = {p.name: p for p in (root / "audio").iterdir()}
+    frames = {p.name: p for p in (root / "frames").iterdir()}
   count = collections.Counter(clip.video for clip in clips)
   found = Files({}, {})
   for clip in clips:
@@ -282,17 +283,21 @@ def around(
   return sound[max(0, start - more) : start + length + more]
 
 
-def fingerprint(source: str | pathlib.Path) -> str:
-  """Eight hex digits of lists, classes, and names and sizes of the files."""
-  root = root_of(source)
-  digest = hashlib.sha256()
-  for name in (*LISTS.values(), "ontology.json"):
-    digest.update((root / name).read_bytes())
-  for top in ("audio", "frames"):
-    for folder, folders, names in os.walk(root / top):
-      folders.sort()
-      for name in sorted(names):
-        path = pathlib.Path(folder, name)
-        entry = (str(path.relative_to(root)), path.lstat().st_size)
-        digest.update(repr(entry).encode("utf8", "surrogateescape"))
-  return digest.hexdigest()[:8]
+def read_files(
+  root: pathlib.Path, clips: Sequence[Clip], seed: int
+) -> dict[str, pathlib.Path]:
+  """What is read of clips in a folder, by its name there.
+
+  Args:
+    root: of the folder.
+    clips: from `scan`.
+    seed: chooses the frames.
+  """
+  where = files(root, clips)
+  found = [root / name for name in (*LISTS.values(), ONTOLOGY)]
+  found += where.sounds.values()
+  with sources.readable(root):
+    for clip_id, path in where.frames.items():
+      with contextlib.suppress(ValueError):  # A folder without a frame.
+        found.append(choose_frame(path, f"{seed}:{clip_id}")[0])
+  return {path.relative_to(root).as_posix(): path for path in found}

@@ -3,27 +3,40 @@
 import contextlib
 import dataclasses
 import errno
-import fcntl
 import io
+import json
+import os
 import pathlib
 import shutil
-import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TextIO
+from typing import Any
 
+import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
-from vgsgan.data.builders import examples
+from vgsgan import files
+from vgsgan.data.builders import examples, sources
 from vgsgan.errors import UserError
 from vgsgan.integrity import one_line
-from vgsgan.jsonfiles import refused
 from vgsgan.processes import PREPARE_SECONDS
+
+# What ArrayRecord's errors are known by: they have no number.
+_FULL = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT)))
+_SAID = (
+  *_FULL,
+  *map(os.strerror, (errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)),
+)
+ADVICE = "delete that folder, the next start prepares it anew"
 
 
 def prepare_once(
-  make: Callable[[], tfds.core.DatasetBuilder],
+  builder_class: type[tfds.core.GeneratorBasedBuilder],
+  config: tfds.core.BuilderConfig,
+  data_dir: pathlib.Path,
   megabytes: Callable[[tfds.core.DatasetBuilder], int],
+  identify: Callable[[], str] | None = None,
+  **arguments: Any,
 ) -> tfds.core.DatasetBuilder:
   """Prepares what a builder describes, unless that is done already.
 
@@ -32,23 +45,65 @@ def prepare_once(
   prepares and the others on the machine wait for it.
 
   Args:
-    make: makes the builder, set to write ArrayRecord.
+    builder_class: of the data set.
+    config: what to prepare.
+    data_dir: where TFDS keeps data sets.
     megabytes: about how much the builder writes, to say when a disk is full.
+    identify: gives the source's `config.fingerprint`, to see whether it has
+      changed while it was read.
+    **arguments: more of the builder's.
 
   Returns:
     A builder of the prepared data set.
 
   Raises:
-    UserError: the disk is full.
+    UserError: what is prepared is damaged, it cannot be written, or its source
+      has changed meanwhile.
   """
-  builder = _quietly(make)
-  if not _is_prepared(builder):
-    with _alone(pathlib.Path(builder.data_dir).parent):
+  folder = data_dir / builder_class.name / config.name
+  folder /= str(builder_class.VERSION)
+
+  def make():
+    return _quietly(
+      lambda: builder_class(
+        config=config,
+        data_dir=data_dir,
+        file_format="array_record",
+        **arguments,
+      )
+    )
+
+  if not _is_there(folder):
+    with _alone(folder.parent):
       # Another process may have finished it meanwhile.
-      builder = _quietly(make)
-      if not _is_prepared(builder):
-        _write(builder, megabytes)
+      if not _is_there(folder):
+        _write(make(), megabytes)
+        if identify and identify() != config.fingerprint:
+          shutil.rmtree(folder)
+          raise UserError(
+            f"the source of {folder.parent.name} has changed while it was "
+            "read: start again once nothing writes to it"
+          )
+  with whole(folder):
+    builder = make()
+    _check_files(builder)
   return builder
+
+
+@contextlib.contextmanager
+def whole(folder: pathlib.Path, advice: str = ADVICE) -> Iterator[None]:
+  """Turns whatever opening a damaged data set raises into one line."""
+  try:
+    yield
+  except UserError:
+    raise
+  except Exception as error:  # TFDS and its parsers raise anything.
+    reason = one_line(error)
+    if isinstance(error, OSError) and error.filename:
+      reason = f"{pathlib.Path(error.filename).name}: {error.strerror}"
+    raise UserError(
+      f"the prepared data set {folder} is damaged ({reason}): {advice}"
+    ) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,14 +141,12 @@ class Split(Sequence):
 
 
 def open_split(
-  builder: tfds.core.DatasetBuilder,
-  name: str,
-  advice: str = "delete that folder, the next start prepares it anew",
+  builder: tfds.core.DatasetBuilder, name: str, advice: str = ADVICE
 ) -> Split:
   """The records of a split, their pictures as they are stored.
 
-  Its first record is read: what is missing or damaged from its start on shows
-  before anything is trained.
+  The first and the last record of each file are read: what is missing or cut
+  off shows before anything is trained.
 
   Args:
     builder: of a prepared data set.
@@ -101,21 +154,31 @@ def open_split(
     advice: what to do where its files are damaged.
 
   Raises:
-    UserError: the first record cannot be read.
+    UserError: one of these records cannot be read.
   """
-  folder = str(builder.data_dir)
-  source = builder.as_data_source(
-    name, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+  split = _open(builder, name, advice)
+  ends = np.cumsum(
+    [f.take for f in builder.info.splits[name].file_instructions]
   )
-  parse = examples.parser(builder.info.features)
-  split = Split(source, parse, name, folder, advice)
-  if len(split):
-    split[0]
+  for index in sorted({0, *ends[:-1], *(ends - 1)}):
+    split[int(index)]
   return split
 
 
+def _open(builder: tfds.core.DatasetBuilder, name: str, advice: str) -> Split:
+  folder = pathlib.Path(builder.data_dir)
+  with whole(folder, advice):
+    source = builder.as_data_source(
+      name, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+    )
+    parse = examples.parser(builder.info.features)
+  return Split(source, parse, name, str(folder), advice)
+
+
 def _reopened(folder: str, name: str, advice: str) -> Split:
-  return open_split(tfds.builder_from_directory(folder), name, advice)
+  with whole(pathlib.Path(folder), advice):
+    builder = tfds.builder_from_directory(folder)
+  return _open(builder, name, advice)
 
 
 def check_bad(metadata: dict, limit: float) -> None:
@@ -129,7 +192,7 @@ def check_bad(metadata: dict, limit: float) -> None:
   if len(bad) > limit * total:
     raise UserError(
       f"at least {len(bad)} of {total} pairs ({len(bad) / total:.2%}) cannot "
-      f"be decoded, more than the limit of {limit:.2%}; the first is "
+      f"be used, more than the limit of {limit:.2%}; the first is "
       f"{bad[0][0]} ({bad[0][1]}): mend the source or raise "
       "--config.data.max_bad_share"
     )
@@ -146,9 +209,24 @@ def _quietly(
     logging.set_verbosity(verbosity)
 
 
-def _is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
-  # TFDS writes this file last, before it renames the folder.
-  return (pathlib.Path(builder.data_dir) / "dataset_info.json").exists()
+def _is_there(folder: pathlib.Path) -> bool:
+  """Whether a data set was prepared: TFDS renames a folder that is whole."""
+  with files.refused(folder):
+    return folder.exists()
+
+
+def _check_files(builder: tfds.core.DatasetBuilder) -> None:
+  """Raises unless the files beside the records can be read.
+
+  TFDS takes a folder without `dataset_info.json` or `metadata.json` for a data
+  set about which nothing is known, and reads `features.json` only in other
+  processes, which open the folder by its name.
+  """
+  folder = pathlib.Path(builder.data_dir)
+  json.loads((folder / "dataset_info.json").read_bytes())
+  tfds.features.FeaturesDict.from_config(str(folder))
+  if builder._info().metadata is not None:
+    json.loads((folder / "metadata.json").read_bytes())["pairs"]
 
 
 def _write(
@@ -156,8 +234,6 @@ def _write(
   megabytes: Callable[[tfds.core.DatasetBuilder], int],
 ) -> None:
   final = pathlib.Path(builder.data_dir)
-  for left in final.parent.glob("incomplete.*"):  # Of a killed process.
-    shutil.rmtree(left)
   tfds.disable_progress_bar()  # Builders show one of their own.
   try:
     # What TFDS prints is of downloads, of which there are none.
@@ -171,47 +247,55 @@ def _write(
       f"({one_line(error)}): mend the source, or add to it"
     ) from error
   except Exception as error:
-    if not _is_full(error):
+    reason = _refusal(error)
+    if reason is None:
       raise
+    if reason in _FULL:
+      raise UserError(
+        f"no space left to prepare {final} (about {megabytes(builder)} MB are "
+        "needed, nothing half-written is kept): free some or choose another "
+        "folder for the data"
+      ) from error
     raise UserError(
-      f"no space left to prepare {final} (about {megabytes(builder)} MB are "
-      "needed, nothing half-written is kept): free some or choose another "
-      "folder for the data"
+      f"cannot prepare {final}: {reason}; nothing half-written is kept: mend "
+      "this or choose another folder for the data"
     ) from error
 
 
-def _is_full(error: BaseException | None) -> bool:
-  """Whether a full disk is behind an error; TFDS and ArrayRecord wrap it."""
+def _refusal(error: BaseException | None) -> str | None:
+  """What the file system said, behind an error; None if it said nothing.
+
+  TFDS and ArrayRecord wrap it, the latter as text.
+  """
   while error is not None:
-    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-      return True
-    if "No space left on device" in str(error):
-      return True
+    if isinstance(error, UserError):
+      return None
+    if isinstance(error, OSError) and error.errno:
+      return os.strerror(error.errno)
+    for said in _SAID:
+      if said in str(error):
+        return said
     error = error.__cause__ or error.__context__
-  return False
+  return None
 
 
 @contextlib.contextmanager
 def _alone(folder: pathlib.Path) -> Iterator[None]:
-  """Holds the lock of a folder."""
-  with refused(folder):
+  """Holds the lock of a folder, in which nothing is half-written."""
+  with files.refused(folder):
     folder.mkdir(parents=True, exist_ok=True)
-    lock = open(folder / ".lock", "w")
-  with lock:
-    _wait_for(lock, folder)
+  lock = folder / ".lock"
+  held = (
+    f"waited {PREPARE_SECONDS / 3600:g} hours for another process to prepare "
+    f"{folder}: end that one if it hangs (`fuser {lock}` names it), and start "
+    "again"
+  )
+  unlocked: list[str] = []
+  with files.locked(lock, held, PREPARE_SECONDS, unlocked.append):
+    for line in unlocked:
+      sources.warn(line)
+    if not unlocked:  # Else it may be another's, who is still at it.
+      with files.refused(folder):
+        for left in folder.glob("incomplete.*"):  # Of a killed process.
+          left.unlink() if left.is_symlink() else shutil.rmtree(left)
     yield
-
-
-def _wait_for(lock: TextIO, folder: pathlib.Path) -> None:
-  """Takes the lock; it is free as soon as who holds it ends, however."""
-  began = time.monotonic()
-  while True:
-    with contextlib.suppress(BlockingIOError):
-      return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    if time.monotonic() - began > PREPARE_SECONDS:
-      raise UserError(
-        f"waited {PREPARE_SECONDS / 3600:g} hours for another process to "
-        f"prepare {folder}: end that one if it hangs (`fuser {folder}/.lock` "
-        "names it), and start again"
-      )
-    time.sleep(0.2)

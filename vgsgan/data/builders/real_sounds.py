@@ -16,7 +16,12 @@ from absl import logging
 from tqdm import tqdm
 
 from vgsgan.data import splits
-from vgsgan.data.builders import clip_records, preparing, stamps_folder
+from vgsgan.data.builders import (
+  clip_records,
+  preparing,
+  sources,
+  stamps_folder,
+)
 from vgsgan.data.builders import real_sounds_files as files
 from vgsgan.errors import UserError
 from vgsgan.options import check_at_least
@@ -90,11 +95,11 @@ class RealSounds(tfds.core.GeneratorBasedBuilder):
     config, metadata = self.builder_config, self.info.metadata
     with tempfile.TemporaryDirectory() as folder:
       files.unpack(config.gcompris, pathlib.Path(folder))
-      sources = {
+      folders = {
         "tuxpaint": stamps_folder.stamps_root(config.stamps),
         "gcompris": pathlib.Path(folder),
       }
-      pairs, strays = files.scan(sources)
+      pairs, strays = files.scan(folders)
       metadata.update(pairs=len(pairs), strays=strays, bad=[])
       found = list(self._decoded(pairs))
     folders = sorted({pair.folder for pair, _ in found})
@@ -113,6 +118,8 @@ class RealSounds(tfds.core.GeneratorBasedBuilder):
     config, metadata = self.builder_config, self.info.metadata
     for pair in tqdm(pairs, desc="real sounds", unit="pair", disable=None):
       try:
+        sources.check_there(pair.image)
+        sources.check_there(pair.sound)
         image = stamps_folder.read_picture(pair.image, config.image_size)
         sound = stamps_folder.read_recording(pair.sound, config.sample_rate)
       except ValueError as error:
@@ -151,15 +158,16 @@ def prepare(
     UserError: a source is missing or broken, too many of its pairs are
       undecodable, or the disk is full.
   """
-  data_dir = pathlib.Path(data_dir).expanduser()
-  config = dataclasses.replace(
-    config, fingerprint=files.fingerprint(config.stamps, config.gcompris)
-  )
+  data_dir = sources.expanded(data_dir)
+
+  def identify():
+    found = files.read_files(config.stamps, config.gcompris)
+    roots = [stamps_folder.stamps_root(config.stamps), config.gcompris]
+    return sources.identity(roots, found, data_dir)
+
+  config = dataclasses.replace(config, fingerprint=identify())
   builder = preparing.prepare_once(
-    lambda: RealSounds(
-      config=config, data_dir=data_dir, file_format="array_record"
-    ),
-    _megabytes,
+    RealSounds, config, data_dir, _megabytes, identify
   )
   metadata = builder.info.metadata
   preparing.check_bad(metadata, config.max_bad_share)

@@ -6,13 +6,11 @@ letters and digits. Of GCompris, three activities: photographs of farm animals
 and of musicians, drawings of instruments. (Its memory-sound has no pictures.)
 """
 
-import hashlib
-import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from vgsgan.data.builders import rcc, stamps_folder
+from vgsgan.data.builders import rcc, sources, stamps_folder
 from vgsgan.errors import UserError
 from vgsgan.hierarchy import Hierarchy
 
@@ -62,7 +60,7 @@ def unpack(source: str | pathlib.Path, folder: pathlib.Path) -> None:
 
 def _resources(source: str | pathlib.Path) -> dict[pathlib.Path, str]:
   """The files of the activities, and the class of each."""
-  root = pathlib.Path(source).expanduser()
+  root = sources.expanded(source)
   found = {root / f"{name}.rcc": place for name, place in ACTIVITIES.items()}
   missing = [str(path) for path in found if not path.is_file()]
   if missing:
@@ -74,7 +72,7 @@ def _resources(source: str | pathlib.Path) -> dict[pathlib.Path, str]:
 
 
 def scan(
-  sources: dict[str, pathlib.Path],
+  folders: dict[str, pathlib.Path],
 ) -> tuple[list[Pair], list[list[str]]]:
   """Lists the pairs of folders by the name of the source.
 
@@ -83,26 +81,33 @@ def scan(
     beside them as [path within the source, reason].
   """
   pairs, strays = {}, []
-  for source, root in sources.items():
-    for folder, folders, names in os.walk(root):
-      here = pathlib.Path(folder)
-      if here == root:
-        folders[:] = [name for name in folders if name != "symbols"]
-      for name in sorted(names):  # Ogg before WAV.
-        sound = here / name
-        if sound.suffix not in stamps_folder.SOUNDS or "_desc" in name:
-          continue
-        place = sound.relative_to(root)
-        image = next(
-          (p for p in map(sound.with_suffix, PICTURES) if p.exists()), None
-        )
-        if image is None:
-          strays.append([f"{source}:{place}", "no picture beside it"])
-          continue
-        key = f"{source}:{place.with_suffix('').as_posix()}"
-        pair = Pair(key, _name(place.parent), image, sound)
-        pairs.setdefault(key, pair)
+  for source, root in folders.items():
+    with sources.readable(root):
+      paths = list(_sounds(root))
+    for sound in paths:
+      place = sound.relative_to(root)
+      image = next(
+        (p for p in map(sound.with_suffix, PICTURES) if p.exists()), None
+      )
+      if image is None:
+        strays.append([f"{source}:{place}", "no picture beside it"])
+        continue
+      key = f"{source}:{place.with_suffix('').as_posix()}"
+      pair = Pair(key, _name(place.parent), image, sound)
+      pairs.setdefault(key, pair)
   return [pairs[key] for key in sorted(pairs)], sorted(strays)
+
+
+def _sounds(root: pathlib.Path) -> Iterator[pathlib.Path]:
+  """The sound effects of a folder, in each of its folders Ogg before WAV."""
+  for folder, inside, names in sources.walk(root):
+    here = pathlib.Path(folder)
+    if here == root:
+      inside[:] = [name for name in inside if name != "symbols"]
+    for name in sorted(names):
+      sound = here / name
+      if sound.suffix in stamps_folder.SOUNDS and "_desc" not in name:
+        yield sound
 
 
 def _name(folder: pathlib.Path) -> str:
@@ -125,11 +130,12 @@ def tree(folders: Sequence[str]) -> Hierarchy:
   )
 
 
-def fingerprint(
+def read_files(
   stamps: str | pathlib.Path, gcompris: str | pathlib.Path
-) -> str:
-  """Eight hex digits of the files of both sources."""
-  digest = hashlib.sha256(stamps_folder.fingerprint(stamps).encode())
-  for path in _resources(gcompris):
-    digest.update(path.read_bytes())
-  return digest.hexdigest()[:8]
+) -> dict[str, pathlib.Path]:
+  """What is read of both sources, by its name."""
+  root = stamps_folder.stamps_root(stamps)
+  pairs, _ = scan({"tuxpaint": root})
+  found = [path for pair in pairs for path in (pair.image, pair.sound)]
+  named = {path.relative_to(root).as_posix(): path for path in found}
+  return named | {path.name: path for path in _resources(gcompris)}

@@ -18,7 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from vgsgan.data import splits
-from vgsgan.data.builders import preparing
+from vgsgan.data.builders import preparing, sources
 from vgsgan.errors import UserError
 from vgsgan.options import check_at_least
 from vgsgan.worlds import scenes
@@ -167,13 +167,8 @@ def prepare(config: ScenesConfig, data_dir: str | pathlib.Path) -> Scenes:
   Raises:
     UserError: the disk is full or cannot be written.
   """
-  data_dir = pathlib.Path(data_dir).expanduser()
-  return preparing.prepare_once(
-    lambda: Scenes(
-      config=config, data_dir=data_dir, file_format="array_record"
-    ),
-    _megabytes,
-  )
+  data_dir = sources.expanded(data_dir)
+  return preparing.prepare_once(Scenes, config, data_dir, _megabytes)
 
 
 def load(builder: Scenes, split: str) -> Sequence[dict]:

@@ -8,7 +8,6 @@ have nothing in common but the instrument.
 """
 
 import dataclasses
-import hashlib
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
@@ -21,7 +20,7 @@ from jaxtyping import Array, Bool, Int, PRNGKeyArray
 from tqdm import tqdm
 
 from vgsgan.data import splits
-from vgsgan.data.builders import preparing
+from vgsgan.data.builders import preparing, sources
 from vgsgan.data.builders.scenes import encode
 from vgsgan.errors import UserError
 from vgsgan.options import check_at_least
@@ -241,20 +240,15 @@ def prepare(config: SoundingConfig, data_dir: str | pathlib.Path) -> Sounding:
     UserError: the SoundFont or the package that plays it is missing, or the
       disk is full or cannot be written.
   """
-  data_dir = pathlib.Path(data_dir).expanduser()
-  soundfont = pathlib.Path(config.soundfont).expanduser()
+  data_dir = sources.expanded(data_dir)
+  soundfont = sources.expanded(config.soundfont)
   sounds.check_soundfont(soundfont)
   config = dataclasses.replace(
     config,
     soundfont=str(soundfont),
-    fingerprint=hashlib.sha256(soundfont.read_bytes()).hexdigest()[:8],
+    fingerprint=sources.content({"soundfont": soundfont}, data_dir),
   )
-  return preparing.prepare_once(
-    lambda: Sounding(
-      config=config, data_dir=data_dir, file_format="array_record"
-    ),
-    _megabytes,
-  )
+  return preparing.prepare_once(Sounding, config, data_dir, _megabytes)
 
 
 def load(builder: Sounding, split: str) -> Sequence[dict]:

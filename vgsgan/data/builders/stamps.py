@@ -11,6 +11,9 @@ gallery has (speech_id == s, image_id == i).
 """
 
 import dataclasses
+import glob
+import hashlib
+import os
 import pathlib
 from collections.abc import Sequence
 from typing import ClassVar
@@ -21,7 +24,12 @@ from absl import logging
 from tqdm import tqdm
 
 from vgsgan.data import splits
-from vgsgan.data.builders import preparing, stamps_folder, stamps_index
+from vgsgan.data.builders import (
+  preparing,
+  sources,
+  stamps_folder,
+  stamps_index,
+)
 from vgsgan.errors import UserError
 from vgsgan.options import check_at_least
 
@@ -71,9 +79,16 @@ class StampsConfig(tfds.core.BuilderConfig):
       )
     check_at_least("data.image_size", self.image_size, 1)
     check_at_least("data.sample_rate", self.sample_rate, 1000)  # Hz, not kHz.
+    check_at_least("data.max_bad_share", self.max_bad_share, 0)
+    if self.max_stamps is not None:
+      check_at_least("data.max_stamps", self.max_stamps, 1)
+    languages = sorted(set(self.languages))
+    if len(languages) > 20:  # A name has 255 bytes at most.
+      digest = hashlib.sha256(" ".join(languages).encode()).hexdigest()[:8]
+      languages = [f"{len(languages)}languages_{digest}"]
     parts = [
       self.protocol,
-      *sorted(set(self.languages)),
+      *languages,
       *(["symbols"] if self.symbols else []),
       f"{self.image_size}px",
       f"{self.sample_rate}hz",
@@ -135,7 +150,7 @@ class Stamps(tfds.core.GeneratorBasedBuilder):
     del dl_manager  # Nothing to download: a package brings the source.
     config = self.builder_config
     found = stamps_index.index(
-      stamps_folder.scan(config.source, config.languages, config.symbols),
+      _scan(config),
       config.protocol,
       config.split_seed,
       config.test_share,
@@ -161,6 +176,8 @@ class Stamps(tfds.core.GeneratorBasedBuilder):
       key = f"{pair.name}:{pair.language}"
       bar.update()
       try:
+        sources.check_there(pair.image_path)
+        sources.check_there(pair.audio_path)
         if pair.image_path not in pictures:
           pictures[pair.image_path] = stamps_folder.read_picture(
             pair.image_path, config.image_size
@@ -202,13 +219,22 @@ def prepare(config: StampsConfig, data_dir: str | pathlib.Path) -> Stamps:
     UserError: no usable source, an unknown language, an empty split, too
       many undecodable pairs, or a full disk.
   """
-  data_dir = pathlib.Path(data_dir).expanduser()
-  config = _with_fingerprint(config, data_dir)
+  data_dir = sources.expanded(data_dir)
+
+  def identify():
+    scan = _scan(config)
+    return sources.identity(
+      [stamps_folder.stamps_root(config.source)],
+      stamps_folder.read_files(config.source, scan.pairs),
+      data_dir,
+    )
+
+  if _is_default(config.source) and not os.path.exists(SOURCE):
+    found = dataclasses.replace(config, fingerprint=_kept(config, data_dir))
+  else:
+    found = dataclasses.replace(config, fingerprint=identify())
   builder = preparing.prepare_once(
-    lambda: Stamps(
-      config=config, data_dir=data_dir, file_format="array_record"
-    ),
-    _megabytes,
+    Stamps, found, data_dir, _megabytes, identify
   )
   preparing.check_bad(builder.info.metadata, config.max_bad_share)
   logging.info(
@@ -235,24 +261,34 @@ def load(builder: Stamps, split: str) -> Sequence[dict]:
   return preparing.open_split(builder, split)
 
 
-def _with_fingerprint(
-  config: StampsConfig, data_dir: pathlib.Path
-) -> StampsConfig:
-  """Fills in the fingerprint, from the source or from what was prepared.
+def _scan(config: StampsConfig) -> stamps_folder.Scan:
+  return stamps_folder.scan(config.source, config.languages, config.symbols)
 
-  A machine that trains need not have the source: without one, the only
-  prepared data set that agrees in everything else is taken.
+
+def _is_default(source: str) -> bool:
+  return os.path.normpath(sources.expanded(source)) == SOURCE
+
+
+def _kept(config: StampsConfig, data_dir: pathlib.Path) -> str:
+  """The fingerprint of what was prepared of the package, which is not here.
+
+  A machine that trains need not have the package.
+
+  Raises:
+    UserError: nothing was, or of several versions of it.
   """
-  try:
-    fingerprint = stamps_folder.fingerprint(config.source)
-  except UserError:
-    name = dataclasses.replace(config, fingerprint="").name
-    prepared = list(data_dir.glob(f"stamps/{name}*/{Stamps.VERSION}"))
-    if len(prepared) != 1:
-      raise
-    fingerprint = prepared[0].parent.name.removeprefix(name)
-    logging.warning("no source at %s; using %s", config.source, prepared[0])
-  return dataclasses.replace(config, fingerprint=fingerprint)
+  name = dataclasses.replace(config, fingerprint="").name
+  pattern = f"{glob.escape(name)}*-at_{sources.place([SOURCE])}"
+  prepared = sorted((data_dir / "stamps").glob(f"{pattern}/{Stamps.VERSION}"))
+  if not prepared:
+    raise UserError(f"no folder {SOURCE}: {stamps_folder.PACKAGE}")
+  if len(prepared) > 1:
+    raise UserError(
+      f"no folder {SOURCE}, and {len(prepared)} data sets that were prepared "
+      f"from it: delete all but one of {', '.join(map(str, prepared))}"
+    )
+  sources.warn(f"no folder {SOURCE}: reading {prepared[0]}, prepared from it")
+  return prepared[0].parent.name.removeprefix(name)
 
 
 def _megabytes(builder: Stamps) -> int:

@@ -5,10 +5,8 @@ languages) and one recording for each language, `NAME_desc_XX.ogg`, a person
 reading that caption. `NAME.ogg` without `_desc` is a sound effect: no speech.
 """
 
-import hashlib
 import io
 import math
-import os
 import pathlib
 import re
 from collections.abc import Sequence
@@ -21,6 +19,7 @@ from jaxtyping import Int16
 from PIL import Image
 from scipy import signal
 
+from vgsgan.data.builders import sources
 from vgsgan.errors import UserError
 
 PACKAGE = (
@@ -87,10 +86,11 @@ def scan(
   """
   root = stamps_root(root)
   pairs, strays = [], []
-  for folder, names in _folders(root, symbols):
-    found, lost = _scan_folder(root, folder, names)
-    pairs += found
-    strays += lost
+  with sources.readable(root):
+    for folder, names in _folders(root, symbols):
+      found, lost = _scan_folder(root, folder, names)
+      pairs += found
+      strays += lost
   if not pairs:
     raise UserError(f"{root} has no picture with a recording: {PACKAGE}")
   present = sorted({p.language for p in pairs})
@@ -106,13 +106,13 @@ def scan(
 
 def stamps_root(root: str | pathlib.Path) -> pathlib.Path:
   """The folder that has the stamps; UserError if missing or half unpacked."""
-  root = pathlib.Path(root).expanduser()
-  if (root / "stamps").is_dir():
-    root = root / "stamps"
-  if not root.is_dir():
-    raise UserError(f"no folder of stamps at {root}: {PACKAGE}")
-  folders = _folders(root, True)
-  for top in [root, *sorted(p for p in root.iterdir() if p.is_dir())]:
+  root = sources.folder(root, PACKAGE)
+  with sources.readable(root):
+    if (root / "stamps").is_dir():
+      root = root / "stamps"
+    folders = _folders(root, True)
+    tops = [root, *sorted(p for p in root.iterdir() if p.is_dir())]
+  for top in tops:
     inside = [names for folder, names in folders if folder.is_relative_to(top)]
     names = [name for some in inside for name in some]
     pictures = any(name.endswith(PICTURES) for name in names)
@@ -124,24 +124,21 @@ def stamps_root(root: str | pathlib.Path) -> pathlib.Path:
   return root
 
 
-def fingerprint(root: str | pathlib.Path) -> str:
-  """Eight hex digits of the names and sizes of all files of the stamps."""
+def read_files(
+  root: str | pathlib.Path, pairs: Sequence[Pair]
+) -> dict[str, pathlib.Path]:
+  """What is read of pairs in a folder, by its name there."""
   root = stamps_root(root)
-  digest = hashlib.sha256()
-  for folder, names in _folders(root, True):
-    for name in names:
-      path = folder / name
-      if path.suffix in (*PICTURES, *SOUNDS, ".txt"):
-        entry = f"{path.relative_to(root).as_posix()}\0{path.lstat().st_size}\0"
-        digest.update(entry.encode("utf8", "surrogateescape"))
-  return digest.hexdigest()[:8]
+  found = [path for p in pairs for path in (p.image_path, p.audio_path)]
+  found += [root / f"{p.name}.txt" for p in pairs]
+  return {path.relative_to(root).as_posix(): path for path in found}
 
 
 def _folders(
   root: pathlib.Path, symbols: bool
 ) -> list[tuple[pathlib.Path, list[str]]]:
   found = []
-  for folder, folders, names in os.walk(root):
+  for folder, folders, names in sources.walk(root):
     leave = [root / NO_STAMPS, *([] if symbols else [root / "symbols"])]
     folders[:] = [f for f in folders if pathlib.Path(folder, f) not in leave]
     found.append((pathlib.Path(folder), sorted(names)))
