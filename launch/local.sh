@@ -11,10 +11,10 @@
 # - CUDA_VISIBLE_DEVICES, JAX_PLATFORMS=cpu and JAX_NUM_CPU_DEVICES=K hold as
 #   everywhere: they say which GPUs, or that K devices a process are imagined.
 #
-# Process 0 speaks here, the others with [I] before each line. Ctrl-C or SIGTERM
-# saves after the step and leaves, with 143; a second one, a second later or more,
-# ends all at once. When a process fails the others are ended too, and the status
-# is that of the first that failed.
+# Process 0 speaks here, the others with [I] before each line. Ctrl-C, SIGTERM and a
+# closed terminal save after the step and leave, with 143; a second one, a second
+# later or more, ends all at once. When a process fails the others are ended too, and
+# the status is that of the first that failed.
 set -euo pipefail
 
 GRACE=30  # Seconds between asking the others to leave and killing them.
@@ -62,7 +62,7 @@ tell() {
   kill -s "$1" "${!running[@]}" 2>/dev/null || true
 }
 
-# SIGTERM for both: what bash starts in the background ignores SIGINT.
+# SIGTERM for all three: what bash starts in the background ignores SIGINT.
 asked=
 # shellcheck disable=SC2329  # The trap calls it.
 leave() {
@@ -76,13 +76,13 @@ leave() {
     tell KILL
   fi
 }
-trap leave INT TERM
+trap leave INT TERM HUP
 
 start 0 "$@" &
 running[$!]=0
 for ((i = 1; i < n; i++)); do
   # Whatever ends the processes, what they say must still find a reader.
-  exec {out}> >(trap '' INT TERM; exec sed -u "s/^/[$i] /")
+  exec {out}> >(trap '' INT TERM HUP; exec sed -u "s/^/[$i] /")
   start "$i" "$@" >&"$out" 2>&1 &
   running[$!]=$i
   exec {out}>&-

@@ -25,9 +25,8 @@ from vgsgan import processes
 processes.start(**vars(args))
 import jax
 found = jax.process_index(), "of", jax.process_count(), len(jax.devices())
-import os
-# At once, or lines of two processes meet in one.
-os.write(1, (" ".join(map(str, found)) + chr(10)).encode())
+# In one write, or lines of two processes meet in one.
+print(" ".join(map(str, found)) + chr(10), end="", flush=True)
 """
 SAVES = 'trap "touch $RECORD/$id.saved; exit 143" TERM; touch $RECORD/$id.up; '
 WAITS = "while :; do sleep 0.05; done"

@@ -25,7 +25,8 @@ def start(code: str, *arguments: str) -> subprocess.Popen:
 
 
 @pytest.mark.parametrize(
-  ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
+  ("number", "code"),
+  [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)],
 )
 def test_one_signal_is_remembered(number, code, monkeypatch):
   monkeypatch.setattr(Preemption, "SAME_SECONDS", 60.0)
@@ -55,6 +56,17 @@ def test_a_line_that_interrupts_a_print_is_still_said(capfd):
     os.kill(os.getpid(), signal.SIGTERM)
     assert stop.reached()
   assert capfd.readouterr().err.startswith("SIGTERM: saving after this step")
+
+
+def test_a_closed_window_is_nothing_to_a_run_under_nohup():
+  before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+  try:
+    with Preemption() as stop:
+      os.kill(os.getpid(), signal.SIGHUP)
+      assert not stop.reached()
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+  finally:
+    signal.signal(signal.SIGHUP, before)
 
 
 def test_outside_the_main_thread_nothing_is_installed():
@@ -122,7 +134,12 @@ multihost_utils.sync_global_devices("done")
 @pytest.mark.parametrize(
   ("number", "pause"),
   # During the steps, and between the runs: the service looks every second.
-  [(signal.SIGTERM, 0), (signal.SIGINT, 0), (signal.SIGTERM, 5)],
+  [
+    (signal.SIGTERM, 0),
+    (signal.SIGINT, 0),
+    (signal.SIGHUP, 0),
+    (signal.SIGTERM, 5),
+  ],
 )
 def test_processes_agree_on_the_step(number, pause):
   with socket.socket() as free:

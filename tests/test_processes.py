@@ -59,8 +59,8 @@ def start(what):
     )
     for rank in range(2)
   ]
-  for worker in workers:  # Gloo writes there as well.
-    assert "ready\n" in iter(worker.stdout.readline, ""), worker.stderr.read()
+  for worker in workers:  # Nobody else writes there.
+    assert worker.stdout.readline() == "ready\n", worker.stderr.read()
   return workers
 
 
@@ -265,3 +265,11 @@ def test_only_the_fatal_is_shortened():
   # Who has said why it ends need not say more.
   text = f"{line}{GONE}{FATAL}INTERNAL: x\n{STACK}"
   assert list(lost_lines.shortened(text.splitlines(True))) == [line]
+
+
+def test_whom_gloo_has_met_is_not_said():
+  text = (
+    "[Gloo] Rank 0 is connected to 1 peer ranks. Expected number of connected "
+    "peer ranks is : 1\none\n"
+  )
+  assert list(lost_lines.shortened(text.splitlines(True))) == ["one\n"]

@@ -1,10 +1,12 @@
 """Reads what native code says, and makes one line of a lost process.
 
 A program of its own (see `processes`), quick to start: it imports nothing of
-vgsgan. Standard input is what C++ writes to standard error; all of it is
-passed on but for what JAX's coordination service says of a lost process.
+vgsgan. Standard input is what C++ writes to standard output and error. All of
+it is passed on to standard error but for what JAX's coordination service says
+of a lost process, and whom Gloo has met.
 """
 
+import os
 import re
 import signal
 import sys
@@ -43,6 +45,8 @@ def shortened(lines: Iterable[str]) -> Iterator[str]:
   held: list[str] = []
   holding = said = False
   for line in lines:
+    if line.startswith("[Gloo] Rank "):
+      continue
     if line.startswith("vgsgan: "):
       said, holding = True, False
     elif _START.match(line):
@@ -73,11 +77,15 @@ def explained(text: str) -> str:
 
 
 def main() -> None:
-  for number in (signal.SIGINT, signal.SIGTERM):
+  for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, signal.SIG_IGN)
+  sys.stdin.reconfigure(errors="replace")
   for line in shortened(sys.stdin):
-    sys.stderr.write(line)
-    sys.stderr.flush()
+    try:
+      os.write(2, line.encode(errors="replace"))
+    except OSError:
+      # Nobody reads it: C++ must not come to wait until somebody does.
+      os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 if __name__ == "__main__":

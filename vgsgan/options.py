@@ -10,6 +10,7 @@ from typing import Any
 import ml_collections
 from absl import app, flags
 
+from vgsgan import streams
 from vgsgan.errors import UserError
 
 Variant = Callable[[ml_collections.ConfigDict], None]
@@ -98,11 +99,12 @@ def run(
   parser: Callable[[list[str]], list[str]] = parse_flags,
 ) -> None:
   """Runs a program; what a user can mend is one line, and the status 2."""
-  try:
-    app.run(main, argv, flags_parser=parser)
-  except UserError as error:
-    print(f"vgsgan: {error}", file=sys.stderr)
-    sys.exit(2)
+  with streams.lasting():
+    try:
+      app.run(main, argv, flags_parser=parser)
+    except UserError as error:
+      print(f"vgsgan: {error}", file=sys.stderr)
+      sys.exit(2)
 
 
 def load(path: pathlib.Path, argument: str) -> ml_collections.ConfigDict:

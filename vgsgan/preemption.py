@@ -1,6 +1,7 @@
-"""Leaving when asked: SIGTERM and SIGINT end a run after a save.
+"""Leaving when asked: SIGTERM, SIGINT and SIGHUP end a run after a save.
 
-Schedulers send SIGTERM some time before they take a machine away. The trainer
+Schedulers send SIGTERM some time before they take a machine away, and a
+terminal that is closed sends SIGHUP to what runs in it. The trainer
 polls at every step and evaluation at every batch, since a flag looked at only
 between epochs is looked at too late.
 """
@@ -17,7 +18,7 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from vgsgan import processes
+from vgsgan import processes, streams
 
 
 class Interrupted(Exception):
@@ -27,10 +28,11 @@ class Interrupted(Exception):
 class Preemption:
   """Says when to save and leave; a context manager around the run.
 
-  One process: the first SIGTERM or SIGINT is remembered, the second ends the
+  One process: the first of the signals is remembered, the second ends the
   process at once. Several processes: JAX's preemption service catches SIGTERM
   on any of them and has all of them leave at the same poll, so every process
-  must poll equally often; SIGINT is passed on as SIGTERM.
+  must poll equally often; SIGINT and SIGHUP are passed on as SIGTERM. A SIGHUP
+  that is ignored, as `nohup` has it, stays so.
 
   Args:
     say: called with one line when asked to leave; standard error if None.
@@ -45,7 +47,7 @@ class Preemption:
   _ticks = itertools.count(1)
 
   def __init__(self, say: Callable[[str], Any] | None = None):
-    self._say = say or _write
+    self._say = say or streams.say
     self._several = jax.process_count() > 1
     self._signal: int | None = None
     self._received = 0.0  # time.monotonic(), seconds
@@ -57,8 +59,11 @@ class Preemption:
     if threading.current_thread() is not threading.main_thread():
       return  # Python allows handlers in the main thread only
     # Of several processes, SIGTERM belongs to JAX's service.
-    signals = [signal.SIGINT] if self._several else _SIGNALS
-    for number in signals:
+    for number in _SIGNALS:
+      if number == signal.SIGTERM and self._several:
+        continue
+      if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
+        continue
       self._previous[number] = signal.signal(number, self._handle)
 
   def uninstall(self) -> None:
@@ -121,15 +126,11 @@ class Preemption:
       self._say(line)
     except RuntimeError:
       # The signal interrupted a `print`, which cannot be entered twice.
-      _write(line)
+      streams.say(line)
     if self._several:
       os.kill(os.getpid(), signal.SIGTERM)
     else:
       self._reached = True
 
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-
-def _write(line: str) -> None:
-  os.write(2, f"{line}\n".encode())
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)

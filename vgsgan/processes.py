@@ -23,6 +23,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from vgsgan import streams
 from vgsgan.errors import UserError
 from vgsgan.lost_lines import LOST_LINE
 
@@ -220,18 +221,20 @@ def _leave(line: str, status: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
   # Past Python's stream, to be read by `lost_lines`: it says it once.
-  os.write(2, f"{line}\n".encode())
+  streams.say(line)
   os._exit(status)
 
 
 def _shorten_what_cpp_says() -> None:
-  """From here on native code writes to `lost_lines`; Python as before.
+  """Pipes what native code says through `lost_lines`; Python's is unchanged.
 
   JAX's service ends a process that has lost the others by an abort in C++,
-  with forty lines, before anything in Python can know of it.
+  with forty lines, before anything in Python can know of it. Gloo says on
+  standard output whom it has met.
   """
-  python = os.dup(2)
-  os.set_inheritable(python, False)
+  for stream in (sys.stdout, sys.stderr):
+    stream.flush()
+  out, err = os.dup(1), os.dup(2)  # Not inheritable.
   read, write = os.pipe()
   reader = pathlib.Path(__file__).with_name("lost_lines.py")
   os.posix_spawn(
@@ -245,6 +248,9 @@ def _shorten_what_cpp_says() -> None:
     setsid=True,  # A Ctrl-C is not for it: it ends when this process does.
   )
   os.close(read)
+  os.dup2(write, 1)
   os.dup2(write, 2)
   os.close(write)
-  sys.stderr = os.fdopen(python, "w", buffering=1)
+  buffering = 1 if os.isatty(out) else -1
+  sys.stdout = streams.Lasting(os.fdopen(out, "w", buffering=buffering))
+  sys.stderr = streams.Lasting(os.fdopen(err, "w", buffering=1))
