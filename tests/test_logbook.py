@@ -108,6 +108,72 @@ def test_a_torn_line_of_a_kept_step_is_dropped(tmp_path):
   assert [line["step"] for line in lines(tmp_path)] == [1, 2]
 
 
+def test_no_line_is_dropped_without_a_word(tmp_path):
+  path, aside = tmp_path / "metrics.jsonl", tmp_path / "metrics.dropped.jsonl"
+  first = b'{"step": 1, "split": "train", "loss": 2.5}\n'
+  damaged = [
+    b'{"step": 2, "spl\xff\x00\n',
+    b'{"step": 2}\n',
+    b'{"step": "2", "split": "train"}\n',
+    b"[]\n",
+  ]
+  third = b'{"step": 3, "split": "train", "loss": 1.5}\n'
+  path.write_bytes(b"".join([first, *damaged, third]))
+  stream = io.StringIO()
+  with open_logbook(tmp_path, stream) as log:
+    log.rewind(2)
+  assert path.read_bytes() == first
+  assert sorted(aside.read_bytes().splitlines(True)) == sorted(
+    [*damaged, third]
+  )
+  said = f"warning: lines of {path} moved to metrics.dropped.jsonl: "
+  assert stream.getvalue() == f"{said}1 after step 2, 4 that cannot be read\n"
+  # Once more, as when all checkpoints have been deleted.
+  stream.truncate(0)
+  stream.seek(0)
+  with open_logbook(tmp_path, stream) as log:
+    log.rewind(0)
+  assert path.read_bytes() == b""
+  assert aside.read_bytes().endswith(first)
+  assert stream.getvalue() == f"{said}1 after step 0\n"
+  # Nothing to drop, nothing to say.
+  stream.truncate(0)
+  stream.seek(0)
+  with open_logbook(tmp_path, stream) as log:
+    log.rewind(0)
+  assert not stream.getvalue()
+
+
+def shown(workdir):
+  """Steps and tags as TensorBoard has them without its fast loader.
+
+  By the rule of `plugin_event_accumulator._CheckForRestartAndMaybePurge`
+  (TensorBoard 2.21).
+  """
+  began, kept = False, []
+  for event in events(workdir):
+    if event.session_log.status == event_pb2.SessionLog.START:
+      if began:
+        kept = [(step, tag) for step, tag in kept if step < event.step]
+      began = True
+    kept += [(event.step, value.tag) for value in event.summary.value]
+  return kept
+
+
+def test_tensorboard_shows_a_repeated_step_once(tmp_path):
+  def steps(first, last, restored):
+    with open_logbook(tmp_path) as log:
+      log.rewind(restored)
+      for step in range(first, last + 1):
+        log.write(step, "train", {"loss": 1 / step})
+
+  steps(1, 5, 0)
+  steps(4, 7, 3)
+  steps(7, 8, 6)
+  steps_shown = [step for step, _ in shown(tmp_path)]
+  assert steps_shown == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
 def test_events_can_be_read(tmp_path):
   with open_logbook(tmp_path) as log:
     log.write(3, "train", {"loss": 0.5, "bad": float("nan")})

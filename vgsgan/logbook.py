@@ -91,40 +91,49 @@ class Logbook:
       return
     figures = {name: _rounded(value) for name, value in metrics.items()}
     line = dumps({"step": step, "split": split, **figures})
-    with refused(self.path):
-      # Unbuffered: nothing is left over to fail a second time at exit.
-      with open(self.path, "ab", buffering=0) as file:
-        data = line.encode() + b"\n"
-        while data:
-          data = data[file.write(data) :]
-      self._write_events(step, split, figures)
+    self._append(self.path, line.encode() + b"\n")
+    self._write_events(step, split, figures)
     self._show(step, split, figures)
 
   def rewind(self, step: int) -> None:
-    """Forgets what was written after `step`, and a line torn by a kill.
+    """Sets aside the lines after `step`, and those that cannot be read.
 
-    An interrupted run then leaves the lines of one that was not.
+    An interrupted run then leaves the lines of one that was not. What is set
+    aside is appended to `metrics.dropped.jsonl`, and a line says so.
 
     Raises:
-      UserError: the file cannot be replaced.
+      UserError: a file cannot be read or written.
     """
     if not self._enabled:
       return
-    kept = []
-    lines = self.path.read_bytes().split(b"\n") if self.path.exists() else ()
-    for line in lines:
-      with contextlib.suppress(ValueError, KeyError, TypeError):
-        entry = json.loads(line)
-        if entry["step"] <= step:
-          kept.append(line + b"\n")
-          if entry["step"] == step:
-            self._written.add((step, entry["split"]))
-    if lines:
+    kept, later, unread = [], [], []
+    with refused(self.path):
+      data = self.path.read_bytes() if self.path.exists() else b""
+    for line in filter(None, data.split(b"\n")):
+      written = _written_by(line)
+      if not written:
+        unread.append(line + b"\n")
+      elif written[0] > step:
+        later.append(line + b"\n")
+      else:
+        kept.append(line + b"\n")
+        self._written.add(written)
+    if later or unread:
+      aside = self.path.with_suffix(".dropped.jsonl")
+      # Appended before they are taken out, so that a kill loses none.
+      self._append(aside, b"".join(later + unread))
+      what = [f"{len(later)} after step {step}"] if later else []
+      what += [f"{len(unread)} that cannot be read"] if unread else []
+      self.warn(
+        f"lines of {self.path} moved to {aside.name}: {', '.join(what)}"
+      )
+    if b"".join(kept) != data:
       replace(self.path, b"".join(kept))
-    if any(self.workdir.glob("events.out.tfevents.*")):
-      # Readers forget the events of this step and later of earlier files.
-      start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-      self._add_event(step=step + 1, session_log=start)
+    restarted = any(self.workdir.glob("events.out.tfevents.*"))
+    # At a mark TensorBoard forgets events of that step and later, but takes the
+    # first mark of all for the beginning, where there is nothing to forget.
+    start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+    self._add_event(step=step + 1 if restarted else 0, session_log=start)
 
   def write_json(self, path: str | os.PathLike, obj: Any) -> None:
     """Writes a JSON file, whole or not at all; see `write_json` below."""
@@ -214,6 +223,12 @@ class Logbook:
         rate = self._bar.rate(step) if split == self._bar.name else ""
       self.info(f"step {step}{of} {split} {text}{rate}")
 
+  def _append(self, path: pathlib.Path, data: bytes) -> None:
+    # Unbuffered: nothing is left over to fail a second time at exit.
+    with refused(path), open(path, "ab", buffering=0) as file:
+      while data:
+        data = data[file.write(data) :]
+
   def _write_events(
     self, step: int, split: str, figures: Mapping[str, Any]
   ) -> None:
@@ -285,6 +300,17 @@ class Bar:
 
   def close(self) -> None:
     self._bar.close()
+
+
+def _written_by(line: bytes) -> tuple[int, str] | None:
+  """Step and split of a line of metrics; None if it is not one."""
+  try:
+    entry = json.loads(line)
+    step, split = entry["step"], entry["split"]
+  except (ValueError, KeyError, TypeError):
+    return None
+  whole = isinstance(step, int) and isinstance(split, str)
+  return (step, split) if whole else None
 
 
 def _rounded(value: SupportsFloat) -> int | float | str:
