@@ -153,3 +153,23 @@ def test_a_package_of_gcompris_if_it_is_there():
   assert len(sounds) == 26 and all(v.startswith(b"OggS") for v in sounds)
   drawings = [v for k, v in found.items() if k.endswith(".svg")]
   assert drawings and all(b"</svg>" in v[-20:] for v in drawings)
+
+
+@pytest.mark.parametrize("kind", COMPILED)
+def test_files_larger_than_the_bound_are_not_unpacked(
+  tmp_path, monkeypatch, kind
+):
+  path = write(tmp_path / "it.rcc", base64.b64decode(COMPILED[kind]))
+  most = len(HELD["farm/tree.svg"])
+  monkeypatch.setattr(rcc, "MAX_BYTES", most)
+  assert rcc.read(path) == HELD
+  monkeypatch.setattr(rcc, "MAX_BYTES", most - 1)
+  refused(path, str(most - 1), "bytes")
+
+
+def test_no_more_is_unpacked_than_the_length_says(tmp_path):
+  raw = base64.b64decode(COMPILED["2, zlib"])
+  said = struct.pack(">I", len(HELD["farm/tree.svg"]))
+  assert raw.count(said) == 1
+  path = write(tmp_path / "it.rcc", raw.replace(said, struct.pack(">I", 20)))
+  refused(path, "a file has 21 bytes, not 20")

@@ -150,7 +150,7 @@ def test_a_source_that_changes_while_it_is_read_is_refused(
   tmp_path, monkeypatch
 ):
   source = make("stamps", tmp_path / "source")
-  read, calls = stamps.stamps_folder.read_recording, []
+  read, calls = stamps.decoding.read_audio, []
 
   def change(*args):
     if not calls:
@@ -158,7 +158,7 @@ def test_a_source_that_changes_while_it_is_read_is_refused(
     calls.append(args)
     return read(*args)
 
-  monkeypatch.setattr(stamps.stamps_folder, "read_recording", change)
+  monkeypatch.setattr(stamps.decoding, "read_audio", change)
   with pytest.raises(UserError, match="has changed while it was read"):
     load("stamps", source, tmp_path)
   (folder,) = (tmp_path / "stamps").iterdir()

@@ -11,7 +11,7 @@ import soundfile
 from PIL import Image
 
 from tests import stamps_fixture
-from vgsgan.data import splits
+from vgsgan.data import decoding, splits
 from vgsgan.data.builders import stamps, stamps_folder, stamps_index
 from vgsgan.errors import UserError
 
@@ -215,7 +215,7 @@ def test_recordings_keep_their_frequency(tmp_path):
       sound = np.stack([sound, 0.5 * sound], axis=1)
     path = tmp_path / f"{rate}{suffix}"
     stamps_fixture.write(path, sound, rate)
-    wave = stamps_folder.read_recording(path)
+    wave = decoding.read_audio(path)
     assert wave.dtype == np.int16
     assert abs(len(wave) - 16000) <= 1
     middle = wave[4000:12000] / 32768
@@ -231,7 +231,7 @@ def test_resampling_is_band_limited(tmp_path):
   stamps_fixture.write(
     tmp_path / "high.wav", 0.5 * np.sin(2 * np.pi * 12000 * time), 44100
   )
-  wave = stamps_folder.read_recording(tmp_path / "high.wav")
+  wave = decoding.read_audio(tmp_path / "high.wav")
   assert np.abs(wave[1000:-1000]).max() < 0.005 * 32768
 
 
@@ -240,16 +240,16 @@ def test_loud_recordings_clip(tmp_path):
   path = tmp_path / "loud.wav"
   soundfile.write(path, loud, 16000, subtype="FLOAT")
   expected = [32767, -32768, 16384, 0]
-  assert stamps_folder.read_recording(path).tolist() == expected
+  assert decoding.read_audio(path).tolist() == expected
   soundfile.write(path, loud * np.nan, 16000, subtype="FLOAT")
   with pytest.raises(ValueError, match=r"loud\.wav.*not finite"):
-    stamps_folder.read_recording(path)
+    decoding.read_audio(path)
   soundfile.write(path, loud[:0], 16000)
-  with pytest.raises(ValueError, match=r"loud\.wav is empty"):
-    stamps_folder.read_recording(path)
+  with pytest.raises(ValueError, match=r"loud\.wav: it is empty"):
+    decoding.read_audio(path)
   path.write_bytes(b"")
   with pytest.raises(ValueError, match=r"loud\.wav"):
-    stamps_folder.read_recording(path)
+    decoding.read_audio(path)
 
 
 @pytest.mark.parametrize("mode", stamps_fixture.MODES)
@@ -336,7 +336,7 @@ def test_records_round_trip(folder, prepared):
     assert record["language"].decode() == pair.language
     assert record["waveform"].dtype == np.int16
     np.testing.assert_array_equal(
-      record["waveform"], stamps_folder.read_recording(pair.audio_path)
+      record["waveform"], decoding.read_audio(pair.audio_path)
     )
     assert record["image"] == stamps_folder.read_picture(pair.image_path, 16)
 
@@ -360,7 +360,7 @@ def test_a_second_preparation_reads_the_first(folder, prepared, monkeypatch):
   def fail(*_):
     raise AssertionError("decoded again")
 
-  monkeypatch.setattr(stamps_folder, "read_recording", fail)
+  monkeypatch.setattr(decoding, "read_audio", fail)
   data_dir = pathlib.Path(prepared.data_dir).parents[2]
   again = stamps.prepare(config(folder, languages=LANGUAGES[::-1]), data_dir)
   assert again.data_dir == prepared.data_dir
@@ -434,7 +434,7 @@ def test_names_of_many_languages_fit_a_file_system(tmp_path):
 def test_interrupted_preparation_is_not_taken_for_whole(
   folder, tmp_path, monkeypatch
 ):
-  read, calls = stamps_folder.read_recording, []
+  read, calls = decoding.read_audio, []
 
   def interrupt(*args):
     calls.append(args)
@@ -442,7 +442,7 @@ def test_interrupted_preparation_is_not_taken_for_whole(
       raise KeyboardInterrupt
     return read(*args)
 
-  monkeypatch.setattr(stamps_folder, "read_recording", interrupt)
+  monkeypatch.setattr(decoding, "read_audio", interrupt)
   with pytest.raises(KeyboardInterrupt):
     stamps.prepare(config(folder), tmp_path)
   monkeypatch.undo()
@@ -459,7 +459,7 @@ def test_full_disk_is_one_line(folder, tmp_path, monkeypatch):
   def full(*_):
     raise OSError(28, "No space left on device")
 
-  monkeypatch.setattr(stamps_folder, "read_recording", full)
+  monkeypatch.setattr(decoding, "read_audio", full)
   with pytest.raises(UserError) as error:
     stamps.prepare(config(folder), tmp_path)
   one_line(error, "no space left", "MB", str(tmp_path))

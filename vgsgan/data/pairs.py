@@ -2,13 +2,11 @@
 
 import dataclasses
 import functools
-import io
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
-from vgsgan.data import pipeline
+from vgsgan.data import decoding, pipeline
 
 SMALL = 2**13  # Bytes of an encoded picture: one of 64 pixels, about.
 MOST = 4096  # Small pictures that are kept decoded: 50 MB of 64 pixels.
@@ -80,7 +78,7 @@ def decode(picture: bytes) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _decoded(picture: bytes) -> UInt8[np.ndarray, "h w 3"]:
-  with Image.open(io.BytesIO(picture)) as opened:
+  with decoding.open_image(picture) as opened:
     # Of what is RGB already, `convert` would only make another copy.
     return np.asarray(opened if opened.mode == "RGB" else opened.convert("RGB"))
 

@@ -5,7 +5,6 @@ CLEVR (Johnson et al., CVPR 2017) publishes no scenes for its test split, so
 """
 
 import dataclasses
-import io
 import pathlib
 
 import numpy as np
@@ -13,6 +12,7 @@ import tensorflow_datasets as tfds
 from jaxtyping import Int
 from PIL import Image
 
+from vgsgan.data import decoding
 from vgsgan.data.builders import preparing, scenes, sources
 from vgsgan.data.pipeline import Record, Records
 from vgsgan.errors import UserError
@@ -109,6 +109,6 @@ def _again(data_dir: pathlib.Path) -> str:
 
 
 def _resized(image: bytes, size: int) -> bytes:
-  with Image.open(io.BytesIO(image)) as opened:
+  with decoding.open_image(image) as opened:
     small = opened.convert("RGB").resize((size, size), Image.Resampling.LANCZOS)
   return scenes.encode(np.asarray(small))

@@ -13,17 +13,16 @@ other pictures than the published may bring their latents: `z.npy`, an array
 [n, z] of float32 whose row ID takes the place of the published one.
 """
 
-import io
 import pathlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int, Int16, UInt8
+from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
+from vgsgan.data import decoding
 from vgsgan.data.builders import sources
-from vgsgan.data.builders.stamps_folder import read_recording
 from vgsgan.errors import UserError
 
 LISTS = {"train": "train", "validation": "val", "test": "test"}
@@ -149,25 +148,13 @@ def _text(path: pathlib.Path) -> str:
   return " ".join(path.read_text("utf-8-sig", errors="replace").split())
 
 
-def read_sound(path: pathlib.Path, sample_rate: int) -> Int16[np.ndarray, "n"]:
-  """As `stamps_folder.read_recording`; ValueError for mere silence too."""
-  waveform = read_recording(path, sample_rate)
-  if not waveform.any():
-    raise ValueError(f"the recording {path} is silent")
-  return waveform
-
-
 def read_picture(path: pathlib.Path, size: int) -> UInt8[np.ndarray, "s s 3"]:
   """Decodes a square picture.
 
   Raises:
     ValueError: the file is missing, cannot be decoded, or is not square.
   """
-  try:
-    with Image.open(io.BytesIO(path.read_bytes())) as opened:
-      picture = opened.convert("RGB")
-  except Exception as error:  # Decoders raise anything.
-    raise ValueError(f"cannot decode the picture {path}: {error}") from error
+  picture = decoding.read_image(path)
   if picture.width != picture.height:
     raise ValueError(f"the picture {path} is not square")
   if picture.width != size:

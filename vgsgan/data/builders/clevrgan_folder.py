@@ -15,6 +15,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 from tqdm import tqdm
 
+from vgsgan.data import decoding
 from vgsgan.data.builders import clevrgan_files, preparing, sources
 from vgsgan.data.builders.clevrgan_records import (
   Item,
@@ -104,9 +105,7 @@ class ClevrganFolder(tfds.core.GeneratorBasedBuilder):
       key = f"{split}:{pair.id}"
       bar.update()
       try:
-        sources.check_there(pair.audio)
-        sources.check_there(pair.image)
-        waveform = clevrgan_files.read_sound(pair.audio, config.sample_rate)
+        waveform = decoding.read_audible(pair.audio, config.sample_rate)
         image = clevrgan_files.read_picture(pair.image, config.image_size)
       except ValueError as error:
         self.info.metadata["bad"].append([key, str(error)])

@@ -7,6 +7,7 @@ what is in the folder.
 """
 
 import dataclasses
+import functools
 import hashlib
 import math
 import pathlib
@@ -17,9 +18,8 @@ import tensorflow_datasets as tfds
 from absl import logging
 from tqdm import tqdm
 
-from vgsgan.data import splits
+from vgsgan.data import decoding, splits
 from vgsgan.data.builders import (
-  clevrgan_files,
   clip_records,
   clips_files,
   preparing,
@@ -162,15 +162,17 @@ class Clips(tfds.core.GeneratorBasedBuilder):
     frame, time = clips_files.choose_frame(
       files.frames[clip.id], f"{config.split_seed}:{clip.id}"
     )
-    sources.check_there(frame)
-    sources.check_there(files.sounds[clip.id])
     image = clips_files.read_frame(frame, config.image_size)
-    sound = clevrgan_files.read_sound(files.sounds[clip.id], config.sample_rate)
-    # What is evaluated is not misaligned.
-    margin = MARGIN if clip.split == "train" else 0.0
-    return image, clips_files.around(
-      sound, time, config.seconds, margin, config.sample_rate
+    section = functools.partial(
+      clips_files.around,
+      time=time,
+      seconds=config.seconds,
+      # What is evaluated is not misaligned.
+      margin=MARGIN if clip.split == "train" else 0.0,
+      rate=config.sample_rate,
     )
+    sound = files.sounds[clip.id]
+    return image, decoding.read_audible(sound, config.sample_rate, section)
 
 
 def prepare(config: ClipsConfig, data_dir: str | pathlib.Path) -> Clips:

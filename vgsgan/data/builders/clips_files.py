@@ -24,11 +24,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from jaxtyping import Int16
 from PIL import Image, ImageOps
 
 from vgsgan import jsonfiles
+from vgsgan.data import decoding
 from vgsgan.data.builders import sources
 from vgsgan.errors import UserError
 from vgsgan.hierarchy import Hierarchy, from_ontology
@@ -240,29 +239,25 @@ def read_frame(path: pathlib.Path, size: int) -> bytes:
   Raises:
     ValueError: it cannot be decoded.
   """
-  try:
-    with Image.open(io.BytesIO(path.read_bytes())) as opened:
-      picture = ImageOps.fit(
-        opened.convert("RGB"), (size, size), Image.Resampling.LANCZOS
-      )
-  except Exception as error:  # Decoders raise anything.
-    raise ValueError(f"cannot decode the frame {path}: {error}") from error
+  picture = ImageOps.fit(
+    decoding.read_image(path), (size, size), Image.Resampling.LANCZOS
+  )
   jpeg = io.BytesIO()
   picture.save(jpeg, "JPEG", quality=95)
   return jpeg.getvalue()
 
 
 def around(
-  sound: Int16[np.ndarray, "n"],
+  length: int,
   time: float | None,
   seconds: float,
   margin: float,
   rate: int,
-) -> Int16[np.ndarray, "m"]:
+) -> slice:
   """The sound around a frame; all of it if the frame's time is not known.
 
   Args:
-    sound: of the clip.
+    length: of the sound of the clip, samples.
     time: of the frame, seconds.
     seconds: around the frame; at the ends of the clip the nearest there are.
     margin: seconds more on either side, as far as the clip goes.
@@ -272,15 +267,15 @@ def around(
     ValueError: the frame is of a time after the sound.
   """
   if time is None:
-    return sound
-  if time > len(sound) / rate + seconds:
+    return slice(length)
+  if time > length / rate + seconds:
     raise ValueError(
-      f"the frame is of {time} s, its sound ends at {len(sound) / rate:.1f} s"
+      f"the frame is of {time} s, its sound ends at {length / rate:.1f} s"
     )
-  length, more = round(seconds * rate), round(margin * rate)
-  last = max(0, len(sound) - length)
+  kept, more = round(seconds * rate), round(margin * rate)
+  last = max(0, length - kept)
   start = min(last, max(0, round((time - seconds / 2) * rate)))
-  return sound[max(0, start - more) : start + length + more]
+  return slice(max(0, start - more), start + kept + more)
 
 
 def read_files(

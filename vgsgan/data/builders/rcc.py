@@ -21,6 +21,7 @@ from vgsgan.errors import UserError
 _HEADER = struct.Struct(">4sIIII")
 _ENTRY = struct.Struct(">IHII")
 _ENTRY_SIZES = {1: 14, 2: 22, 3: 22}
+MAX_BYTES = 2**28  # Of a file in a resource, unpacked.
 _ZLIB, _FOLDER, _ZSTD = 1, 2, 4  # Flags.
 
 
@@ -85,8 +86,11 @@ def _content(raw: bytes, place: int, flags: int) -> bytes:
   if not flags & _ZLIB:
     return stored
   (length,) = struct.unpack_from(">I", stored)
-  content = zlib.decompress(stored[4:])
-  if len(content) != length:
+  if length > MAX_BYTES:
+    raise ValueError(f"a file has {length} bytes, and may have {MAX_BYTES}")
+  unpack = zlib.decompressobj()
+  content = unpack.decompress(stored[4:], length + 1)
+  if len(content) != length or not unpack.eof:
     raise ValueError(f"a file has {len(content)} bytes, not {length}")
   return content
 
@@ -95,9 +99,12 @@ def _unpacked(stored: bytes) -> bytes:
   """Of zstd, which Python reads from 3.14 on."""
   try:
     with pyarrow.CompressedInputStream(pyarrow.py_buffer(stored), "zstd") as s:
-      return s.read()
+      content = s.read(MAX_BYTES + 1)
   except OSError as error:  # Of the content: nothing is read from a disk.
     raise ValueError(str(error)) from error
+  if len(content) > MAX_BYTES:
+    raise ValueError(f"a file has more than {MAX_BYTES} bytes")
+  return content
 
 
 def _cut(raw: bytes, place: int, length: int) -> bytes:

@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 from tqdm import tqdm
 
-from vgsgan.data import splits
+from vgsgan.data import decoding, splits
 from vgsgan.data.builders import (
   clip_records,
   preparing,
@@ -118,10 +118,8 @@ class RealSounds(tfds.core.GeneratorBasedBuilder):
     config, metadata = self.builder_config, self.info.metadata
     for pair in tqdm(pairs, desc="real sounds", unit="pair", disable=None):
       try:
-        sources.check_there(pair.image)
-        sources.check_there(pair.sound)
         image = stamps_folder.read_picture(pair.image, config.image_size)
-        sound = stamps_folder.read_recording(pair.sound, config.sample_rate)
+        sound = decoding.read_audio(pair.sound, config.sample_rate)
       except ValueError as error:
         metadata["bad"].append([pair.id, str(error)])
         preparing.check_bad(metadata, config.max_bad_share)

@@ -97,13 +97,6 @@ def warn(line: str) -> None:
     tqdm.write(f"warning: {line}", file=sys.stderr)
 
 
-def check_there(path: pathlib.Path) -> None:
-  """Raises ValueError unless there is such a file."""
-  if not os.path.exists(path):
-    link = ", only a link to nothing" if os.path.islink(path) else ""
-    raise ValueError(f"there is no file {path}{link}")
-
-
 def identity(
   roots: Sequence[str | pathlib.Path],
   files: Mapping[str, pathlib.Path],

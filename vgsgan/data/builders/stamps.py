@@ -23,7 +23,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 from tqdm import tqdm
 
-from vgsgan.data import splits
+from vgsgan.data import decoding, splits
 from vgsgan.data.builders import (
   preparing,
   sources,
@@ -176,15 +176,11 @@ class Stamps(tfds.core.GeneratorBasedBuilder):
       key = f"{pair.name}:{pair.language}"
       bar.update()
       try:
-        sources.check_there(pair.image_path)
-        sources.check_there(pair.audio_path)
         if pair.image_path not in pictures:
           pictures[pair.image_path] = stamps_folder.read_picture(
             pair.image_path, config.image_size
           )
-        waveform = stamps_folder.read_recording(
-          pair.audio_path, config.sample_rate
-        )
+        waveform = decoding.read_audio(pair.audio_path, config.sample_rate)
       except ValueError as error:
         self.info.metadata["bad"].append([key, str(error)])
         preparing.check_bad(self.info.metadata, config.max_bad_share)

@@ -6,19 +6,14 @@ reading that caption. `NAME.ogg` without `_desc` is a sound effect: no speech.
 """
 
 import io
-import math
 import pathlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import resvg_py
-import soundfile
-from jaxtyping import Int16
 from PIL import Image
-from scipy import signal
 
+from vgsgan.data import decoding
 from vgsgan.data.builders import sources
 from vgsgan.errors import UserError
 
@@ -195,34 +190,11 @@ def _captions(path: pathlib.Path) -> dict[str, str]:
   return texts
 
 
-def read_recording(
-  path: str | pathlib.Path, sample_rate: int = 16000
-) -> Int16[np.ndarray, "n"]:
-  """Decodes a recording: channels averaged, band-limited resampling.
-
-  Raises:
-    ValueError: the file cannot be decoded, is empty, or is not finite.
-  """
-  try:
-    sound, rate = soundfile.read(path, dtype="float32", always_2d=True)
-  except (soundfile.SoundFileError, OSError) as error:
-    raise ValueError(f"cannot decode the recording {path}: {error}") from error
-  if not len(sound):
-    raise ValueError(f"the recording {path} is empty")
-  if not np.isfinite(sound).all():
-    raise ValueError(f"the recording {path} has samples that are not finite")
-  mono = sound.mean(axis=1)
-  if rate != sample_rate:
-    common = math.gcd(rate, sample_rate)
-    mono = signal.resample_poly(mono, sample_rate // common, rate // common)
-  return np.clip(np.rint(mono * 32768), -32768, 32767).astype(np.int16)
-
-
 def read_picture(path: str | pathlib.Path, size: int) -> bytes:
   """Decodes a picture onto the middle of a white square.
 
   Args:
-    path: PNG in any mode, or SVG.
+    path: see `decoding.read_image`.
     size: side of the square, pixels.
 
   Returns:
@@ -231,13 +203,8 @@ def read_picture(path: str | pathlib.Path, size: int) -> bytes:
   Raises:
     ValueError: the file cannot be decoded, or shows nothing.
   """
-  path = pathlib.Path(path)
-  try:
-    source = _render(path, size) if path.suffix == ".svg" else path.read_bytes()
-    with Image.open(io.BytesIO(source)) as opened:
-      rgba = _eight_bits(opened).convert("RGBA")
-  except Exception as error:  # Decoders raise anything, SyntaxError included.
-    raise ValueError(f"cannot decode the picture {path}: {error}") from error
+  # A vector drawing is drawn large, and resized well.
+  rgba = decoding.read_image(path, "RGBA", drawn_px=4 * size)
   # White first: what is behind transparent pixels must not bleed into edges.
   white = Image.new("RGBA", rgba.size, "white")
   picture = Image.alpha_composite(white, rgba).convert("RGB")
@@ -251,19 +218,3 @@ def read_picture(path: str | pathlib.Path, size: int) -> bytes:
   png = io.BytesIO()
   square.save(png, "PNG")
   return png.getvalue()
-
-
-def _render(path: pathlib.Path, size: int) -> bytes:
-  # dpi: resvg_py's default of 0 turns widths in pt, mm or cm into nothing
-  # ("SVG has an invalid size"); CSS says 96. Rendered large, resized well.
-  # No system fonts: the same picture on every machine.
-  return resvg_py.svg_to_bytes(
-    svg_path=str(path), width=4 * size, dpi=96.0, skip_system_fonts=True
-  )
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-  """16-bit grey to 8: Pillow's own conversion clips instead of scaling."""
-  if not image.mode.startswith("I"):
-    return image
-  return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))

@@ -1,0 +1,172 @@
+"""Checks vector drawings (SVG), and draws them in a program of its own.
+
+A drawing can name other files of the machine, hold others, repeat itself
+without end, or end the program that draws it. What can be seen is refused with
+its reason before anything is drawn. For what cannot, `svg_renderer` runs apart
+with little time and memory, and can open no file.
+"""
+
+import base64
+import binascii
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import urllib.parse
+import zlib
+from xml.parsers import expat
+
+MAX_BYTES = 2**23  # Of a drawing, unpacked, and of its entities.
+MAX_CPU_SECONDS = 30
+MAX_MEMORY_BYTES = 2**31
+_RASTER = re.compile(r"\s*data:image/(png|jpe?g|gif|webp);base64,", re.I)
+# Any url() but of an element, url(#a), or of data.
+_OUTSIDE = re.compile(r"@import|url\(\s*['\"]?\s*(?![#'\"\s)]|data:)", re.I)
+_DISPLAY = re.compile(r"(?:^|[;\s])display\s*:\s*([a-z-]+)", re.I)
+
+
+def check(content: bytes) -> tuple[str, list[bytes]]:
+  """The text of a drawing that may be drawn.
+
+  Args:
+    content: the drawing, which gzip may have compressed.
+
+  Returns:
+    The text, and the encoded pictures in it, which are not yet checked.
+
+  Raises:
+    ValueError: it is no XML in UTF-8, too large, refers to something outside,
+      or holds another drawing.
+  """
+  if content[:2] == b"\x1f\x8b":
+    try:
+      unpack = zlib.decompressobj(wbits=31)
+      content = unpack.decompress(content, MAX_BYTES + 1)
+    except zlib.error as error:
+      raise ValueError(str(error)) from error
+  if len(content) > MAX_BYTES:
+    raise ValueError(f"it has more than {MAX_BYTES} bytes")
+  text = content.decode("utf-8-sig")
+  reader = _Reader(text)
+  try:
+    reader.parse()
+  except expat.ExpatError as error:
+    raise ValueError(str(error)) from error
+  return text, reader.embedded
+
+
+def render(text: str, width: int, height: int) -> bytes:
+  """Draws a checked drawing as PNG, as large as fits.
+
+  Args:
+    text: from `check`.
+    width, height: the most pixels of both sides.
+
+  Raises:
+    ValueError: the renderer refuses it, ends, or takes too long.
+  """
+  program = pathlib.Path(__file__).with_name("svg_renderer.py")
+  bounds = (width, height, MAX_CPU_SECONDS, MAX_MEMORY_BYTES)
+  done = subprocess.run(
+    [sys.executable, "-P", str(program), *map(str, bounds)],
+    input=text.encode(),
+    capture_output=True,
+    check=False,
+  )
+  if done.returncode < 0:
+    name = signal.Signals(-done.returncode).name
+    raise ValueError(
+      f"the renderer ended by {name}: it may take {MAX_CPU_SECONDS} s and "
+      f"{MAX_MEMORY_BYTES} bytes"
+    )
+  if done.returncode:
+    said = done.stderr.decode(errors="replace").split()
+    raise ValueError(" ".join(said)[-200:])
+  return done.stdout
+
+
+class _Reader:
+  """Reads a drawing once and collects the pictures in it.
+
+  Attributes:
+    embedded: the encoded pictures.
+  """
+
+  def __init__(self, text: str):
+    self.embedded: list[bytes] = []
+    self._text = text
+    self._hidden = 0  # Depth within an element that is not displayed.
+    self._entities = 0  # Bytes, as often as they are there.
+
+  def parse(self) -> None:
+    """Raises ValueError, or ExpatError where it is no XML."""
+    parser = expat.ParserCreate()  # It opens nothing outside.
+    parser.buffer_text = True
+    parser.EntityDeclHandler = self._entity
+    parser.StartElementHandler = self._start
+    parser.EndElementHandler = self._end
+    parser.CharacterDataHandler = self._check_urls
+    parser.ProcessingInstructionHandler = self._instruction
+    parser.Parse(self._text, True)
+
+  def _entity(self, name, is_parameter, value, *_):
+    # Illustrator writes names of namespaces as entities. None of others.
+    if is_parameter or value is None or "&" in value or "%" in value:
+      raise ValueError(f"its entity {name} refers to others or outside")
+    self._entities += self._text.count(f"&{name};") * len(value)
+    if self._entities > MAX_BYTES:
+      raise ValueError(f"its entities have more than {MAX_BYTES} bytes")
+
+  def _start(self, tag, attributes):
+    # What is hidden is not drawn. Inkscape leaves pictures there that were
+    # traced, by path.
+    if self._hidden or _is_hidden(attributes):
+      self._hidden += 1
+      return
+    for name, value in attributes.items():
+      if name.rpartition(":")[2] != "href":
+        self._check_urls(value)
+      elif tag.rpartition(":")[2] != "a":  # A link for readers.
+        self._check_href(value)
+
+  def _end(self, _):
+    self._hidden = max(0, self._hidden - 1)
+
+  def _check_urls(self, value):
+    found = _OUTSIDE.search(value)
+    if found:
+      raise ValueError(_outside(value[found.start() :]))
+
+  def _check_href(self, value):
+    value = value.strip()
+    raster = _RASTER.match(value)
+    if raster:
+      self.embedded.append(_decoded(value[raster.end() :]))
+    elif value.startswith("data:"):
+      raise ValueError(
+        f"it holds {value[:30]!r}, and may hold PNG, JPEG, GIF and WebP"
+      )
+    elif value and not value.startswith("#"):
+      raise ValueError(_outside(value))
+
+  def _instruction(self, target, data):
+    if target == "xml-stylesheet":
+      raise ValueError(_outside(data))
+
+
+def _is_hidden(attributes: dict[str, str]) -> bool:
+  styled = _DISPLAY.search(attributes.get("style", ""))
+  display = styled[1] if styled else attributes.get("display", "")
+  return display.strip().lower() == "none"
+
+
+def _outside(reference: str) -> str:
+  return f"it refers to something outside of it: {reference[:60]!r}"
+
+
+def _decoded(data: str) -> bytes:
+  try:
+    return base64.b64decode(urllib.parse.unquote_to_bytes(data))
+  except binascii.Error as error:
+    raise ValueError(f"it holds a picture that is damaged: {error}") from error

@@ -1,0 +1,46 @@
+"""Draws a vector drawing from standard input as PNG to standard output.
+
+A program of its own (see `svg`), quick to start: it imports nothing of vgsgan.
+Should the renderer take too much, or end in an error of its own, this program
+ends and not the one that prepares data. It can open no file once it draws.
+"""
+
+import resource
+import sys
+
+import resvg_py
+
+
+def main() -> None:
+  """Takes width and height, pixels, seconds and bytes as arguments."""
+  width, height, seconds, memory = map(int, sys.argv[1:])
+  text = sys.stdin.buffer.read().decode()
+  for kind, most in (
+    (resource.RLIMIT_CPU, seconds),
+    (resource.RLIMIT_AS, memory),
+    (resource.RLIMIT_NOFILE, 3),  # Those that are open stay so.
+    (resource.RLIMIT_CORE, 0),
+  ):
+    _, limit = resource.getrlimit(kind)
+    if limit != resource.RLIM_INFINITY:
+      most = min(most, limit)
+    resource.setrlimit(kind, (most, most))
+  try:
+    # dpi: resvg_py's default of 0 turns widths in pt, mm or cm into nothing
+    # ("SVG has an invalid size"); CSS says 96. Both sides: a drawing is scaled
+    # until it fits, whatever size it claims. No system fonts: the same picture
+    # on every machine.
+    png = resvg_py.svg_to_bytes(
+      svg_string=text,
+      width=width,
+      height=height,
+      dpi=96.0,
+      skip_system_fonts=True,
+    )
+  except (ValueError, MemoryError) as error:
+    sys.exit(str(error))
+  sys.stdout.buffer.write(png)
+
+
+if __name__ == "__main__":
+  main()
