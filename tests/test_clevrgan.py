@@ -1,6 +1,8 @@
 """Audio CLEVRGAN: its pictures, captions, voices and labels."""
 
+import dataclasses
 import io
+import itertools
 import json
 from collections import Counter
 
@@ -11,10 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vgsgan import data
+from vgsgan import contrastive, data
 from vgsgan.data.builders import clevrgan, clevrgan_records
 from vgsgan.data.pairs import DrawnPairExample, PairExample
 from vgsgan.errors import UserError
+from vgsgan.evals.retrieval import relevance
 from vgsgan.models.generator import Generator
 from vgsgan.models.recogniser import Recogniser
 from vgsgan.worlds import captions, pretrained, speech
@@ -255,11 +258,11 @@ def test_ids_are_of_what_they_say(splits):
   assert len(set.union(*texts.values())) == len(texts)
 
 
-def test_concepts_join_equal_captions_of_equal_objects():
+def test_equal_captions_are_one_concept():
   silence = speech.Spoken(np.zeros(0, np.int16), ())
   numbers = clevrgan_records.Numbers()
 
-  def labelled(name, caption, *rows):
+  def labelled(name, caption, voice, *rows):
     attributes = np.full((3, 4), -1, np.int32)
     attributes[: len(rows)] = np.reshape(rows, (-1, 4))
     picture = world.Picture(
@@ -268,25 +271,134 @@ def test_concepts_join_equal_captions_of_equal_objects():
       attributes,
       np.zeros((3, 8, 8), bool),
     )
-    item = clevrgan_records.Item(name, picture, name, caption, "x")
+    item = clevrgan_records.Item(name, picture, name, caption, voice)
     found = clevrgan_records.record(item, silence, numbers)
     return found["image_id"], found["speech_id"], found["concept"]
 
   red, blue = (0, 1, 0, 0), (0, 2, 0, 0)
   made = [
-    labelled("a", "a red cube and a blue cube", red, blue),
-    labelled("b", "a red cube and a blue cube", blue, red),
-    labelled("c", "a red cube and a blue cube", red, (1, 2, 0, 0)),
-    labelled("d", "a red cube", red, blue),
-    labelled("e", "", red),
-    labelled("f", "", red),
-    labelled("g", "a red cube"),
-    labelled("h", "a red cube"),
+    labelled("a", "a red cube and a blue cube", "x", red, blue),
+    labelled("b", "a red cube and a blue cube", "x", blue, red),
+    labelled("c", "a red cube and a blue cube", "y", red, (1, 2, 0, 0)),
+    labelled("d", "a red cube", "x", red, blue),
+    labelled("e", "", "", red),
+    labelled("f", "", "", red),
+    labelled("g", "a red cube", "y"),
   ]
   images, said, concepts = zip(*made, strict=True)
-  assert images == (0, 1, 2, 3, 4, 5, 6, 7)
-  assert said == (0, 0, 0, 1, 2, 3, 1, 1)
-  assert concepts == (0, 0, 1, 2, 3, 4, 5, 6)
+  assert images == (0, 1, 2, 3, 4, 5, 6)
+  assert said == concepts == (0, 0, 0, 1, 2, 3, 1)
+
+
+def few_words(logits):
+  """A red cube, small or large: captions recur, with and without its size."""
+  number = int(1e4 * abs(float(logits.mean())))
+  mask = np.zeros((len(logits), len(logits)), bool)
+  mask[4:8, 2:6] = True
+  size = ATTRIBUTES["size"][number % 2]
+  known = {"size": size, "color": "red", "material": None, "shape": "cube"}
+  return [known | {"mask": mask}]
+
+
+@pytest.fixture(scope="module")
+def recurring(networks, tmp_path_factory):
+  """Splits whose captions recur, and what they were prepared with."""
+  wanted = config(networks, train=110, validation=30, test=30, semantic=10)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(world.recognise, "objects", few_words)
+    builder = clevrgan.prepare(wanted, tmp_path_factory.mktemp("recurring"))
+  return wanted, {split: _records(builder, split) for split in SPLITS}
+
+
+def _records(builder, split):
+  records = clevrgan.load(builder, split)
+  return [records[i] for i in range(len(records))]
+
+
+def _said(records):
+  return {(r["caption"], r["voice"]) for r in records if r["caption"]}
+
+
+def test_splits_share_no_recording(recurring):
+  _, splits = recurring
+  parts = [splits[name] for name in ("train", "validation", "test")]
+  parts[2] = parts[2] + splits["semantic"] + splits["words"]
+  for split, records in (("train", parts[0]), ("test", splits["test"])):
+    captions_of = {r["caption"] for r in records}
+    assert len(captions_of) < len(records), f"{split}: no caption recurs"
+  assert {r["caption"] for r in parts[0]} & {r["caption"] for r in parts[2]}
+  for one, other in itertools.combinations(parts, 2):
+    assert not _said(one) & _said(other)
+    sounds = {r["waveform"].tobytes() for r in one}
+    assert not sounds & {r["waveform"].tobytes() for r in other}
+
+
+def test_records_do_not_depend_on_workers_or_on_other_splits(
+  recurring, networks, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(world.recognise, "objects", few_words)
+  wanted, splits = recurring
+  other = dataclasses.replace(wanted, workers=2)
+  builder = clevrgan.prepare(other, tmp_path / "other")
+  for split, expected in splits.items():
+    for record, same in zip(_records(builder, split), expected, strict=True):
+      for name, value in record.items():
+        np.testing.assert_array_equal(value, same[name], name)
+  loaded = (
+    pretrained.load_generator(networks["generator"]),
+    pretrained.load_recogniser(networks["recogniser"]),
+  )
+  draw = world.drawing(*loaded, wanted.seed, wanted.truncation)
+  for split in ("semantic", "test", "train"):
+    alone = [
+      (item.id, item.caption, item.voice)
+      for item in clevrgan.items(wanted, draw, split)
+    ]
+    assert sorted(alone) == sorted(
+      tuple(r[name].decode() for name in ("id", "caption", "voice"))
+      for r in splits[split]
+    )
+
+
+def test_training_masks_what_evaluation_counts_as_right(recurring):
+  """A batch of all the training records, the first of them twice."""
+  _, splits = recurring
+  records = splits["train"] + splits["train"][:1]
+  rng = np.random.default_rng(0)
+  examples = [DrawnPairExample(800, False)(r, rng) for r in records]
+  ids = {
+    name: np.array([e[name] for e in examples])
+    for name in ("image_id", "speech_id", "image_concept", "speech_concept")
+  }
+  gallery, column = np.unique(ids["image_id"], return_inverse=True)
+  right = relevance(ids["speech_id"], ids["image_id"], gallery)[:, column]
+  labels = jnp.asarray(ids["image_concept"]), jnp.asarray(ids["speech_concept"])
+  masked = contrastive.same_pairs(*labels)
+  np.testing.assert_array_equal(masked, right)
+  texts = np.array([r["caption"] for r in records])
+  np.testing.assert_array_equal(right, texts[:, None] == texts)
+  assert right.sum() > len(records)
+
+
+def test_a_caption_has_voices_in_every_split_and_no_voice_in_two():
+  heard = {split: Counter() for split in world.SPLITS}
+  for number in range(400):
+    of = {
+      split: world.voices(f"caption {number}", 0, i)
+      for i, split in enumerate(world.SPLITS)
+    }
+    parts = [of[split] for split in ("train", "validation", "test")]
+    assert sorted(itertools.chain(*parts)) == sorted(speech.VOICES)
+    assert [len(part) for part in parts] == [3, 1, 1]
+    assert of["semantic"] == of["words"] == of["test"]
+    for split, some in of.items():
+      heard[split].update(some)
+  for counts in heard.values():  # Every voice speaks in every split.
+    assert set(counts) == set(speech.VOICES)
+    assert max(counts.values()) < 1.5 * min(counts.values())
+  assert {world.voices("a cube", seed, 2) for seed in range(40)} == {
+    (voice,) for voice in speech.VOICES
+  }
 
 
 def test_examples_have_the_latent(splits):

@@ -1,5 +1,6 @@
 """Losses against loops over pairs, on one device and on many."""
 
+import dataclasses
 import functools
 import math
 
@@ -11,7 +12,10 @@ import pytest
 import scipy.special
 
 from vgsgan import contrastive, losses, objectives, scores
+from vgsgan.data.builders import clevrgan_records
+from vgsgan.data.pairs import DrawnPairExample
 from vgsgan.kernels import maxsim
+from vgsgan.worlds import clevrgan, speech
 
 B = 8
 OBJECTIVES = {
@@ -143,13 +147,19 @@ def _plain_losses(table, log_scale, batch, noise):
 
 
 @functools.cache
-def _plain(kind):
+def _plain(kind, captions=None):
   """Losses and their gradients without any code of vgsgan.
 
   The derivatives by the scores are differences (the hinges are linear pieces,
   so these are exact); from the scores on to the parameters it is JAX.
+
+  Args:
+    kind: of the score.
+    captions: what pairs of eight images say; None for the batch's own labels.
   """
   batch, parameters = _batch(), _parameters()
+  if captions:
+    batch |= {"image_id": np.arange(B), "speech_id": captions}
   noise = np.asarray(jax.random.uniform(KEY, (2, B, B)))
   function = functools.partial(_plain_table, batch=batch, kind=kind)
   table, pull = jax.vjp(jax.jit(function), parameters)
@@ -195,9 +205,46 @@ def test_values_and_gradients_on_any_number_of_devices(
 ):
   # Two pairs' matchmaps at once.
   monkeypatch.setattr(maxsim, "TILE", 32)
+  batch, expected = _batch(), _plain(kind)
+  metrics = _compare(batch, expected, exchange, kind, devices)
+  _check_metrics(metrics, kind)
+
+
+@pytest.mark.parametrize(
+  ("exchange", "devices"), [("gather", 1), ("gather", 8), ("ring", 8)]
+)
+def test_equal_captions_and_recordings_are_no_impostors(exchange, devices):
+  # 0 and 5 are one recording, 2 says the same in another voice.
+  texts = tuple("abacdaeb")
+  voices = "xyyxyxxx"
+  picture = clevrgan.Picture(
+    np.zeros(2, np.float32),
+    np.zeros((8, 8, 3), np.uint8),
+    np.full((1, 4), -1, np.int32),
+    np.zeros((1, 8, 8), bool),
+  )
+  numbers = clevrgan_records.Numbers()
+  silence = speech.Spoken(np.zeros(0, np.int16), ())
+  rng = np.random.default_rng(0)
+  examples = []
+  for i, (text, voice) in enumerate(zip(texts, voices, strict=True)):
+    # Of what is recognised, no two are alike.
+    seen = dataclasses.replace(picture, attributes=picture.attributes + i)
+    item = clevrgan_records.Item(str(i), seen, str(i), text, voice)
+    record = clevrgan_records.record(item, silence, numbers)
+    examples.append(DrawnPairExample(10, False)(record, rng))
+  batch = _batch() | {
+    f"{name}_id": np.array([e[f"{name}_concept"] for e in examples])
+    for name in ("image", "speech")
+  }
+  _compare(batch, _plain("misa", texts), exchange, "misa", devices)
+
+
+def _compare(batch, expected, exchange, kind, devices):
+  """Compares values and gradients; returns the metrics."""
   mesh = _mesh(devices)
   on = functools.partial(jax.sharding.NamedSharding, mesh)
-  batch = jax.device_put(_batch(), on(jax.sharding.PartitionSpec("data")))
+  batch = jax.device_put(batch, on(jax.sharding.PartitionSpec("data")))
   parameters = jax.device_put(_parameters(), on(jax.sharding.PartitionSpec()))
 
   def loss(parameters, batch):
@@ -208,7 +255,7 @@ def test_values_and_gradients_on_any_number_of_devices(
   gradients, (values, metrics) = jax.device_get(
     jax.jit(jax.jacrev(loss, has_aux=True))(parameters, batch)
   )
-  expected, expected_gradients = _plain(kind)
+  expected, expected_gradients = expected
   assert set(values) == set(expected)
   for name in expected:
     np.testing.assert_allclose(values[name], expected[name], rtol=1e-5)
@@ -222,7 +269,7 @@ def test_values_and_gradients_on_any_number_of_devices(
       )
     assert (gradients[name]["log_scale"] != 0) == (name == "info_nce")
     assert np.any(gradients[name]["conv"]), name
-  _check_metrics(metrics, kind)
+  return metrics
 
 
 def _check_metrics(metrics, kind):

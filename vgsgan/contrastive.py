@@ -35,6 +35,29 @@ def anchor_rows(
   return Rows(positive, scores, ~same, noise)
 
 
+def same_pairs(
+  image_id: Int[Array, "q"],
+  speech_id: Int[Array, "q"],
+  all_images: Int[Array, "n"] | None = None,
+  all_speech: Int[Array, "n"] | None = None,
+) -> Bool[Array, "q n"]:
+  """Pairs that are never impostors of each other: they share either label.
+
+  Among them is all that evaluation counts as right (`evals.retrieval`), if the
+  labels are such that neither an image nor a caption has two.
+
+  Args:
+    image_id: of the anchors' images.
+    speech_id: of their captions.
+    all_images: of the candidates' images; None for the anchors' own.
+    all_speech: of the candidates' captions; likewise.
+  """
+  all_images = image_id if all_images is None else all_images
+  all_speech = speech_id if all_speech is None else all_speech
+  same = image_id[:, None] == all_images
+  return same | (speech_id[:, None] == all_speech)
+
+
 def contrastive(
   image_map: Float[Array, "b h w d"],
   audio_map: Float[Array, "b t d"],
@@ -66,8 +89,8 @@ def contrastive(
     image_map: image features.
     audio_map: speech features.
     valid: frames that are no padding.
-    image_id: which image it is; equal for captions of one image.
-    speech_id: which recording it is.
+    image_id: label of the image; equal where images are, as `same_pairs` asks.
+    speech_id: label of the recording; equal where captions are.
     score: (images `[b, h, w, d]`, audio `[c, t, d]`, valid `[c, t]`) ->
       `[b, c]`, as in `scores.ALL_PAIRS`. It may close over parameters.
     objective: `triplet(...)`, `drawn(...)`, `info_nce(...)` or
@@ -111,8 +134,8 @@ def contrastive(
     return lax.all_gather(x, axis, tiled=True) if split else x
 
   def island(images, audio, valid, image_id, speech_id, noise, edited, partner):
-    same = image_id[:, None] == gather(image_id)
-    same |= speech_id[:, None] == gather(speech_id)
+    everyone = gather(image_id), gather(speech_id)
+    same = same_pairs(image_id, speech_id, *everyone)
     forward = score_all(images, audio, valid).astype(jnp.float32)
     backward = forward
     if split:

@@ -8,6 +8,7 @@ rounding of the device that draws), a description on what is recognised too.
 """
 
 import functools
+import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -173,7 +174,36 @@ def labels(
 def describe(
   picture: Picture, seed: int, split: int, number: int
 ) -> tuple[str, str]:
-  """A caption, and one of the training voices to say it."""
+  """A caption, and one of the voices that may say it in the split."""
   rng = np.random.default_rng([seed, split, number])
   caption = captions.caption(rng, picture.objects)
-  return caption, speech.VOICES[int(rng.integers(len(speech.VOICES)))]
+  return caption, choose_voice(rng, caption, seed, split)
+
+
+def choose_voice(
+  rng: np.random.Generator, caption: str, seed: int, split: int
+) -> str:
+  """One of `voices`, at random."""
+  possible = voices(caption, seed, split)
+  return possible[int(rng.integers(len(possible)))]
+
+
+def voices(caption: str, seed: int, split: int) -> tuple[str, ...]:
+  """The training voices that may say a caption in a split.
+
+  A caption and the seed put the five voices in an order: the first three speak
+  in training, the fourth in validation, the fifth in tests. So no recording of
+  one is in another, and every caption can be said in each.
+
+  Args:
+    caption: what is said.
+    seed: of the data set.
+    split: an index into `SPLITS`.
+  """
+
+  def order(voice: str) -> bytes:
+    return hashlib.sha256(f"{seed}:{voice}:{caption}".encode()).digest()
+
+  ordered = tuple(sorted(speech.VOICES, key=order))
+  parts = {"train": ordered[:3], "validation": ordered[3:4]}
+  return parts.get(SPLITS[split], ordered[4:])

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
-from vgsgan.worlds import captions, scenes, speech
+from vgsgan.worlds import captions, scenes
 from vgsgan.worlds.attributes import ATTRIBUTES
-from vgsgan.worlds.clevrgan import Picture
+from vgsgan.worlds.clevrgan import Picture, choose_voice
 
 NEGATIVES = 4
 _SAME_KIND = 2  # Of the negatives, at most, change one kind.
@@ -32,7 +32,7 @@ class Contrast:
   Attributes:
     picture: the true one; its `z` is empty.
     caption: true of it, and of none of the others.
-    voice: a training voice.
+    voice: a training voice, which says this in tests alone.
     negatives: the other pictures.
     changed: which of ATTRIBUTES differs in each, by its index.
   """
@@ -51,7 +51,8 @@ def contrast(
 
   Args:
     seed: of all items.
-    split: keeps the items apart from other pictures of the seed.
+    split: its index in `clevrgan.SPLITS`; keeps the items apart from other
+      pictures of the seed.
     number: of the item.
     size: side of the pictures, pixels.
     most: length of the labels; at least `scenes.MOST`.
@@ -74,7 +75,7 @@ def contrast(
       return Contrast(
         picture,
         caption,
-        speech.VOICES[int(rng.integers(len(speech.VOICES)))],
+        choose_voice(rng, caption, seed, split),
         np.stack(jax.device_get(others)),
         np.array([kind for _, kind, _ in edits], np.int32),
       )

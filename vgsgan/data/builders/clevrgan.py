@@ -8,8 +8,13 @@ without sound; `words`, the fifteen words spoken alone by every voice, without
 a picture; `semantic`, rendered scenes with four others that differ in one
 attribute that the caption states.
 
-`speech_id` is equal where the caption is; `concept` where the caption and what
-is recognised are, so such pairs are never impostors of each other.
+Captions recur within splits and between them. A voice that says a caption in
+`train` says it in no other split, and one of `validation` in no test
+(`clevrgan.voices`).
+
+`speech_id` is equal where the caption is, and so is `concept`: evaluation
+counts such pairs as right, and in training they are never impostors of each
+other.
 """
 
 import contextlib
@@ -99,8 +104,14 @@ class Clevrgan(tfds.core.GeneratorBasedBuilder):
   # See builders/stamps.py.
   code_path = tfds.core.Path(__file__)
   # To be raised whenever the worlds draw, say or speak otherwise.
-  VERSION = tfds.core.Version("1.0.0")
-  RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "First release."}
+  VERSION = tfds.core.Version("2.0.0")
+  RELEASE_NOTES: ClassVar[dict[str, str]] = {
+    "2.0.0": (
+      "No caption has the same voice in training, validation and tests; "
+      "records of one caption have one `concept`."
+    ),
+    "1.0.0": "First release.",
+  }
 
   def __init__(self, *args, networks=None, **kwargs):
     self._networks = networks  # Only needed to prepare.

@@ -66,8 +66,11 @@ class ClevrganFolder(tfds.core.GeneratorBasedBuilder):
 
   # See builders/stamps.py.
   code_path = tfds.core.Path(__file__)
-  VERSION = tfds.core.Version("1.0.0")
-  RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "First release."}
+  VERSION = tfds.core.Version("1.1.0")
+  RELEASE_NOTES: ClassVar[dict[str, str]] = {
+    "1.1.0": "Records of one caption have one `concept`.",
+    "1.0.0": "First release.",
+  }
 
   def _info(self) -> tfds.core.DatasetInfo:
     return tfds.core.DatasetInfo(

@@ -70,12 +70,9 @@ def record(
 ) -> dict[str, Any]:
   """A record of the features."""
   picture = item.picture
-  seen = tuple(sorted(map(tuple, picture.attributes.tolist())))
-  # Of which nothing is known: equal captions do not make it equal.
-  seen = seen if (picture.attributes >= 0).any() else item.picture_id
   none = np.zeros((0, *picture.image.shape), np.uint8)
   # Nothing is equal to what is not said at all.
-  said = item.caption or item.id
+  said = numbers("speech", item.caption or item.id)
   return {
     "id": item.id,
     "z": picture.z,
@@ -89,8 +86,8 @@ def record(
     "masks": picture.masks.astype(np.uint8),
     "held_out": item.voice == speech.HELD_OUT,
     "image_id": numbers("image", item.picture_id),
-    "speech_id": numbers("speech", said),
-    "concept": numbers("concept", (said, seen)),
+    "speech_id": said,
+    "concept": said,  # A picture has one caption.
     "negatives": none if item.negatives is None else item.negatives,
     "changed": (
       np.zeros(0, np.int32) if item.changed is None else item.changed
