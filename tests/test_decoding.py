@@ -113,7 +113,7 @@ def test_formats_that_run_other_programs_are_not_read(tmp_path):
   path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EOF\n")
   with Image.open(path) as opened:
     assert opened.format == "EPS"
-  refused(decoding.read_image, path, "cannot decode the picture")
+  refused(decoding.read_image, path, "cannot identify image file")
 
 
 def test_large_files_and_what_is_no_file_are_not_read(tmp_path, monkeypatch):
