@@ -180,6 +180,9 @@ def test_unusable_files_are_counted_up_to_a_limit(source, tmp_path, harm, kind):
   with pytest.raises(UserError) as error:
     load(source, tmp_path, max_bad_share=0.1)
   one_line(error, "1 of 9 pairs", path.name, "config.data.max_bad_share")
+  missing = f"there is no file {path}"
+  assert (missing in str(error.value)) == (harm == "missing")
+  assert "decode" not in str(error.value) or harm != "missing"
   found = load(source, tmp_path, max_bad_share=0.2)
   assert "train:13" not in found["train"] and len(found["train"]) == 4
   # What is prepared still has to be within a limit that is lowered.

@@ -251,6 +251,7 @@ def clevr_dir(tmp_path_factory):
 
 def test_clevr_has_the_records_of_the_scenes(clevr_dir):
   splits = data.load(data_config(clevr_dir, scenes="clevr"))
+  assert data.prepared(splits["train"]) == ["clevr/3.1.0"]
   assert {k: len(v) for k, v in splits.items()} == {
     "train": 3,
     "validation": 2,
@@ -299,6 +300,17 @@ def test_a_damaged_file_is_noticed_before_anything_is_trained(
   again = f"tfds build clevr --data_dir={tmp_path / 'd'} "
   assert (again in str(error.value)) == (kind == "clevr")
   assert ("prepares it anew" in str(error.value)) == (kind != "clevr")
+
+
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
+def test_clevr_with_a_damaged_file_says_how_to_prepare_it(
+  clevr_dir, tmp_path, name
+):
+  shutil.copytree(clevr_dir, tmp_path / "d")
+  (tmp_path / "d/clevr/3.1.0" / name).write_text("{")
+  with pytest.raises(UserError) as error:
+    clevr.load(tmp_path / "d", 32)
+  one_line(error, "clevr/3.1.0 is damaged", "tfds build clevr")
 
 
 def test_clevr_that_is_not_prepared_says_how(tmp_path):

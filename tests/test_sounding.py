@@ -246,6 +246,7 @@ def test_the_name_tells_every_field_but_where_the_soundfont_is():
     ({"image_size": 4}, ("data.image_size", "16")),
     ({"sample_rate": 100}, ("data.sample_rate", "8000")),
     ({"seconds": 0.1}, ("data.seconds", "0.5")),
+    ({"seconds": float("inf")}, ("data.track=inf",)),
     ({"fewest": 0}, ("data.fewest", "1")),
     ({"fewest": 3, "most": 2}, ("data.most", "3")),
     ({"most": 4}, ("data.most=4", "floor")),

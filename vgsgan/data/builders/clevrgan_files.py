@@ -222,4 +222,4 @@ def read_files(
     found.append(root / _list_file(split))
     for pair in pairs:
       found += [pair.audio, pair.image, _text_file(root, pair.id)]
-  return {path.relative_to(root).as_posix(): path for path in found}
+  return sources.named(root, found)

@@ -68,7 +68,7 @@ class ClipsConfig(tfds.core.BuilderConfig):
     check_at_least("data.max_bad_share", self.max_bad_share, 0)
     check_at_least("data.seconds", self.seconds, 0.01)
     if not math.isfinite(self.seconds):
-      raise UserError(f"config.data.seconds={self.seconds} must be a length")
+      raise UserError(f"config.data.seconds={self.seconds} must have an end")
     if not 0 < self.validation_share < 1:
       raise UserError(
         f"config.data.validation_share={self.validation_share} must be "

@@ -295,4 +295,4 @@ def read_files(
     for clip_id, path in where.frames.items():
       with contextlib.suppress(ValueError):  # A folder without a frame.
         found.append(choose_frame(path, f"{seed}:{clip_id}")[0])
-  return {path.relative_to(root).as_posix(): path for path in found}
+  return sources.named(root, found)

@@ -137,5 +137,6 @@ def read_files(
   root = stamps_folder.stamps_root(stamps)
   pairs, _ = scan({"tuxpaint": root})
   found = [path for pair in pairs for path in (pair.image, pair.sound)]
-  named = {path.relative_to(root).as_posix(): path for path in found}
-  return named | {path.name: path for path in _resources(gcompris)}
+  return sources.named(root, found) | {
+    path.name: path for path in _resources(gcompris)
+  }

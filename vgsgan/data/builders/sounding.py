@@ -8,6 +8,7 @@ have nothing in common but the instrument.
 """
 
 import dataclasses
+import math
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
@@ -70,6 +71,8 @@ class SoundingConfig(tfds.core.BuilderConfig):
     check_at_least("data.image_size", self.image_size, 16)
     check_at_least("data.sample_rate", self.sample_rate, 8000)
     check_at_least("data.seconds", self.seconds, 0.5)
+    if not math.isfinite(self.seconds):
+      raise UserError(f"config.data.track={self.seconds} must have an end")
     check_at_least("data.fewest", self.fewest, 1)
     check_at_least("data.most", self.most, self.fewest)
     check_at_least("data.scene_seed", self.seed, 0)

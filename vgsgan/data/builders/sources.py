@@ -16,7 +16,7 @@ import pathlib
 import re
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from tqdm import tqdm
 
@@ -89,6 +89,14 @@ def walk(root: pathlib.Path) -> Iterator[tuple[str, list[str], list[str]]]:
     raise error
 
   return os.walk(root, onerror=refuse)
+
+
+def named(
+  root: pathlib.Path, paths: Iterable[pathlib.Path]
+) -> dict[str, pathlib.Path]:
+  """Paths in a folder, by their names there."""
+  top = os.path.join(root, "")  # Many times faster than `relative_to`.
+  return {os.fspath(path).removeprefix(top): path for path in paths}
 
 
 def warn(line: str) -> None:

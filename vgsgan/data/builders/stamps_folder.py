@@ -126,7 +126,7 @@ def read_files(
   root = stamps_root(root)
   found = [path for p in pairs for path in (p.image_path, p.audio_path)]
   found += [root / f"{p.name}.txt" for p in pairs]
-  return {path.relative_to(root).as_posix(): path for path in found}
+  return sources.named(root, found)
 
 
 def _folders(
@@ -145,6 +145,7 @@ def _scan_folder(
 ) -> tuple[list[Pair], list[tuple[pathlib.Path, str]]]:
   """The pairs and the strays of one folder, without those below it."""
   have, seen = set(names), set()
+  captions: dict[str, dict[str, str]] = {}
   pairs, strays = [], []
   for name in names:  # Sorted: .ogg comes before .wav.
     if "_desc" not in name or not name.endswith(SOUNDS):
@@ -162,7 +163,9 @@ def _scan_folder(
       strays.append((path, f"a second recording of {stem} in '{language}'"))
     else:
       seen.add((stem, language))
-      texts = _captions(folder / f"{stem}.txt")
+      if stem not in captions:
+        captions[stem] = _captions(folder / f"{stem}.txt")
+      texts = captions[stem]
       pairs.append(
         Pair(
           name=(folder / stem).relative_to(root).as_posix(),
