@@ -12,8 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.cluster.hierarchy
-import scipy.spatial.distance
+import scipy
 from jaxtyping import Array, Bool, Float, Int, Key
 
 

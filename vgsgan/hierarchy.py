@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import scipy
 from jaxtyping import Int
-from scipy.sparse import coo_array, csgraph
 
 from vgsgan.errors import UserError
 
@@ -63,8 +63,10 @@ class Hierarchy:
     """Lengths [l, l] of the paths between labels; inf: there is none."""
     size = len(self.names)
     ends = np.array(self.edges, np.int64).reshape(-1, 2)
-    graph = coo_array((np.ones(len(ends)), ends.T), shape=(size, size)).tocsr()
-    lengths = csgraph.shortest_path(
+    graph = scipy.sparse.coo_array(
+      (np.ones(len(ends)), ends.T), shape=(size, size)
+    ).tocsr()
+    lengths = scipy.sparse.csgraph.shortest_path(
       graph, directed=False, unweighted=True, indices=list(self.labels)
     )
     return lengths[:, list(self.labels)]

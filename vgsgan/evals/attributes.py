@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import scipy
 from jaxtyping import Bool, Float, Int, Shaped
-from scipy import stats
 
 from vgsgan.evals import ranking
 from vgsgan.worlds.attributes import ATTRIBUTES, KIND, WORDS
@@ -71,7 +71,7 @@ def pair_accuracy(
   """
   if not (len(higher) and len(lower)):
     raise ValueError(f"no pairs of {len(higher)} and {len(lower)} scores")
-  ranks = stats.rankdata(_numbers(np.concatenate([higher, lower])))
+  ranks = scipy.stats.rankdata(_numbers(np.concatenate([higher, lower])))
   a, b = len(higher), len(lower)
   return float((ranks[:a].sum() - a * (a + 1) / 2) / (a * b))
 

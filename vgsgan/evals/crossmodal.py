@@ -8,8 +8,8 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+import scipy
 from jaxtyping import Float, Shaped
-from scipy.spatial import distance
 
 from vgsgan.errors import UserError
 from vgsgan.evals import ranking
@@ -66,7 +66,9 @@ def within(
 def _likeness(rows: np.ndarray, items: np.ndarray) -> np.ndarray:
   """Less the squared distances [n, m]."""
   # A row of zeros is equally far from all but for rounding: a tie.
-  return -distance.cdist(_unit(rows), _unit(items), "sqeuclidean").round(12)
+  return -scipy.spatial.distance.cdist(
+    _unit(rows), _unit(items), "sqeuclidean"
+  ).round(12)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy
 from jaxtyping import Bool, Float, Int, Shaped
-from scipy.special import gammaln
 
 # From here on the log-gamma form is used: k products would take long.
 _MANY = 128
@@ -174,10 +174,10 @@ def hit_probability(
       miss *= np.where(i < places, factor, 1.0)
   else:
     miss = np.exp(
-      gammaln(irrelevant + 1)
-      - gammaln(irrelevant - places + 1)
-      - gammaln(size + 1)
-      + gammaln(size - places + 1)
+      scipy.special.gammaln(irrelevant + 1)
+      - scipy.special.gammaln(irrelevant - places + 1)
+      - scipy.special.gammaln(size + 1)
+      + scipy.special.gammaln(size - places + 1)
     )
   return np.where(certain, 1.0, 1.0 - miss)
 

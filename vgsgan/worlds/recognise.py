@@ -3,8 +3,8 @@
 from typing import Any
 
 import numpy as np
+import scipy
 from jaxtyping import Bool, Float, Int
-from scipy import ndimage, special
 
 from vgsgan.worlds.attributes import ATTRIBUTES, WORDS
 
@@ -21,7 +21,9 @@ def probabilities(
   """Of WORDS; each kind adds up to 1."""
   start, parts = 1, []
   for words in ATTRIBUTES.values():
-    parts.append(special.softmax(logits[..., start : start + len(words)], -1))
+    parts.append(
+      scipy.special.softmax(logits[..., start : start + len(words)], -1)
+    )
     start += len(words)
   return np.concatenate(parts, -1)
 
@@ -55,7 +57,7 @@ def split(
   """
   least = _LEAST_AREA * foreground.size
   masks = []
-  labels, count = ndimage.label(foreground)
+  labels, count = scipy.ndimage.label(foreground)
   for i in range(1, count + 1):
     component = labels == i
     if component.sum() < least:
@@ -69,7 +71,7 @@ def _parts(component, color, least: float):
   """The connected patches of one colour that are no mere edges."""
   found = []
   for value in np.unique(color[component]):
-    labels, count = ndimage.label(component & (color == value))
+    labels, count = scipy.ndimage.label(component & (color == value))
     patches = (labels == i for i in range(1, count + 1))
     found += [patch for patch in patches if patch.sum() >= least]
   return found
@@ -77,7 +79,7 @@ def _parts(component, color, least: float):
 
 def _nearest(component, parts):
   """Gives each pixel of a component to the nearest of its parts."""
-  apart = [ndimage.distance_transform_edt(~part) for part in parts]
+  apart = [scipy.ndimage.distance_transform_edt(~part) for part in parts]
   owner = np.argmin(apart, 0)
   return [component & (owner == i) for i in range(len(parts))]
 

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from jaxtyping import Float, Int16
-from scipy import signal
 
 from vgsgan.errors import UserError
 from vgsgan.worlds.orchestra import Instrument
@@ -126,7 +126,7 @@ class Player:
     # What still sounds fades within 10 ms, and must not into the next track.
     synth.sounds_off(0)
     self._generate(0.1)
-    sound = signal.resample_poly(np.concatenate(parts), 1, _OVER)
+    sound = scipy.signal.resample_poly(np.concatenate(parts), 1, _OVER)
     return sound[: round(seconds * self._sample_rate)]
 
   def _generate(self, seconds: float) -> Float[np.ndarray, "n"]:
@@ -184,7 +184,7 @@ def tick(
   starts = np.rint(np.arange(count) * sample_rate / rate).astype(int)
   train[starts[starts < len(waveform)]] = 32767 * level
   fall = np.exp(-1 / (_CLICK * sample_rate))
-  clicks = signal.lfilter([1.0], [1.0, -fall], train)
+  clicks = scipy.signal.lfilter([1.0], [1.0, -fall], train)
   return np.clip(np.rint(waveform + clicks), -32768, 32767).astype(np.int16)
 
 

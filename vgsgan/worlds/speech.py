@@ -16,8 +16,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from jaxtyping import Bool, Float, Int16
-from scipy import signal
 
 from vgsgan.worlds import engines
 
@@ -68,7 +68,7 @@ def speak(text: str, voice: str, sample_rate: int = 16000) -> Spoken:
   if not np.any(sound):
     raise ValueError(f"{voice} says nothing for {text!r}")
   common = math.gcd(rate, sample_rate)
-  sound = signal.resample_poly(
+  sound = scipy.signal.resample_poly(
     sound / 32768, sample_rate // common, rate // common
   )
   heard = np.abs(sound) > _SILENCE * np.abs(sound).max()
