@@ -16,10 +16,10 @@ import warnings
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import scipy
 import soundfile
 from jaxtyping import Float32, Int16
 from PIL import Image
-from scipy import signal
 
 from vgsgan.data import svg
 
@@ -180,7 +180,7 @@ def _resampled(
   last = min(file.frames, ((stop - 1) * down + half) // up + 1)
   mono = _averaged(file, first, last)
   if up != down:
-    mono = signal.resample_poly(mono, up, down)
+    mono = scipy.signal.resample_poly(mono, up, down)
   begin = first // down * up
   mono = mono[start - begin : stop - begin]
   return np.clip(np.rint(mono * 32768), -32768, 32767).astype(np.int16)
