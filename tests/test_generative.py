@@ -110,6 +110,20 @@ def test_the_discriminators_loss_by_hand():
     expected,
     rtol=1e-5,
   )
+  # Some of them do not count, in the last row none.
+  counts = np.array([[1, 0, 1], [0, 1, 0], [1, 1, 1], [0, 1, 1], [0, 0, 0]])
+  expected = [
+    -log(real[i])
+    - 0.5 * (log(-drawn[i]) + log(-several[i]) @ row / max(1, sum(row)))
+    for i, row in enumerate(counts)
+  ]
+  np.testing.assert_allclose(
+    generative.discriminator(
+      *args[:2], jnp.float32(several), impostors=jnp.array(counts == 1)
+    ),
+    expected,
+    rtol=1e-5,
+  )
 
 
 def test_one_of_two_is_dropped_and_never_both():

@@ -71,7 +71,10 @@ def game():
   """The variant in which all parts of the loss are."""
   config = small("vae-gan", kl_weight=0.3, weight=0.7, drop=0.4)
   model = idea.Idea(config)
-  return model, with_sgd(model), jax.jit(model.step), batch_of(config)
+  batch = batch_of(config)
+  # Two rows are of one clip: neither's sound is wrong for the other.
+  batch["clip_id"] = jnp.array([0, 1, 2, 3, 4, 2, 6, 7])
+  return model, with_sgd(model), jax.jit(model.step), batch
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +87,7 @@ def told(game):
     latent = model.encode(state, pair, keep)
     return latent, model.decode(state, latent)
 
-  return run, jax.jit(model.inputs)(batch)
+  return run, jax.jit(model.pair)(batch)
 
 
 @pytest.mark.parametrize("dropped", [0, 1])
@@ -118,7 +121,7 @@ def test_each_row_is_dropped_by_itself(told):
     np.testing.assert_allclose(mixed[row], alone[row], rtol=1e-5, atol=1e-6)
 
 
-def dense_logits(model, params, stats, pairs):
+def dense_logits(model, params, stats, pairs, clip):
   """Logits of (picture, sound) features, by the two layers written out."""
   network = model.modules["discriminator"]
   variables = {"params": params, "batch_stats": stats}
@@ -145,7 +148,7 @@ def dense_logits(model, params, stats, pairs):
     "matched": [logit(i, i)[0] for i in range(b)],
     "drawn": [logit(b + i, b + i)[0] for i in range(b)],
     "mismatched": [
-      [logit(i, j)[0] for j in range(b) if j != i] for i in range(b)
+      [logit(i, j)[0] for j in range(b) if clip[j] != clip[i]] for i in range(b)
     ],
   }
 
@@ -193,30 +196,43 @@ def test_three_kinds_of_pairs_have_the_right_targets(game):
   )
   keep = np.asarray(chances.keep)
   assert not keep.all() and keep.all(1).any()
-  shown = shown_by_hand(inputs, made, keep)
+  shown = shown_by_hand(inputs.pair, made, keep)
+  clip = np.asarray(batch["clip_id"])
   logits = dense_logits(
-    model, params["discriminator"], stats["discriminator"], (inputs, shown)
+    model,
+    params["discriminator"],
+    stats["discriminator"],
+    (inputs.pair, shown),
+    clip,
   )
   told, _ = jax.jit(functools.partial(model.apply, "discriminator"))(
     params["discriminator"],
     stats["discriminator"],
-    inputs,
+    inputs.pair,
     tuple(map(jnp.asarray, shown)),
+    inputs.clip,
   )
+  apart = [[j for j in range(8) if clip[j] != clip[i]] for i in range(8)]
+  assert sorted(map(len, apart)) == [6, 6, 7, 7, 7, 7, 7, 7]
+  found = told._asdict() | {
+    "mismatched": [told.mismatched[i][np.array(apart[i])] for i in range(8)]
+  }
   for name, values in logits.items():
-    np.testing.assert_allclose(
-      getattr(told, name), values, rtol=1e-3, atol=1e-4
-    )
-  real = {k: 1 / (1 + np.exp(-np.array(x))) for k, x in logits.items()}
+    for got, value in zip(found[name], values, strict=True):
+      np.testing.assert_allclose(got, value, rtol=1e-3, atol=1e-4)
+  real = {
+    name: [1 / (1 + np.exp(-np.array(row))) for row in rows]
+    for name, rows in logits.items()
+  }
   expected = -np.mean(np.log(real["matched"]))
-  expected -= 0.5 * np.mean(np.log(1 - real["drawn"]))
-  expected -= 0.5 * np.mean(np.log(1 - real["mismatched"]))
+  for name in ("drawn", "mismatched"):
+    expected -= 0.5 * np.mean([np.mean(np.log(1 - x)) for x in real[name]])
   _, metrics = step(state, batch)
   assert float(metrics["loss_discriminator"]) == pytest.approx(
     expected, rel=1e-3
   )
   for name, target in (("matched", 1), ("drawn", 0), ("mismatched", 0)):
-    right = np.mean((real[name] > 0.5) == target)
+    right = np.mean((np.hstack(real[name]) > 0.5) == target)
     assert float(metrics[f"right_{name}"]) == pytest.approx(right)
 
   value, _ = jax.jit(model.generator_loss)(
@@ -226,7 +242,7 @@ def test_three_kinds_of_pairs_have_the_right_targets(game):
   kl = variance + np.square(np.float64(known.mean)) - 1 - np.log(variance)
   errors = [
     np.mean((np.float64(a) - np.float64(b)) ** 2)
-    for a, b in zip(made, inputs, strict=True)
+    for a, b in zip(made, inputs.pair, strict=True)
   ]
   expected = 0.7 * sum(errors) + 0.3 * kl.sum(1).mean() / 2
   expected -= np.log(real["drawn"]).mean()
@@ -334,7 +350,7 @@ def test_either_is_learned_from_the_other():
 
   @functools.partial(jax.jit, static_argnums=1)
   def errors(batch, kept):
-    pair = model.inputs(batch)
+    pair = model.pair(batch)
     keep = jnp.broadcast_to(jnp.array(kept), (12, 2))
     made = model.decode(state, model.encode(state, pair, keep))
     return pair, made

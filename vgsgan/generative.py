@@ -53,7 +53,9 @@ GENERATOR_LOSSES = {"non_saturating": non_saturating, "minimax": minimax}
 
 
 def discriminator(
-  real: Float[Array, "b"], *unreal: Float[Array, "b ..."]
+  real: Float[Array, "b"],
+  *unreal: Float[Array, "b ..."],
+  impostors: Bool[Array, "b n"] | None = None,
 ) -> Float[Array, "b"]:
   """-log D(real) - log(1 - D(unreal)) (Goodfellow et al., equation 1).
 
@@ -61,9 +63,19 @@ def discriminator(
   real: of pairs, those that were drawn and real ones that do not match (Reed et
   al., "Generative Adversarial Text to Image Synthesis", ICML 2016, section 4).
   Of one kind there may be several logits a row, of which the mean is taken.
+
+  Args:
+    real: logits of what is real.
+    *unreal: logits of what is not, a kind each.
+    impostors: which logits of the last kind count; None for all.
   """
   kinds = [x.reshape(len(x), -1) for x in unreal]
-  told = [losses.pair_bce(real, x, jnp.ones(x.shape, bool)) for x in kinds]
+  counts = [jnp.ones(x.shape, bool) for x in kinds]
+  if impostors is not None:
+    counts[-1] = impostors
+  told = [
+    losses.pair_bce(real, *kind) for kind in zip(kinds, counts, strict=True)
+  ]
   return sum(told) / len(told)
 
 

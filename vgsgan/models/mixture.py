@@ -4,8 +4,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from vgsgan import scores
 from vgsgan.models.correspondence import global_max
@@ -91,12 +90,14 @@ class Told(NamedTuple):
   Attributes:
     matched: of real pictures with their own sounds.
     drawn: of pairs of which one or both are generated.
-    mismatched: of each real picture with the sounds of all other rows.
+    mismatched: of each real picture with all real sounds.
+    impostors: which of these are sounds of other clips.
   """
 
   matched: Float[Array, "b"]
   drawn: Float[Array, "b"]
-  mismatched: Float[Array, "b b-1"]
+  mismatched: Float[Array, "b b"]
+  impostors: Bool[Array, "b b"]
 
 
 class Weights(nn.Module):
@@ -166,7 +167,9 @@ class PairDiscriminator(nn.Module):
     }
     return scores.fusion(pictures, sounds, params)
 
-  def __call__(self, real: Pair, drawn: Pair, train: bool) -> Told:
+  def __call__(
+    self, real: Pair, drawn: Pair, clip: Int[Array, "b"], train: bool
+  ) -> Told:
     """Logits of three kinds of pairs.
 
     Normalisation sees the real and the drawn together, so that one function
@@ -186,5 +189,6 @@ class PairDiscriminator(nn.Module):
     return Told(
       matched=jnp.diagonal(pairs),
       drawn=scores.paired(self.score, pictures[1], sounds[1], valid),
-      mismatched=pairs[~np.eye(b, dtype=bool)].reshape(b, b - 1),
+      mismatched=pairs,
+      impostors=clip[:, None] != clip,
     )

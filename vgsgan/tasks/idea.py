@@ -10,11 +10,11 @@ so that either is generated from the other. By `config.idea.kind`:
   vae-gan   all three
 
 D is an audio-visual correspondence network (L3-Net) that learns on the way:
-real pictures with their own sounds are real, real pictures with the other
-sounds of the batch are not, and what is generated is not. Where one of the two
-was missing, what is generated for it stands beside the real other; where both
-were there, both are generated. So what is drawn has to look and sound right,
-and to belong together.
+real pictures with their own sounds are real, real pictures with the sounds of
+other clips of the batch are not, and what is generated is not. Where one of the
+two was missing, what is generated for it stands beside the real other; where
+both were there, both are generated. So what is drawn has to look and sound
+right, and to belong together.
 
 An error is a mean over n numbers, so that weight w and kl_weight k make an
 evidence lower bound of normal numbers of variance k n / 2w around what is
@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from vgsgan import generative, passes
 from vgsgan.data import features, pipeline
@@ -44,6 +44,18 @@ from vgsgan.tasks import idea_figures as figures
 from vgsgan.tasks.alternating import Alternating
 
 KINDS = ("ae", "vae", "gan", "vae-gan")
+
+
+class Inputs(NamedTuple):
+  """A batch as the losses see it.
+
+  Attributes:
+    pair: pictures and spectrograms, see `Idea.pair`.
+    clip: which clip each is; of equal ones nothing is mismatched.
+  """
+
+  pair: Pair
+  clip: Int[Array, "b"]
 
 
 class Chances(NamedTuple):
@@ -117,7 +129,7 @@ class Idea(Alternating):
     }
 
   def nothing(self) -> Pair:
-    """Two rows of zeros, shaped as `inputs` are."""
+    """Two rows of zeros, shaped as `pair` is."""
     data = self.config.data
     examples = {
       "image": ((data.image_size, data.image_size, 3), jnp.uint8),
@@ -125,7 +137,7 @@ class Idea(Alternating):
       "num_samples": ((), jnp.int32),
     }
     shapes = jax.eval_shape(
-      self.inputs,
+      self.pair,
       {
         name: jax.ShapeDtypeStruct((2, *shape), dtype)
         for name, (shape, dtype) in examples.items()
@@ -133,7 +145,10 @@ class Idea(Alternating):
     )
     return tuple(jnp.zeros(x.shape, x.dtype) for x in shapes)
 
-  def inputs(self, batch: Batch) -> Pair:
+  def inputs(self, batch: Batch) -> Inputs:
+    return Inputs(self.pair(batch), batch["clip_id"])
+
+  def pair(self, batch: Batch) -> Pair:
     """Pictures, and spectrograms of one channel, in [-1, 1]."""
     sounds = features.spectrogram_of(
       self.config.data, batch["waveform"], batch["num_samples"]
@@ -144,7 +159,7 @@ class Idea(Alternating):
     """A fresh state."""
     pair = self.nothing()
     inputs = {
-      "discriminator": (pair, pair),
+      "discriminator": (pair, pair, jnp.arange(2)),
       "generator": (pair, jnp.ones((2, 2), bool), None),
     }
     return self.start(
@@ -165,7 +180,7 @@ class Idea(Alternating):
 
   def generate(self, params, stats, inputs, chances):
     """The pair made again and its latent's distribution; new statistics."""
-    return self.apply("generator", params, stats, inputs, *chances)
+    return self.apply("generator", params, stats, inputs.pair, *chances)
 
   def shown(self, real: Pair, made: Pair, keep: Bool[Array, "b 2"]) -> Pair:
     """The generated pair of each row, beside what was kept alone, if it was."""
@@ -181,14 +196,17 @@ class Idea(Alternating):
       "discriminator",
       own,
       stats["discriminator"],
-      inputs,
-      self.shown(inputs, made, chances.keep),
+      inputs.pair,
+      self.shown(inputs.pair, made, chances.keep),
+      inputs.clip,
     )
     metrics = {
-      f"right_{name}": jnp.mean((logits > 0) == (name == "matched"))
-      for name, logits in told._asdict().items()
+      "right_matched": jnp.mean(told.matched > 0),
+      "right_drawn": jnp.mean(told.drawn <= 0),
+      "right_mismatched": share_where(told.mismatched <= 0, told.impostors),
     }
-    return jnp.mean(generative.discriminator(*told)), (metrics, new)
+    loss = generative.discriminator(*told[:3], impostors=told.impostors)
+    return jnp.mean(loss), (metrics, new)
 
   def generator_loss(self, own, params, stats, inputs, chances):
     """The sum that the module's docstring gives."""
@@ -196,7 +214,9 @@ class Idea(Alternating):
     (made, known), new = self.generate(own, stats["generator"], inputs, chances)
     metrics = {
       f"error_{name}": jnp.mean(generative.squared_error(*both))
-      for name, *both in zip(("picture", "sound"), made, inputs, strict=True)
+      for name, *both in zip(
+        ("picture", "sound"), made, inputs.pair, strict=True
+      )
     }
     loss = use.weight * sum(metrics.values())
     if self.variational:
@@ -207,8 +227,9 @@ class Idea(Alternating):
         "discriminator",
         params["discriminator"],
         stats["discriminator"],
-        inputs,
-        self.shown(inputs, made, chances.keep),
+        inputs.pair,
+        self.shown(inputs.pair, made, chances.keep),
+        inputs.clip,
       )
       metrics["surprise"] = jnp.mean(generative.non_saturating(told.drawn))
       loss = loss + metrics["surprise"]
@@ -228,6 +249,13 @@ class Idea(Alternating):
     return self.modules["generator"].apply(
       state.batch_stats["average"], latent, train=False, method="decode"
     )
+
+
+def share_where(
+  true: Bool[Array, "b n"], counts: Bool[Array, "b n"]
+) -> Float[Array, ""]:
+  """Of what counts, the share that is true; 0 of nothing."""
+  return jnp.sum(true & counts) / jnp.maximum(jnp.sum(counts), 1)
 
 
 def example(data: ml_collections.ConfigDict) -> ClipExample:

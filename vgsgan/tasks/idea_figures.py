@@ -67,7 +67,7 @@ class Looks:
       return dict(zip(MODALITIES, model.decode(state, latent), strict=True))
 
     def look(state, batch):
-      pair = model.inputs(batch)
+      pair = model.pair(batch)
       # All that is kept in one pass, which is compiled once.
       many, kept = len(KEPT), np.array(list(KEPT.values()))
       latent = model.encode(
@@ -88,7 +88,7 @@ class Looks:
 
     def encode(state, batch):
       keep = jnp.ones((len(batch["image"]), len(MODALITIES)), bool)
-      return model.encode(state, model.inputs(batch), keep)
+      return model.encode(state, model.pair(batch), keep)
 
     self.rows = Rows(config, mesh, transform, look, decode, encode)
 
