@@ -6,14 +6,17 @@ import json
 import os
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
 
 from vgsgan.kernels import gpu, maxsim, tiled, tpu
 
+INTERPRET = InterpretGPUParams(detect_races=True)
 DTYPES = (jnp.float32, jnp.bfloat16)
 IMPLEMENTATIONS = {
   "tiled": (
@@ -31,16 +34,16 @@ IMPLEMENTATIONS = {
     functools.partial(tpu.gradients, interpret=True),
   ),
   "gpu": (
-    functools.partial(gpu.sums, interpret=True),
-    functools.partial(gpu.gradients, interpret=True),
+    functools.partial(gpu.sums, interpret=INTERPRET),
+    functools.partial(gpu.gradients, interpret=INTERPRET),
   ),
 }
 
 
-def _case(seed, dtype):
+def _case(seed, dtype, shape=None):
   """Random shapes and masks; vectors of small whole numbers, so with ties."""
   rng = np.random.default_rng(seed)
-  m, i, n, j, d = rng.integers(1, [6, 36, 6, 36, 20])
+  m, i, n, j, d = shape or rng.integers(1, [6, 36, 6, 36, 20])
   draw = [
     lambda *shape: rng.integers(-2, 3, shape),
     lambda *shape: rng.normal(size=shape),
@@ -73,10 +76,8 @@ def test_equal_to_the_closed_form(name, monkeypatch):
   # Several tiles in every direction.
   monkeypatch.setattr(tpu, "SIDE", 32)
   monkeypatch.setattr(tpu, "LANES", 16)
-  monkeypatch.setattr(gpu, "ROWS", 16)
-  monkeypatch.setattr(gpu, "COLUMNS", 16)
+  monkeypatch.setattr(gpu, "COLUMNS", gpu.SIDE)
   monkeypatch.setattr(gpu, "TILE", 600)
-  monkeypatch.setattr(gpu, "DEPTH", 32)
   forward, backward = IMPLEMENTATIONS[name]
 
   @jax.jit
@@ -99,6 +100,25 @@ def test_equal_to_the_closed_form(name, monkeypatch):
       error = np.abs(np.asarray(got, float) - wanted)
       assert np.all(error <= rounding * size + 1e-6), (seed, error.max())
   assert most_ties > 2
+
+
+def test_a_gpu_pools_items_of_several_blocks(monkeypatch):
+  monkeypatch.setattr(gpu, "COLUMNS", gpu.SIDE)
+  # Two blocks of a's vectors, two of b's, more of channels than are under way.
+  monkeypatch.setattr(gpu, "STAGES", 2)
+  operands, slope = _case(0, jnp.bfloat16, (2, 100, 2, 40, 200))
+  sums, gradients = jax.jit(
+    lambda slope, *operands: (
+      gpu.sums(*operands, interpret=INTERPRET),
+      gpu.gradients(*operands, slope, interpret=INTERPRET),
+    )
+  )(slope, *operands)
+  expected, by_operand, sizes, ties = _expected(*operands, slope)
+  assert ties > 1
+  np.testing.assert_array_equal(sums, expected)
+  for got, wanted, size in zip(gradients, by_operand, sizes, strict=True):
+    error = np.abs(np.asarray(got, float) - wanted)
+    assert np.all(error <= 2.0**-7 * size)
 
 
 def test_plain_is_the_closed_form_and_so_are_its_gradients():
@@ -189,8 +209,14 @@ def test_memory_is_that_of_scores_and_operands():
   assert fused(64, 49, 64) < dense(64, 49, 64) / 10
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_a_gpu_gets_its_kernels(dtype):
+@pytest.mark.parametrize(
+  "capability, dtype, kernels",
+  # Scores; their best and its shares, for the gradients.
+  [("9.0", jnp.bfloat16, 3), ("9.0", jnp.float32, 0), ("8.0", jnp.bfloat16, 0)],
+)
+def test_a_gpu_gets_its_kernels(capability, dtype, kernels, monkeypatch):
+  device = types.SimpleNamespace(compute_capability=capability)
+  monkeypatch.setattr(jax, "local_devices", lambda: [device])
   struct = jax.ShapeDtypeStruct
   operands = [
     struct((64, 49, 512), dtype),
@@ -204,7 +230,7 @@ def test_a_gpu_gets_its_kernels(dtype):
     return jax.value_and_grad(total, (0, 1))(a, b)
 
   lowered = jax.jit(run).trace(*operands).lower(lowering_platforms=("cuda",))
-  assert lowered.as_text().count("@__gpu$xla.gpu.triton") == 2
+  assert lowered.as_text().count("@mosaic_gpu") == kernels
 
 
 # In a process of its own: libtpu is loaded once a process, and logs.

@@ -1,11 +1,14 @@
-"""MaxSim on an NVIDIA GPU: Pallas kernels, by way of Triton.
+"""MaxSim on an NVIDIA GPU: Pallas kernels, by way of Mosaic.
 
-Scores are pooled in registers: no product is written to memory. Both gradients
-are matrix products with the sparse gradient by the products, its *shares*. A
-kernel writes these for some of a's and b's items at a time, in the precision of
-the operands, and the library's matrix product reads them: registers hold no
-sum over whole vectors, and forming the products anew for every part of these
-would cost more than writing.
+For GPUs with Hopper's matrix unit and vectors in 16 bits. `tiled` serves all
+others, and float32, of which this unit forms no exact products.
+
+An instance takes `ROWS` of b's vectors and up to `COLUMNS` of one item's of a,
+forms their products in registers and pools them there. The gradients are matrix
+products with the sparse gradient by the products, its *shares*. A kernel forms
+the products anew and writes these for some of a's and b's items at a time, in
+the precision of the operands. The library's matrix product reads them, for
+registers hold no sum over whole vectors.
 """
 
 import functools
@@ -14,18 +17,21 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton
+from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Bool, Float
 
 from vgsgan.kernels import tiled
 
-# Shares that may exist at once (bfloat16: 128 MiB).
-TILE = 2**26
-ROWS = 256  # Of a's vectors whose products are formed at once, at most.
-COLUMNS = 64  # Of b's, at most.
-DEPTH = 128  # Bytes of a vector that are read at once.
-# A side of a product is 16 at least.
-LEAST = 16
+HOPPER = 9  # Its compute capability.
+# Shares that may exist at once (bfloat16: 32 MiB), or products of `tiled`.
+TILE = 2**24
+ROWS = 64  # Of b's vectors: what the matrix unit takes at once.
+COLUMNS = 128  # Of a's vectors, at most.
+# The numbers in 128 bytes, a row of shared memory as the matrix unit reads it.
+# As many channels are read at once, and columns are a multiple of it.
+SIDE = 64
+STAGES = 4  # Reads that are under way while products are formed.
+LAYOUT = plgpu.TilingTransform((8, SIDE)), plgpu.SwizzleTransform(128)
 
 
 def sums(
@@ -33,11 +39,14 @@ def sums(
   a_valid: Bool[Array, "m i"],
   b: Float[Array, "n j d"],
   b_valid: Bool[Array, "n j"],
-  interpret: bool = False,
+  interpret=None,
 ) -> Float[Array, "m n"]:
   """`maxsim.plain`; `interpret` runs the kernel without a GPU."""
-  operands = _operands(a, a_valid, b, b_valid)
-  return _call(_sums_kernel, operands, (len(a), len(b)), jnp.float32, interpret)
+  if not serves(a, interpret):
+    return tiled.sums(TILE, a, a_valid, b, b_valid)
+  best, _ = _best(_operands(a, a_valid, b, b_valid), interpret)
+  best = best[:, : b_valid.size].reshape(len(a), *b_valid.shape)
+  return jnp.sum(jnp.where(b_valid, best, 0.0), axis=-1)
 
 
 def gradients(
@@ -46,158 +55,188 @@ def gradients(
   b: Float[Array, "n j d"],
   b_valid: Bool[Array, "n j"],
   slope: Float[Array, "m n"],
-  interpret: bool = False,
+  interpret=None,
 ) -> tuple[Float[Array, "m i d"], Float[Array, "n j d"]]:
   """The gradients by a and b of `sum(slope * plain(a, ..., b, ...))`."""
-  by_a, by_b = tiled.gradients(
-    TILE,
-    functools.partial(_shares, interpret=interpret),
-    *_operands(a, a_valid, b, b_valid),
-    slope,
-  )
-  return by_a[:, : a.shape[1], : a.shape[2]], by_b[
-    :, : b.shape[1], : b.shape[2]
-  ]
+  shares = tiled.shares
+  if serves(a, interpret):
+    shares = functools.partial(_shares, interpret=interpret)
+  return tiled.gradients(TILE, shares, a, a_valid, b, b_valid, slope)
+
+
+def serves(a: Array, interpret=None) -> bool:
+  """Whether the kernels are for such vectors, on the GPU at hand."""
+  # Without a GPU at hand programs are for Hopper, as JAX has it.
+  version = getattr(jax.local_devices()[0], "compute_capability", HOPPER)
+  hopper = interpret is not None or int(float(version)) == HOPPER
+  return hopper and a.dtype.itemsize == 2
 
 
 def _operands(a, a_valid, b, b_valid):
-  """Padded, so that blocks are whole and their sides powers of two."""
-
-  def padded(x, valid, most):
-    block = _block(x.shape[1], most)
-    depth = DEPTH // x.dtype.itemsize
-    rows, channels = -x.shape[1] % block, -x.shape[2] % depth
-    x = tiled.masked(x, valid)
-    x = jnp.pad(x, [(0, 0), (0, rows), (0, channels)])
-    return x, jnp.pad(valid, [(0, 0), (0, rows)])
-
-  return *padded(a, a_valid, ROWS), *padded(b, b_valid, COLUMNS)
+  """a channel by channel, its mask, and b's vectors in one list, all padded."""
+  channels = -a.shape[2] % SIDE
+  parts, columns = _blocks(a.shape[1])
+  more = parts * columns - a.shape[1]
+  a = tiled.masked(a, a_valid).swapaxes(1, 2)
+  a = jnp.pad(a, [(0, 0), (0, channels), (0, more)])
+  a_valid = jnp.pad(a_valid, [(0, 0), (0, more)]).astype(jnp.float32)
+  b = tiled.masked(b, b_valid).reshape(-1, b.shape[2])
+  return a, a_valid, jnp.pad(b, [(0, -len(b) % ROWS), (0, channels)])
 
 
-def _block(length: int, most: int) -> int:
-  return min(most, max(LEAST, pl.next_power_of_2(length)))
+def _blocks(length: int) -> tuple[int, int]:
+  """How many blocks of how many columns an item of a is."""
+  columns = min(COLUMNS, pl.cdiv(length, SIDE) * SIDE)
+  return pl.cdiv(length, columns), columns
+
+
+def _best(operands, interpret):
+  """Of all vectors of b: each item's best product, and how many equal it."""
+  a, a_valid, b = operands
+  parts, columns = _blocks(a_valid.shape[1])
+  out = _like(a, (len(a), parts, len(b)), jnp.float32)
+  scratch = [
+    *(plgpu.SMEM((size,), jnp.float32) for size in (columns, ROWS, ROWS)),
+    plgpu.Barrier(),
+  ]
+  best, number = _call(_best_kernel, operands, [out, out], scratch, interpret)
+  highest = jnp.max(best, axis=1)
+  number = jnp.where(best == highest[:, None], number, 0.0)
+  return highest, jnp.sum(number, axis=1)
 
 
 def _shares(a, a_valid, b, b_valid, slope, interpret):
   """The gradient by the products, `[m i, n j]`, as the operands are."""
-  (m, i), (n, j) = a_valid.shape, b_valid.shape
-  return _call(
+  operands = _operands(a, a_valid, b, b_valid)
+  best, number = _best(operands, interpret)
+  weight = jnp.where(b_valid, slope[..., None], 0.0).reshape(len(a), -1)
+  fill = best.shape[1] - weight.shape[1]
+  weight = jnp.pad(weight, [(0, 0), (0, fill)]) / number
+  parts, columns = _blocks(a.shape[1])
+  shape = best.shape[1], len(a), parts * columns
+  (out,) = _call(
     _shares_kernel,
-    (a, a_valid, b, b_valid, slope),
-    (m * i, n * j),
-    a.dtype,
+    (*operands, best, weight),
+    [_like(a, shape, a.dtype)],
+    [
+      *(plgpu.SMEM((size,), jnp.float32) for size in (columns, ROWS, ROWS)),
+      plgpu.SMEM((ROWS, columns), a.dtype, transforms=LAYOUT),
+      plgpu.Barrier(num_arrivals=3),
+    ],
     interpret,
   )
+  out = out[: b_valid.size, :, : a.shape[1]]
+  return out.reshape(len(out), -1).T
 
 
-def _call(kernel, operands, shape, dtype, interpret) -> Array:
-  """Runs `kernel` for every pair of items, for its block of the result."""
-  a, _, b, _, *slope = operands
-  (m, i, d), (n, j, _) = a.shape, b.shape
-  out = jax.eval_shape(lambda x: lax.full_like(x, 0, dtype, shape), a)
-  by_pair = lambda n, m: (m, n)  # noqa: E731
-  in_specs = [
-    pl.BlockSpec((None, i, d), lambda n, m: (m, 0, 0)),
-    pl.BlockSpec((None, i), lambda n, m: (m, 0)),
-    pl.BlockSpec((None, j, d), lambda n, m: (n, 0, 0)),
-    pl.BlockSpec((None, j), lambda n, m: (n, 0)),
-  ]
-  in_specs += [pl.BlockSpec((1, 1), by_pair) for _ in slope]
-  return pl.pallas_call(
-    functools.partial(kernel, _block(i, ROWS), _block(j, COLUMNS)),
-    grid=(n, m),
-    in_specs=in_specs,
-    out_specs=pl.BlockSpec((shape[0] // m, shape[1] // n), by_pair),
-    out_shape=out,
-    compiler_params=triton.CompilerParams(num_warps=8, num_stages=3),
-    cost_estimate=pl.CostEstimate(
-      flops=2 * m * i * n * j * d,
-      bytes_accessed=a.nbytes + b.nbytes + out.size * out.dtype.itemsize,
-      transcendentals=0,
+def _like(x, shape, dtype):
+  """The type of an array that varies over the same mesh axes as x."""
+  return jax.eval_shape(lambda x: lax.full_like(x, 0, dtype, shape), x)
+
+
+def _call(kernel, operands, outs, scratch, interpret) -> list[Array]:
+  """Runs `kernel` for every block of rows, item, and block of its columns."""
+  a, a_valid, b, *_ = operands
+  parts, _ = _blocks(a_valid.shape[1])
+  return plgpu.kernel(
+    kernel,
+    out_type=outs,
+    scratch_types=scratch,
+    grid=(len(b) // ROWS, len(a), parts),
+    grid_names=("rows", "item", "part"),
+    compiler_params=plgpu.CompilerParams(
+      lowering_semantics=plgpu.LoweringSemantics.Warpgroup
     ),
     interpret=interpret,
-    name=f"maxsim{kernel.__name__.removesuffix('_kernel')}",
   )(*operands)
 
 
-def _sums_kernel(
-  rows, columns, a_ref, a_valid_ref, b_ref, b_valid_ref, out_ref
+def _best_kernel(
+  a_ref, valid_ref, b_ref, best_ref, number_ref, valid, best, number, barrier
 ):
-  def column(k, total):
-    at = pl.ds(k * columns, columns)
-
-    def row(r, best):
-      own = pl.ds(r * rows, rows)
-      products = _products(a_ref, a_valid_ref, b_ref, own, at)
-      return jnp.maximum(best, jnp.max(products, axis=0))
-
-    best = jnp.full((columns,), -jnp.inf, jnp.float32)
-    best = lax.fori_loop(0, a_ref.shape[0] // rows, row, best)
-    return total + jnp.sum(jnp.where(b_valid_ref[at], best, 0.0))
-
-  total = lax.fori_loop(0, b_ref.shape[0] // columns, column, jnp.float32(0))
-  out_ref[0, 0] = total
+  rows, item, part, own = _place(valid.shape[0])
+  plgpu.copy_gmem_to_smem(valid_ref.at[item, own], valid, barrier)
+  products = _products(a_ref.at[item, :, own], b_ref.at[rows])
+  plgpu.barrier_wait(barrier)
+  products = _masked(products, valid)
+  highest = jnp.max(products, axis=1)
+  equal = products == _wide(highest, products)
+  best[...] = highest
+  number[...] = jnp.sum(jnp.where(equal, 1.0, 0.0), axis=1)
+  plgpu.commit_smem()
+  plgpu.copy_smem_to_gmem(best, best_ref.at[item, part, rows])
+  plgpu.copy_smem_to_gmem(number, number_ref.at[item, part, rows])
+  plgpu.wait_smem_to_gmem(0)
 
 
 def _shares_kernel(
-  rows, columns, a_ref, a_valid_ref, b_ref, b_valid_ref, slope_ref, out_ref
+  a_ref,
+  valid_ref,
+  b_ref,
+  best_ref,
+  weight_ref,
+  out_ref,
+  valid,
+  best,
+  weight,
+  out,
+  barrier,
 ):
-  parts = a_ref.shape[0] // rows
-
-  def column(k, _):
-    at = pl.ds(k * columns, columns)
-    slope = jnp.where(b_valid_ref[at], slope_ref[0, 0], 0.0)
-
-    def products(r):
-      own = pl.ds(r * rows, rows)
-      return _products(a_ref, a_valid_ref, b_ref, own, at)
-
-    def count(r, found):
-      best, number = found
-      own = products(r)
-      higher = jnp.maximum(best, jnp.max(own, axis=0))
-      equal = jnp.sum((own == higher).astype(jnp.float32), axis=0)
-      return higher, jnp.where(higher > best, 0.0, number) + equal
-
-    def write(r, found, own=None):
-      best, share = found
-      own = products(r) if own is None else own
-      # Among NaNs is no best: the gradient is to be NaN as well.
-      others = jnp.where(best == best, 0.0, jnp.nan)
-      own = jnp.where(own == best, share, others).astype(out_ref.dtype)
-      out_ref[pl.ds(r * rows, rows), at] = own
-      return found
-
-    if parts == 1:
-      own = products(0)
-      best = jnp.max(own, axis=0)
-      number = jnp.sum((own == best).astype(jnp.float32), axis=0)
-      write(0, (best, slope / number), own)
-      return 0
-    lowest = jnp.full((columns,), -jnp.inf, jnp.float32)
-    found = lowest, jnp.zeros_like(lowest)
-    best, number = lax.fori_loop(0, parts, count, found)
-    lax.fori_loop(0, parts, write, (best, slope / number))
-    return 0
-
-  lax.fori_loop(0, b_ref.shape[0] // columns, column, 0)
+  rows, item, _, own = _place(valid.shape[0])
+  plgpu.copy_gmem_to_smem(valid_ref.at[item, own], valid, barrier)
+  plgpu.copy_gmem_to_smem(best_ref.at[item, rows], best, barrier)
+  plgpu.copy_gmem_to_smem(weight_ref.at[item, rows], weight, barrier)
+  products = _products(a_ref.at[item, :, own], b_ref.at[rows])
+  plgpu.barrier_wait(barrier)
+  products = _masked(products, valid)
+  best, weight = best[...], weight[...]
+  # Among NaNs is no best: the gradient is to be NaN as well.
+  others = jnp.where(best == best, 0.0, jnp.nan)
+  best, weight, others = (_wide(x, products) for x in (best, weight, others))
+  share = jnp.where(products == best, weight, others)
+  out[...] = share.astype(out.dtype)
+  plgpu.commit_smem()
+  plgpu.copy_smem_to_gmem(out, out_ref.at[rows, item, own])
+  plgpu.wait_smem_to_gmem(0)
 
 
-def _products(a_ref, a_valid_ref, b_ref, own, at):
-  """Products of some of a pair's vectors; -inf where a's are not valid."""
-  exact = a_ref.dtype == jnp.float32
-  depth = DEPTH // a_ref.dtype.itemsize
+def _place(columns):
+  """Which rows, which item, and which of its blocks of columns are taken."""
+  part = lax.axis_index("part")
+  rows = pl.ds(lax.axis_index("rows") * ROWS, ROWS)
+  return rows, lax.axis_index("item"), part, pl.ds(part * columns, columns)
 
-  def deeper(k, total):
-    channels = pl.ds(k * depth, depth)
-    return total + lax.dot_general(
-      a_ref[own, channels],
-      b_ref[at, channels],
-      (((1,), (1,)), ((), ())),
-      precision=lax.Precision.HIGHEST if exact else None,
-      preferred_element_type=jnp.float32,
-    )
 
-  zero = jnp.zeros((own.size, at.size), jnp.float32)
-  total = lax.fori_loop(0, a_ref.shape[1] // depth, deeper, zero)
-  return jnp.where(a_valid_ref[own][:, None], total, -jnp.inf)
+def _products(a_ref, b_ref):
+  """Products of b's vectors, one below the other, and a's, side by side."""
+  (rows, depth), (_, columns) = b_ref.shape, a_ref.shape
+  spec = functools.partial(plgpu.BlockSpec, transforms=LAYOUT, delay_release=1)
+
+  def products(total):
+    def deeper(_, b_part, a_part):
+      plgpu.wgmma(total, b_part, a_part)
+      plgpu.wgmma_wait(1)
+
+    plgpu.emit_pipeline(
+      deeper,
+      grid=(depth // SIDE,),
+      in_specs=[
+        spec((rows, SIDE), lambda k: (0, k)),
+        spec((SIDE, columns), lambda k: (k, 0)),
+      ],
+      max_concurrent_steps=STAGES,
+    )(b_ref, a_ref)
+    return total[...]
+
+  return pl.run_scoped(products, plgpu.ACC((rows, columns), jnp.float32))
+
+
+def _masked(products, valid):
+  """-inf in the columns of vectors that are not valid."""
+  valid = lax.broadcast_in_dim(valid[...], products.shape, [1])
+  return jnp.where(valid > 0, products, -jnp.inf)
+
+
+def _wide(x, products):
+  """One number for each row of products, in all columns."""
+  return lax.broadcast_in_dim(x, products.shape, [0])

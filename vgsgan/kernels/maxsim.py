@@ -18,7 +18,9 @@ needed is
 
   CPU: one tile of `TILE` products, and as many shares for the gradient; what
     is kept;
-  GPU: no products; for the gradient shares of `gpu.TILE` products;
+  GPU: the best products, `m n j`; for the gradient shares of `gpu.TILE`
+    products. Kernels are for bfloat16 on Hopper; else as a CPU, by tiles of
+    `gpu.TILE`, and nothing is kept;
   TPU: nothing of that kind: tiles live in the chip's vector memory.
 
 Products accumulate in float32. Of float32 vectors they are float32 products

@@ -1,4 +1,4 @@
-"""MaxSim by tiles in plain JAX: what runs on a CPU.
+"""MaxSim by tiles in plain JAX: for CPUs, and GPUs that `gpu` does not serve.
 
 The loops are `lax` loops: matrix products in them are as fast as outside.
 """
@@ -177,9 +177,15 @@ def _pooled(a, a_valid, b, b_valid):
 
 def _products(a, a_valid, b):
   """All products of two parts, `[m, i, n j]`; -inf where a's are not valid."""
-  # In float32 also of bfloat16: a CPU has no faster product for these.
-  a, b = a.astype(jnp.float32), b.astype(jnp.float32)
-  products = _dot(_flat(a), _flat(b).T).reshape(*a_valid.shape, -1)
+
+  def in_float32(a, b):
+    return _dot(a.astype(jnp.float32), b.astype(jnp.float32))
+
+  # A CPU has no faster product for bfloat16.
+  products = lax.platform_dependent(
+    _flat(a), _flat(b).T, cpu=in_float32, default=_dot
+  )
+  products = products.reshape(*a_valid.shape, -1)
   return jnp.where(a_valid[..., None], products, -jnp.inf)
 
 
