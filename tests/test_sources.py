@@ -80,11 +80,20 @@ def turn_round(path):
   assert after.st_mtime_ns == before.st_mtime_ns
 
 
+def age(monkeypatch):
+  """Has files look as if they were of yesterday."""
+  looks = sources._looks
+  monkeypatch.setattr(
+    sources, "_looks", lambda f: (looks(f)[0], looks(f)[1] - 86400 * 10**9)
+  )
+
+
 @pytest.mark.parametrize("linked", [False, True])
 @pytest.mark.parametrize("kind", MAKE)
 def test_files_replaced_by_others_of_equal_length_are_read(
-  kind, linked, tmp_path
+  kind, linked, tmp_path, monkeypatch
 ):
+  age(monkeypatch)
   source = make(kind, tmp_path / "source")
   path = source / MAKE[kind][1]
   if linked:
@@ -179,14 +188,6 @@ def files(tmp_path):
   return made
 
 
-def age(files, monkeypatch):
-  """Has the files look as if they were of yesterday."""
-  looks = sources._looks
-  monkeypatch.setattr(
-    sources, "_looks", lambda f: (looks(f)[0], looks(f)[1] - 86400 * 10**9)
-  )
-
-
 def test_content_is_of_names_and_bytes(files, tmp_path):
   before = sources.content(files, tmp_path)
   seen = {before}
@@ -206,7 +207,7 @@ def test_content_is_of_names_and_bytes(files, tmp_path):
 def test_later_starts_look_at_files_without_reading_them(
   files, tmp_path, monkeypatch
 ):
-  age(files, monkeypatch)
+  age(monkeypatch)
   read, calls = sources._digest, []
   monkeypatch.setattr(
     sources, "_digest", lambda files: calls.append(1) or read(files)
@@ -231,7 +232,7 @@ def test_what_was_written_just_now_is_not_kept(files, tmp_path):
 def test_a_data_folder_that_cannot_be_written_does_not_matter(
   files, tmp_path, monkeypatch
 ):
-  age(files, monkeypatch)
+  age(monkeypatch)
   (tmp_path / "data").write_text("a file")
   first = sources.content(files, tmp_path / "data")
   assert first == sources.content(files, tmp_path)

@@ -401,6 +401,10 @@ def test_a_source_that_has_changed_does_not_take_up_the_run(folder, tmp_path):
     {"source": str(source), "data_dir": str(tmp_path / "prepared")}
   )
   trainer.run(config, tmp_path / "run", "train")
+  # Where it is does not matter.
+  source = source.rename(tmp_path / "moved")
+  config.data.source = str(source)
+  assert trainer.run(config, tmp_path / "run", "eval") == 0
   (source / "animals/birds/bird6_desc_fr.ogg").unlink()
   for mode in ("train", "eval"):  # What it trained on might now be tested.
     with pytest.raises(UserError, match="another prepared"):
