@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 
 import ml_collections
 import numpy as np
@@ -135,6 +136,26 @@ def test_ids_are_of_pictures_and_texts(source, tmp_path):
   for name in ("speech_id", "concept"):
     assert len({int(r[name]) for r in records.values()}) == 8
     assert records["7"][name] == records["12"][name]
+
+
+def test_equal_files_are_one(source, tmp_path):
+  """A picture under two IDs, and a recording under two others."""
+  shutil.copy(source / "images/13.jpg", source / "images/4100.jpg")
+  shutil.copy(source / "audio/active/7.wav", source / "audio/12.wav")
+  train = load(source, tmp_path)["train"]
+  labels = {
+    name: {key.partition(":")[2]: int(r[name]) for key, r in train.items()}
+    for name in ("image_id", "speech_id", "concept")
+  }
+  image, said, concept = labels.values()
+  assert image["13"] == image["4100"] and len(set(image.values())) == 4
+  # 7 and 12 have one text.
+  assert said["7"] == said["12"] == said["active/7"]
+  assert len(set(said.values())) == 3
+  assert (
+    concept["13"] == concept["4100"] and concept["7"] == concept["active/7"]
+  )
+  assert len(set(concept.values())) == 2
 
 
 def test_latents_are_the_published_rows():

@@ -12,7 +12,6 @@ import scipy.ndimage
 from PIL import Image
 
 from tests import drawing_world, stamps_fixture, test_clevrgan_folder
-from tests.filling import same
 from vgsgan import checkpoints, data, drawn_runs, jsonfiles, mesh, select
 from vgsgan import selection as selecting
 from vgsgan.data import features
@@ -243,7 +242,7 @@ def test_the_folder_is_read_as_more_training_pairs(tmp_path):
   folder = tmp_path / "chosen"
   selecting.write(folder, chosen, about, 6)
   for i in range(3):
-    sound = stamps_fixture.tone(200 + 100 * i, 0.2, 16000)
+    sound = stamps_fixture.tone(210 + 100 * i, 0.2, 16000)
     stamps_fixture.write(folder / f"audio/{i}.wav", sound, 16000)
   (folder / "text/1.txt").write_text("a red cube")
 
@@ -255,10 +254,8 @@ def test_the_folder_is_read_as_more_training_pairs(tmp_path):
   more, joined = load(more=str(folder))
   train, before = joined["train"], splits["train"]
   assert len(before) == 5 and len(train) == 8
-  assert same(
-    [train[i]["image_id"] for i in range(5)],
-    [before[i]["image_id"] for i in range(5)],
-  )
+  ids = [train[i]["id"] for i in range(8)]
+  assert ids[:5] == [before[i]["id"] for i in range(5)]
   for record in (before[i] for i in range(5)):
     number = int(record["id"].decode().rpartition("/")[2].rpartition(":")[2])
     np.testing.assert_array_equal(record["z"], own[number])
@@ -269,12 +266,15 @@ def test_the_folder_is_read_as_more_training_pairs(tmp_path):
     pixels = np.asarray(Image.open(io.BytesIO(record["image"])))
     np.testing.assert_array_equal(pixels, row["picture"])
     pitch = np.abs(np.fft.rfft(record["waveform"])).argmax() / 0.2
-    assert pitch == pytest.approx(200 + 100 * i, abs=6)
+    assert pitch == pytest.approx(210 + 100 * i, abs=6)
   assert added["train:1"]["caption"] == b"a red cube"
-  for name in ("image_id", "speech_id", "concept"):
-    ids = [int(train[i][name]) for i in range(8)]
-    assert not set(ids[:5]) & set(ids[5:]) and len(set(ids[5:])) == 3
-    assert max(ids) < 2**31
+  # What says the same in either folder is one, and nothing else is.
+  said = [train[i]["caption"] or ids[i] for i in range(8)]
+  assert len(set(said)) == 6 and said.count(b"a red cube") == 3
+  for name, keys in (("image_id", ids), ("speech_id", said), ("concept", said)):
+    labels = np.array([train[i][name] for i in range(8)])
+    same_key = [[one == other for other in keys] for one in keys]
+    np.testing.assert_array_equal(labels[:, None] == labels, same_key)
   with pytest.raises(IndexError):
     train[8]
   # A run does not go on with other pairs; an old run has no such field.

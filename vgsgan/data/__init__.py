@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 
 from vgsgan.data import clip_sets
 from vgsgan.data.pipeline import Record, Records
-from vgsgan.data.splits import SPLITS
+from vgsgan.data.splits import SPLITS, Labels, label_pairs
 from vgsgan.errors import UserError
 from vgsgan.hierarchy import Hierarchy
 from vgsgan.options import check_at_least, check_one_of
@@ -51,23 +52,40 @@ class Permuted:
 class Joined:
   """The records of several sources, one after another.
 
-  Each source has counted its pictures, recordings and concepts from 0: those of
-  different sources are different here, even where their words are equal.
+  Each source has counted its pictures, recordings and concepts from 0. They are
+  counted anew here: equal pictures, recordings and captions are one, whichever
+  sources they are from.
   """
 
   sources: tuple[Records, ...]
+
+  @functools.cached_property
+  def _labels(self) -> Labels:
+    images, speech = [], []
+    for source, records in enumerate(self.sources):
+      for record in records:
+        sound = np.asarray(record["waveform"]).tobytes()
+        images.append([(source, record["image_id"]), _digest(record["image"])])
+        speech.append([(source, record["speech_id"]), _digest(sound)])
+        if record["caption"]:
+          speech[-1].append(record["caption"])
+    return label_pairs(images, speech)
 
   def __len__(self) -> int:
     return sum(map(len, self.sources))
 
   def __getitem__(self, index: int) -> Record:
-    for source, records in enumerate(self.sources):
-      if index < len(records):
-        record = records[index]
-        ids = ("image_id", "speech_id", "concept")
-        return record | {name: record[name] + (source << 24) for name in ids}
-      index -= len(records)
+    row = index
+    for records in self.sources:
+      if row < len(records):
+        labels = self._labels._asdict().items()
+        return records[row] | {name: of[index] for name, of in labels}
+      row -= len(records)
     raise IndexError(f"{len(self)} records are joined")
+
+
+def _digest(content: bytes) -> str:
+  return hashlib.sha256(content).hexdigest()
 
 
 def _stamps(data: ml_collections.ConfigDict) -> Splits:
@@ -156,7 +174,11 @@ def _with_more(data: ml_collections.ConfigDict, train: Records) -> Records:
         f"of the other training pairs {needed}: one generator draws them all"
       )
     sources.append(pairs)
-  return Joined(tuple(sources)) if len(sources) > 1 else train
+  if len(sources) == 1:
+    return train
+  joined = Joined(tuple(sources))
+  joined[0]  # Labels them, once for all worker processes.
+  return joined
 
 
 def _read_folder(

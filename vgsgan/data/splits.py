@@ -7,6 +7,7 @@ everything that says the same.
 """
 
 from collections.abc import Callable, Hashable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int, Shaped
@@ -49,6 +50,34 @@ def components(
       parent[max(a, b)] = min(a, b)
   roots = np.array([root(i) for i in range(n)], dtype=np.int64)
   return np.unique(roots, return_inverse=True)[1].astype(np.int64)
+
+
+class Labels(NamedTuple):
+  """Of pairs: labels of their images, of what is said, and of either.
+
+  concept: equal for pairs that share an image or what is said, directly or
+    through other pairs; they are never impostors of each other.
+  """
+
+  image_id: Int[np.ndarray, "n"]
+  speech_id: Int[np.ndarray, "n"]
+  concept: Int[np.ndarray, "n"]
+
+
+def label_pairs(
+  images: Sequence[Sequence[Hashable]], speech: Sequence[Sequence[Hashable]]
+) -> Labels:
+  """Labels pairs; images, or speech, that share a key are one.
+
+  Args:
+    images: for each pair the keys that its image has.
+    speech: likewise of what is said.
+  """
+  n = len(images)
+  image_id, speech_id = components(n, images), components(n, speech)
+  either = zip(image_id.tolist(), speech_id.tolist(), strict=True)
+  keys = [[("image", i), ("speech", s)] for i, s in either]
+  return Labels(image_id, speech_id, components(n, keys))
 
 
 def cells(

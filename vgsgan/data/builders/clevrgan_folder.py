@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 from tqdm import tqdm
 
-from vgsgan.data import decoding
+from vgsgan.data import decoding, splits
 from vgsgan.data.builders import clevrgan_files, preparing, sources
 from vgsgan.data.builders.clevrgan_records import (
   Item,
@@ -23,6 +23,7 @@ from vgsgan.data.builders.clevrgan_records import (
   features,
   record,
 )
+from vgsgan.data.builders.stamps_index import digest
 from vgsgan.options import check_at_least
 from vgsgan.worlds import clevrgan, speech
 
@@ -68,7 +69,10 @@ class ClevrganFolder(tfds.core.GeneratorBasedBuilder):
   code_path = tfds.core.Path(__file__)
   VERSION = tfds.core.Version("1.1.0")
   RELEASE_NOTES: ClassVar[dict[str, str]] = {
-    "1.1.0": "Records of one caption have one `concept`.",
+    "1.1.0": (
+      "Records of one caption, one recording or one picture have one "
+      "`concept`, and equal recordings one `speech_id`."
+    ),
     "1.0.0": "First release.",
   }
 
@@ -95,13 +99,13 @@ class ClevrganFolder(tfds.core.GeneratorBasedBuilder):
     z = clevrgan_files.latents(config.source, rows)
     latents = dict(zip(rows.tolist(), z, strict=True))
     bar = tqdm(total=total, desc="clevrgan", unit="pair", disable=None)
-    numbers = Numbers()
+    labels = _labels([p for pairs in found.values() for p in pairs])
     return {
-      split: self._generate_examples(split, pairs, latents, numbers, bar)
+      split: self._generate_examples(split, pairs, latents, labels, bar)
       for split, pairs in found.items()
     }
 
-  def _generate_examples(self, split, pairs, latents, numbers, bar):
+  def _generate_examples(self, split, pairs, latents, labels, bar):
     config = self.builder_config
     nothing = clevrgan.labels([], 1, config.image_size)
     for pair in pairs:
@@ -116,7 +120,30 @@ class ClevrganFolder(tfds.core.GeneratorBasedBuilder):
         continue
       picture = clevrgan.Picture(latents[pair.row], image, *nothing)
       item = Item(key, picture, pair.id, pair.caption)
-      yield key, record(item, speech.Spoken(waveform, ()), numbers)
+      made = record(item, speech.Spoken(waveform, ()), Numbers())
+      yield key, made | labels[pair.id]
+
+
+def _labels(
+  pairs: Sequence[clevrgan_files.Pair],
+) -> dict[str, dict[str, int]]:
+  """Labels of each pair by its ID; equal files and equal texts are one."""
+  found = splits.label_pairs(
+    [[("id", p.id), digest(p.image)] for p in pairs],
+    [
+      [
+        ("id", p.id),
+        digest(p.audio),
+        *([("text", p.caption)] * bool(p.caption)),
+      ]
+      for p in pairs
+    ],
+  )
+  rows = zip(*(labels.tolist() for labels in found), strict=True)
+  return {
+    pair.id: dict(zip(found._fields, row, strict=True))
+    for pair, row in zip(pairs, rows, strict=True)
+  }
 
 
 def prepare(

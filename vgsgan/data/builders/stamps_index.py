@@ -58,7 +58,7 @@ def index(
   """
   pairs = first_stamps(scan.pairs, max_stamps, seed)
   n = len(pairs)
-  sounds = [_md5(p.audio_path) for p in pairs]
+  sounds = [digest(p.audio_path) for p in pairs]
   said = [_said(p.language, p.caption) for p in pairs]
   both = [[sound, *text] for sound, text in zip(sounds, said, strict=True)]
   image_id = splits.components(n, [[p.name] for p in pairs])
@@ -104,7 +104,8 @@ def _said(language: str, caption: str) -> Sequence[Hashable]:
   return [(language, text)] if text else []
 
 
-def _md5(path: pathlib.Path) -> str:
+def digest(path: pathlib.Path) -> str:
+  """Tells the content of a file; of one that is missing its path."""
   try:
     return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
   except OSError:
