@@ -188,6 +188,37 @@ def test_a_signal_during_evaluation_saves_and_the_evaluation_is_made_up(
   assert lines(tmp_path / "whole") == lines(tmp_path / "parts")
 
 
+def test_validation_is_evaluated_once_a_step(folder, tmp_path, monkeypatch):
+  config, plain, splits = small(folder), evaluating.evaluate, []
+
+  def evaluate(this, state, split):
+    splits.append(split)
+    if left and split == "test":
+      os.kill(os.getpid(), signal.SIGTERM)
+    return plain(this, state, split)
+
+  left = True
+  monkeypatch.setattr(evaluating, "evaluate", evaluate)
+  status = trainer.run(config, tmp_path, "train")
+  assert status == 128 + signal.SIGTERM
+  assert splits == ["validation", "validation", "test"]
+  splits.clear()
+  left = False
+  assert trainer.run(config, tmp_path, "train") == 0
+  assert splits == ["test"]
+  results = (tmp_path / "results.json").read_text()
+  # Evaluated anew it is the same, in the same order.
+  splits.clear()
+  assert trainer.run(config, tmp_path, "eval") == 0
+  assert splits == ["validation", "test"]
+  assert (tmp_path / "results.json").read_text() == results
+  # What another config has evaluated is not believed.
+  splits.clear()
+  config.eval.batch = 16
+  assert trainer.run(config, tmp_path, "train") == 0
+  assert splits == ["validation", "test"]
+
+
 def test_a_crash_loses_at_most_the_steps_since_the_last_checkpoint(
   folder, tmp_path, monkeypatch
 ):

@@ -90,7 +90,7 @@ def run(
       ):
         if mode == "train":
           train(this)
-        evaluating.finish(this)
+        evaluating.finish(this, anew=mode == "eval")
     except preemption.Interrupted as left:
       log.warn(f"{left}; the same command goes on from here")
       return stop.exit_code
@@ -275,17 +275,21 @@ def save(
   state: TrainState,
   step: int,
   evaluated: bool,
-  selection: float | None = None,
+  results: dict[str, Any] | None = None,
 ) -> None:
-  metrics = None if selection is None else {"selection": selection}
+  """Starts to save the state, with its results on validation if it has any."""
   meta = {"evaluated": bool(evaluated), **this.position(step)}
+  metrics = None
+  if results is not None:
+    meta["validation"] = evaluating.kept(this, results)
+    metrics = {"selection": this.task.select(results)}
   this.saved.save(step, state, meta, metrics)
 
 
 def evaluate_and_save(this: Run, state: TrainState, step: int) -> None:
-  """Evaluates on validation and saves with the figure that chooses the best."""
+  """Evaluates on validation and saves the results with the state."""
   try:
-    figure = evaluating.validate(this, state, step)
+    results = evaluating.validate(this, state, step)
   except preemption.Interrupted:
     save(this, state, step, evaluated=False)
     this.saved.wait()
@@ -298,4 +302,4 @@ def evaluate_and_save(this: Run, state: TrainState, step: int) -> None:
         save(this, state, step, evaluated=False)
         this.saved.wait()
     raise
-  save(this, state, step, evaluated=True, selection=figure)
+  save(this, state, step, evaluated=True, results=results)

@@ -1,8 +1,9 @@
 """The folder of a run: one run at a time, and the config it was made with."""
 
 import contextlib
+import hashlib
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -57,9 +58,17 @@ def differences(
   made: dict[str, Any], config: ml_collections.ConfigDict
 ) -> Iterator[str]:
   """A line for each field that a run was made with and that is another now."""
-  both = made, config.to_dict()
-  old, new = ({k: v for k, v in x.items() if k not in _FREE} for x in both)
-  yield from jsonfiles.differences(old, new)
+  yield from jsonfiles.differences(_bound(made), _bound(config.to_dict()))
+
+
+def digest(config: ml_collections.ConfigDict) -> str:
+  """A hash of all fields that results may depend on."""
+  text = jsonfiles.dumps(_bound(config.to_dict()), sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _bound(fields: Mapping[str, Any]) -> dict[str, Any]:
+  return {name: x for name, x in fields.items() if name not in _FREE}
 
 
 def read_config(workdir: pathlib.Path) -> dict[str, Any]:
