@@ -1,7 +1,13 @@
 """The batch order, whatever the workers, threads, starts or processes."""
 
 import dataclasses
+import errno
+import functools
 import io
+import multiprocessing
+import os
+import pathlib
+import signal
 
 import numpy as np
 import pytest
@@ -259,3 +265,65 @@ def test_a_small_picture_is_decoded_once(side, kept):
   np.testing.assert_array_equal(other, pixels)
   assert (one is other) == kept
   assert not one.flags.writeable
+
+
+def shared_memory():
+  """Names of what processes share now."""
+  return {path.name for path in pathlib.Path("/dev/shm").glob("psm_*")}
+
+
+def with_picture(record, rng):
+  return {"image": np.full((64, 64, 3), record["number"], np.uint8)}
+
+
+def ends_itself(record, rng, how=signal.SIGBUS):
+  if record["number"] == 7:
+    os.kill(os.getpid(), how)
+  return with_picture(record, rng)
+
+
+def test_shared_memory_is_free_when_batches_are_closed():
+  before = shared_memory()
+  source = dataclasses.replace(stream(num_batches=50), transform=with_picture)
+  found = pipeline.batches(source, 2, 1)
+  first = [next(found) for _ in range(4)]
+  found.close()
+  plain = pipeline.batches(source, 0, 1)
+  for batch in first:
+    assert type(batch["image"]) is np.ndarray
+    np.testing.assert_array_equal(batch["image"], next(plain)["image"])
+  assert shared_memory() <= before
+  assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize(
+  ("how", "said"),
+  [
+    (signal.SIGBUS, "ran out of shared memory (/dev/shm): give it more"),
+    (signal.SIGKILL, "was ended by signal 9 (Killed): memory may be short"),
+  ],
+)
+def test_a_worker_that_ends_is_one_line(how, said):
+  before = shared_memory()
+  transform = functools.partial(ends_itself, how=how)
+  source = dataclasses.replace(stream(num_batches=50), transform=transform)
+  with pytest.raises(UserError) as ended:
+    for _ in pipeline.batches(source, 2, 1):
+      pass
+  line = str(ended.value)
+  assert said in line and "\n" not in line
+  assert "--config.data.num_workers=0" in line
+  assert not multiprocessing.active_children()
+  # All but what the worker held when it ended: Python frees that at exit.
+  assert len(shared_memory() - before) <= 2
+
+
+def test_shared_memory_that_cannot_be_made_is_one_line():
+  refused = PermissionError(errno.EACCES, "Permission denied", "/psm_1")
+  line = pipeline._lost_worker(refused)
+  assert line.startswith("worker processes cannot share memory (/dev/shm): ")
+  refused.filename = "/data/records"
+  assert pipeline._lost_worker(refused) is None
+  refused.filename = None
+  assert pipeline._lost_worker(refused)
+  assert pipeline._lost_worker(RuntimeError("other")) is None

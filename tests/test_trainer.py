@@ -262,6 +262,26 @@ def test_a_failing_evaluation_loses_no_step(folder, tmp_path, monkeypatch):
   assert lines(tmp_path / "whole") == lines(tmp_path / "parts")
 
 
+def test_a_worker_that_ends_loses_no_step(folder, tmp_path, monkeypatch):
+  config = small(folder, steps=4, eval_every=3, save_every=3)
+  plain, calls = pipeline.DeviceBatches.next, []
+
+  def fetch(self, running):
+    calls.append(1)
+    if len(calls) == 3:
+      raise UserError("a worker process was ended")
+    return plain(self, running)
+
+  with monkeypatch.context() as patched:
+    patched.setattr(pipeline.DeviceBatches, "next", fetch)
+    with pytest.raises(UserError, match="a worker process was ended"):
+      trainer.run(config, tmp_path / "parts", "train")
+  assert (tmp_path / "parts/checkpoints/2").is_dir()
+  trainer.run(config, tmp_path / "parts", "train")
+  trainer.run(config, tmp_path / "whole", "train")
+  assert lines(tmp_path / "whole") == lines(tmp_path / "parts")
+
+
 def test_the_loss_curve_is_the_same_on_1_and_8_devices(
   folder, tmp_path, monkeypatch
 ):

@@ -150,7 +150,10 @@ def train(this: Run) -> None:
   param_norm = jax.jit(optax.global_norm)
   clock, began = Clock(batches), step
   pending: tuple[int, tasks.Metrics] | None = None
-  with log.bar("train", step, config.train.steps) as bar:
+  with (
+    contextlib.closing(host),
+    log.bar("train", step, config.train.steps) as bar,
+  ):
     while True:
       if step in this.task.later and step != began:
         update = compile_step(this, state, batch)
@@ -187,7 +190,28 @@ def train(this: Run) -> None:
         break
       if evaluate_now or save_now:
         clock.reset(step)
-      batch = batches.next(metrics["loss"])
+      batch = next_batch(this, batches, state, step, metrics)
+
+
+def next_batch(
+  this: Run,
+  batches: pipeline.DeviceBatches,
+  state: TrainState,
+  step: int,
+  metrics: tasks.Metrics,
+) -> tasks.Batch:
+  """The next batch; where data cannot be read any more, the step is saved."""
+  try:
+    return batches.next(metrics["loss"])
+  except UserError:
+    # Of several processes the others may not be here.
+    if jax.process_count() == 1:
+      check_finite(this, step, metrics)
+      this.saved.wait()
+      if this.saved.latest_step() != step:
+        save(this, state, step, evaluated=True)
+        this.saved.wait()
+    raise
 
 
 def between(this: Run, state: TrainState, step: int) -> TrainState:

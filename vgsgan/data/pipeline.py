@@ -6,8 +6,13 @@ workers nor that of devices or processes can change what a batch holds, and
 the whole state of the pipeline is one integer.
 """
 
+import contextlib
 import dataclasses
+import errno
 import functools
+import os
+import re
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, runtime_checkable
@@ -20,6 +25,7 @@ from jax.sharding import Mesh
 from jaxtyping import Int
 
 from vgsgan import mesh as mesh_lib
+from vgsgan.errors import UserError
 
 Record = dict[str, Any]
 
@@ -46,6 +52,15 @@ class First:
   def __getitem__(self, index: int) -> Record:
     return self.records[index]
 
+
+# Errors of a system that has no semaphores, or whose /dev/shm is not to write.
+_NO_SEMAPHORES = (
+  errno.ENOSYS,
+  errno.ENOENT,
+  errno.EACCES,
+  errno.EROFS,
+  errno.ENOSPC,
+)
 
 Example = dict[str, Any]  # Arrays and numpy scalars.
 # What a task makes of a record; the generator is the example's own.
@@ -176,18 +191,91 @@ class EvalStream:
 def batches(
   stream: TrainStream | EvalStream, num_workers: int, num_threads: int
 ) -> Iterator[Example]:
-  """The stream's local batches, read ahead by threads or worker processes."""
+  """The stream's local batches, read ahead by threads or worker processes.
+
+  To be closed when no more are wanted, which ends the workers and frees the
+  memory that they share.
+
+  Raises:
+    UserError: the workers cannot be started, or one of them ended.
+  """
   dataset = grain.MapDataset.source(stream)
   options = grain.ReadOptions(
     num_threads=num_threads, prefetch_buffer_size=max(2, 2 * num_threads)
   )
   dataset = dataset.to_iter_dataset(options)
   if num_workers:
-    # Workers parse absl flags of their own and refuse to start otherwise.
-    if not flags.FLAGS.is_parsed():
-      flags.FLAGS.mark_as_parsed()
-    dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers))
-  return iter(dataset)
+    yield from _of_workers(dataset, num_workers)
+    return
+  with contextlib.closing(iter(dataset)) as read:
+    yield from read
+
+
+def _of_workers(
+  dataset: grain.IterDataset, num_workers: int
+) -> Iterator[Example]:
+  """Batches of worker processes, copied out of the memory that is shared."""
+  # Workers parse absl flags of their own and refuse to start otherwise.
+  if not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()
+  # Python frees what a killed worker leaves, but writes about it at the end.
+  quiet = "ignore:resource_tracker:UserWarning"
+  known = filter(None, os.environ.get("PYTHONWARNINGS", "").split(","))
+  os.environ["PYTHONWARNINGS"] = ",".join(dict.fromkeys([*known, quiet]))
+  options = grain.MultiprocessingOptions(num_workers)
+  try:
+    read = iter(dataset.mp_prefetch(options, worker_init_fn=_leave_ctrl_c))
+    with contextlib.closing(read):
+      for batch in read:
+        plain = {name: np.array(x) for name, x in batch.items()}
+        # Frees its shared memory now: the next may be long in coming.
+        del batch
+        yield plain
+  except (OSError, RuntimeError) as error:
+    line = _lost_worker(error)
+    if line is None:
+      raise
+    raise UserError(
+      f"{line}; the same command goes on from the last checkpoint"
+    ) from error
+
+
+def _leave_ctrl_c(index: int, count: int) -> None:
+  """Leaves what a terminal asks for to the process that saves."""
+  del index, count
+  for asked in (signal.SIGINT, signal.SIGHUP):
+    signal.signal(asked, signal.SIG_IGN)
+
+
+def _lost_worker(error: Exception) -> str | None:
+  """One line, if the error says that a worker ended or could not start."""
+  without = "--config.data.num_workers=0 reads without them"
+  more = (
+    "give it more (docker run --shm-size=2g), lower --config.data.num_workers, "
+    f"or {without}"
+  )
+  if isinstance(error, OSError):
+    # Semaphores give no name; what a record is read from has one.
+    unnamed = error.filename is None and error.errno in _NO_SEMAPHORES
+    if not unnamed and not str(error.filename).startswith("/psm_"):
+      return None
+    return (
+      "worker processes cannot share memory (/dev/shm): "
+      f"{error.strerror or error}; {more}"
+    )
+  ended = re.search(r"[Ww]orker process was .* exit code (-?\d+)", str(error))
+  if ended is None:
+    return None
+  status = int(ended[1])
+  if status == -signal.SIGBUS:
+    return f"worker processes ran out of shared memory (/dev/shm): {more}"
+  how = f"status {status}"
+  if status < 0:
+    how = f"signal {-status} ({signal.strsignal(-status)})"
+  return (
+    f"a worker process that reads data was ended by {how}: memory may be "
+    f"short, or someone ended it; {without}"
+  )
 
 
 class DeviceBatches:
