@@ -17,7 +17,7 @@ from vgsgan import data, generative, judges, mesh, trainer
 from vgsgan.data.builders.scenes import encode
 from vgsgan.errors import UserError
 from vgsgan.models import decoders
-from vgsgan.tasks import generation, generation_figures
+from vgsgan.tasks import generation, generation_figures, keys
 
 KEY = jax.random.key(4)
 MAKE_MESH = mesh.make_mesh
@@ -129,7 +129,7 @@ def test_the_loss_is_what_it_says(plain):
   variant, model, state, step = plain
   batch = batch_of()
   _, metrics = step(state, batch)
-  key = jax.random.fold_in(jax.random.key(model.config.seed), 0)
+  key = keys.of(model.config.seed, "noise", 0)
   z = jax.random.normal(key, (8, 5))
   params, stats = state.params, state.batch_stats
 

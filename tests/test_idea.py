@@ -25,7 +25,7 @@ from vgsgan import mesh, trainer
 from vgsgan.data import features
 from vgsgan.evals import generated
 from vgsgan.models import decoders, mixture
-from vgsgan.tasks import idea
+from vgsgan.tasks import idea, keys
 
 KEY = jax.random.key(6)
 
@@ -188,7 +188,7 @@ def test_three_kinds_of_pairs_have_the_right_targets(game):
   model, state, step, batch = game
   params, stats = state.params, state.batch_stats
   inputs = jax.jit(model.inputs)(batch)
-  key = jax.random.fold_in(jax.random.key(model.config.seed), 0)
+  key = keys.of(model.config.seed, "noise", 0)
   chances = model.chances(key, 8)
   generate = jax.jit(model.generate)
   (made, known), _ = generate(
@@ -267,7 +267,7 @@ def test_the_discriminator_moves_first_and_each_by_its_own_loss(game):
       0.1 * float(metrics[f"grad_norm_{name}"]), rel=1e-3
     )
   # The generator's part is judged by the discriminator after its update.
-  key = jax.random.fold_in(jax.random.key(model.config.seed), 0)
+  key = keys.of(model.config.seed, "noise", 0)
   inputs, chances = jax.jit(model.inputs)(batch), model.chances(key, 8)
   loss = jax.jit(model.generator_loss)
   found = [

@@ -230,14 +230,19 @@ def take(
 
 
 def gaussian_move(
-  key: Key[Array, ""], z: Float[Array, "b z"], sigma: float
+  key: Key[Array, ""],
+  z: Float[Array, "b z"],
+  sigma: float | Float[Array, ""],
 ) -> Float[Array, "b z"]:
   """Adds noise of standard deviation `sigma`."""
   return z + sigma * jax.random.normal(key, z.shape, z.dtype)
 
 
 def chunk_move(
-  key: Key[Array, ""], z: Float[Array, "b z"], size: int, strength: float
+  key: Key[Array, ""],
+  z: Float[Array, "b z"],
+  size: int,
+  strength: float | Float[Array, ""],
 ) -> Float[Array, "b z"]:
   """Moves one chunk of each hierarchical z (BigGAN), drawn at random.
 
@@ -283,7 +288,7 @@ def direction_move(
   key: Key[Array, ""],
   z: Float[Array, "b z"],
   directions: Float[Array, "n z"],
-  strength: float,
+  strength: float | Float[Array, ""],
 ) -> Float[Array, "b z"]:
   """Moves each z by `strength` along a direction and sign drawn at random."""
   key_direction, key_sign = jax.random.split(key)

@@ -27,6 +27,7 @@ from vgsgan import chips, hlo, mesh, programs, tasks, trainer
 from vgsgan.errors import UserError
 from vgsgan.memory import first_line, too_large
 from vgsgan.state import TrainState
+from vgsgan.tasks import keys
 
 Shapes = dict[str, jax.ShapeDtypeStruct]
 
@@ -38,7 +39,7 @@ def abstract(
   grid: Mesh,
 ) -> tuple[TrainState, Shapes]:
   """Shapes and places of a task's state and batch."""
-  key = jax.random.key(config.seed)
+  key = keys.of(config.seed, "init")
   state = mesh.abstract(jax.eval_shape(task.init, key), grid)
   example = task.transform(record, np.random.default_rng(0))
   place = mesh.over_data(grid)

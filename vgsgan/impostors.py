@@ -75,8 +75,8 @@ def units_off(
   for each rung, and `cluster` draws the concept of all rungs but the first.
   """
   b, rungs = len(image_map), range(len(counts))
-  keys = jax.random.split(key, len(rungs))
   if kind == "random" and published:
+    keys = jax.random.split(key, len(rungs))
     return [random_units(keys[rung], layers, b) for rung in rungs]
   if kind == "random":
     ranks = [random_ranks(key, layers, b)] * len(rungs)
@@ -89,6 +89,7 @@ def units_off(
     best = jnp.argmax(scores, axis=1)
     chosen = [best] * len(rungs)
     if published:
+      keys = jax.random.split(key, len(rungs))
       chosen[1:] = [concepts.sample(keys[rung], scores) for rung in rungs[1:]]
     ranks = [
       {name: known.units[name][one] for name in layers} for one in chosen
@@ -152,16 +153,16 @@ def move(
 ) -> Float[Array, "k b s s 3"]:
   """Pictures of moved latents: one direction a row, each strength along it."""
 
-  def moved(rung: int) -> Array:
-    strength = strengths[rung]
+  def moved(strength: Float[Array, ""]) -> Array:
     if kind == "gaussian":
       return edits.gaussian_move(key, z, strength)
     if kind == "chunk":
       return edits.chunk_move(key, z, chunk, strength)
     return edits.direction_move(key, z, directions, strength)
 
-  rungs = len(strengths)
-  return by_row(draw(by_rung(moved, rungs), {}), rungs)
+  # The same random numbers for all strengths: they are drawn once.
+  several = jax.vmap(moved, out_axes=1)(jnp.asarray(strengths))
+  return by_row(draw(several.reshape(-1, z.shape[1]), {}), len(strengths))
 
 
 def choose(

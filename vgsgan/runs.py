@@ -19,6 +19,7 @@ from vgsgan import (
 from vgsgan.data import pipeline
 from vgsgan.errors import UserError
 from vgsgan.state import TrainState
+from vgsgan.tasks import keys
 
 
 @dataclasses.dataclass
@@ -59,7 +60,7 @@ class Run:
 
 def fresh(this: Run) -> TrainState:
   """The state before the first step; to be traced, not run as it is."""
-  return this.task.init(jax.random.key(this.config.seed))
+  return this.task.init(keys.of(this.config.seed, "init"))
 
 
 def abstract_state(this: Run) -> TrainState:

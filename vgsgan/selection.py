@@ -26,6 +26,7 @@ from vgsgan.data.builders.scenes import encode
 from vgsgan.data.pairs import DrawnPairExample
 from vgsgan.drawn_runs import judge
 from vgsgan.state import TrainState
+from vgsgan.tasks import keys
 from vgsgan.tasks.drawing import Drawing
 
 _MARKED = 256  # Pixels that the side of a marked picture has at least.
@@ -73,7 +74,7 @@ def _judged(
   bar = tqdm(total=len(records), desc="select", unit="pair", disable=None)
   with bar:
     for number, local in enumerate(host):
-      key = jax.random.fold_in(jax.random.key(config.seed), number)
+      key = keys.of(config.seed, "selection", number)
       batch = mesh_lib.shard(local, model.mesh)
       found = jax.device_get(run(state, batch, key))
       count = int(found.pop("real").sum())  # The filling comes last.

@@ -22,6 +22,7 @@ from vgsgan import data, drawn_runs, jsonfiles, options, panels
 from vgsgan.data import pipeline
 from vgsgan.data.pairs import DrawnPairExample, decode
 from vgsgan.errors import UserError
+from vgsgan.tasks import keys
 
 _FEW = 5  # Pairs that are shown by default.
 _HOP = 0.01  # Seconds between frames of the log-mel.
@@ -54,7 +55,7 @@ def rows(
     records, DrawnPairExample(samples, False), many, slice(0, many)
   )
   batch = next(iter(pipeline.batches(stream, 0, 1)))
-  key = jax.random.key(config.seed)
+  key = keys.of(config.seed, "shown")
   judge = jax.jit(functools.partial(drawn_runs.judge, model, kind))
   seen = jax.device_get(judge(run.state, batch, key))
   for i, record in enumerate(records):

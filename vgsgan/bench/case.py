@@ -17,6 +17,7 @@ from vgsgan import compiling, data, mesh, passes, programs, tasks, trainer
 from vgsgan.bench import timing
 from vgsgan.data import blank, pipeline
 from vgsgan.state import TrainState
+from vgsgan.tasks import keys
 
 
 class Case:
@@ -51,7 +52,7 @@ class Case:
 
   def state_of(self, init: Callable[[jax.Array], TrainState]) -> TrainState:
     """A fresh one, placed as in training."""
-    key = jax.random.key(self.config.seed)
+    key = keys.of(self.config.seed, "init")
     places = mesh.trained(jax.eval_shape(init, key), self.devices)
     return jax.jit(lambda: init(key), out_shardings=places)()
 

@@ -22,7 +22,7 @@ from vgsgan.bench import timing, torch_losses, torch_towers
 from vgsgan.bench.case import Case, Training
 from vgsgan.errors import UserError
 from vgsgan.state import schedule
-from vgsgan.tasks import grounding
+from vgsgan.tasks import grounding, keys
 
 # How far apart what may be, as a share of its length. Gradients the most: where
 # rounding makes another impostor the hardest, that of its pair is another.
@@ -187,25 +187,24 @@ class Pair:
         f"{config.task!r}: name another --config"
       )
     check_plain(config.train)
-    key = jax.random.key(config.seed)
     self.case = case
     self.model = Prepared(config, case.devices)
     front = grounding.Grounding(config, case.devices)
     read = case.batch()
     names = ("pictures", "mel", "num_frames")
-    batch = dict(zip(names, jax.jit(front.inputs)(read, key), strict=True))
+    augment = keys.of(config.seed, "augment", 0)
+    batch = dict(zip(names, jax.jit(front.inputs)(read, augment), strict=True))
     batch |= {k: read[k] for k in ("image_concept", "speech_concept")}
     self.training = Training(case.state_of(self.model.init), batch)
     device = "cuda" if jax.default_backend() == "gpu" else "cpu"
     self.twin = Twin(self.model, self.training.state, device)
     self.fed = self.twin.batch(batch)
-    self.noise = self._noise(key)
+    self.noise = self._noise(keys.of(config.seed, "negatives", 0))
 
   def _noise(self, key: jax.Array) -> torch.Tensor:
     """What `Grounding.step` draws for its first step."""
-    _, key_negatives = jax.random.split(jax.random.fold_in(key, 0))
     b = self.model.config.train.batch
-    noise = jax.random.uniform(key_negatives, (2, b, b))
+    noise = jax.random.uniform(key, (2, b, b))
     return torch.from_numpy(np.array(noise)).to(self.twin.device)
 
   def differences(self) -> dict[str, float]:

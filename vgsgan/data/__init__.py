@@ -34,7 +34,9 @@ class Permuted:
 
   @functools.cached_property
   def _order(self) -> np.ndarray:
-    return np.random.default_rng(self.seed).permutation(len(self.records))
+    # Not the random numbers by which the same seed divides the splits.
+    rng = np.random.default_rng([self.seed, 1])
+    return rng.permutation(len(self.records))
 
   def __len__(self) -> int:
     return len(self.records)

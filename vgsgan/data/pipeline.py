@@ -67,13 +67,22 @@ Example = dict[str, Any]  # Arrays and numpy scalars.
 Transform = Callable[[Record, np.random.Generator], Example]
 
 
+# Streams of random numbers: the order, training examples and evaluated ones.
+_ORDER, _EXAMPLE, _EVALUATED = range(3)
+
+
+def _generator(stream: int, seed: int, number: int) -> np.random.Generator:
+  """Random numbers of one stream, seed and number alone."""
+  bits = np.random.Philox(key=[seed, number], counter=[0, 0, 0, stream])
+  return np.random.Generator(bits)
+
+
 @functools.lru_cache(maxsize=4)
 def epoch_order(
   num_records: int, seed: int, epoch: int
 ) -> Int[np.ndarray, "n"]:
   """The records of one epoch, shuffled."""
-  bits = np.random.Philox(key=[seed, epoch])
-  return np.random.Generator(bits).permutation(num_records)
+  return _generator(_ORDER, seed, epoch).permutation(num_records)
 
 
 def record_at(position: int, num_records: int, seed: int) -> int:
@@ -147,9 +156,8 @@ class TrainStream:
 
   def _example(self, position: int) -> Example:
     record = record_at(position, len(self.records), self.seed)
-    # A stream of its own, apart from that of `epoch_order`.
-    bits = np.random.Philox(key=[self.seed, position], counter=[0, 0, 0, 1])
-    return self.transform(self.records[record], np.random.Generator(bits))
+    rng = _generator(_EXAMPLE, self.seed, position)
+    return self.transform(self.records[record], rng)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,8 +191,8 @@ class EvalStream:
   def _example(self, position: int) -> Example:
     real = position < len(self.records)
     record = position if real else 0
-    bits = np.random.Philox(key=[0, position])
-    example = self.transform(self.records[record], np.random.Generator(bits))
+    rng = _generator(_EVALUATED, 0, position)
+    example = self.transform(self.records[record], rng)
     return example | {"real": np.bool_(real)}
 
 

@@ -11,7 +11,7 @@ import optax
 
 from vgsgan import generative, passes
 from vgsgan.state import TrainState, optimizer, schedule
-from vgsgan.tasks import Batch, Metrics
+from vgsgan.tasks import Batch, Metrics, keys
 
 
 class Alternating:
@@ -71,7 +71,7 @@ class Alternating:
 
     Random numbers depend on the seed and the step alone.
     """
-    key = jax.random.fold_in(jax.random.key(self.config.seed), state.step)
+    key = keys.of(self.config.seed, "noise", state.step)
     inputs = self.inputs(batch)
     chances = self.chances(key, len(batch["image"]))
     params, stats = dict(state.params), dict(state.batch_stats)

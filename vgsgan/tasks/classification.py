@@ -24,7 +24,7 @@ from vgsgan.errors import UserError
 from vgsgan.models.correspondence import Tower, global_max
 from vgsgan.options import check_at_least, check_one_of
 from vgsgan.state import TrainState, optimizer, schedule
-from vgsgan.tasks import Batch, Metrics, Poll, Task
+from vgsgan.tasks import Batch, Metrics, Poll, Task, keys
 
 MODALITIES = ("image", "audio")
 
@@ -134,7 +134,7 @@ class Classification:
 
   def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     """One update. Random draws depend on the seed and the step alone."""
-    key = jax.random.fold_in(jax.random.key(self.config.seed), state.step)
+    key = keys.of(self.config.seed, "augment", state.step)
     target = uniform(batch["labels"], self.classes)
     inputs = self.inputs(batch, key)
 

@@ -24,7 +24,7 @@ from vgsgan.evals import crossmodal
 from vgsgan.models.correspondence import Projection, Tower, global_max
 from vgsgan.options import check_at_least, check_one_of
 from vgsgan.state import TrainState, optimizer, schedule
-from vgsgan.tasks import Batch, Metrics, Task
+from vgsgan.tasks import Batch, Metrics, Task, keys
 from vgsgan.tasks import correspondence_figures as figures
 
 SYSTEMS = ("l3", "ave", "avol")
@@ -95,24 +95,24 @@ class Correspondence:
   def init(self, key: jax.Array) -> TrainState:
     """A fresh state."""
     data, model = self.config.data, self.config.model
-    keys = jax.random.split(key, 5)
+    parts = jax.random.split(key, 4)
     sound = self.spectrogram(self._silence(), jnp.ones(1, jnp.int32))
     inputs = {
       "image": jnp.zeros((1, data.image_size, data.image_size, 3)),
       "audio": sound[..., None],
     }
     made = {
-      name: self.towers[name].init(keys[i], inputs[name], train=False)
+      name: self.towers[name].init(parts[i], inputs[name], train=False)
       for i, name in enumerate(MODALITIES)
     }
     params = {name: made[name]["params"] for name in MODALITIES}
     stats = {name: made[name]["batch_stats"] for name in MODALITIES}
     width = model.widths[-1]
     if model.system == "l3":
-      params["score"] = fusion_params(keys[2], width, model.embed)
+      params["score"] = fusion_params(parts[2], width, model.embed)
     else:
       for i, name in enumerate(MODALITIES, start=2):
-        made = self.projection.init(keys[i], jnp.zeros((1, width)))
+        made = self.projection.init(parts[i], jnp.zeros((1, width)))
         params[f"{name}_projection"] = made["params"]
       params["score"] = calibration(model.system)
     return TrainState.create(params, stats, self.tx)
@@ -191,8 +191,9 @@ class Correspondence:
 
   def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     """One update. Random draws depend on the seed and the step alone."""
-    key = jax.random.fold_in(jax.random.key(self.config.seed), state.step)
-    key_augment, key_negatives = jax.random.split(key)
+    seed, step = self.config.seed, state.step
+    key_augment = keys.of(seed, "augment", step)
+    key_negatives = keys.of(seed, "negatives", step)
     pictures = self.pictures(batch, key_augment)
     sounds = self.spectrogram(batch["waveform"], batch["num_samples"])
     if "aligned" in batch:
@@ -238,14 +239,14 @@ class Correspondence:
 
 def fusion_params(key: jax.Array, width: int, embed: int) -> dict[str, Array]:
   """What `scores.fusion` needs, at the start."""
-  keys = jax.random.split(key, 3)
+  key_joint, key_out = jax.random.split(key)
   normal = jax.nn.initializers.he_normal()
-  joint = normal(keys[0], (2 * width, embed))
+  joint = normal(key_joint, (2 * width, embed))
   return {
     "image": joint[:width],
     "audio": joint[width:],
     "hidden": jnp.zeros(embed),
-    "out": jax.random.normal(keys[1], (embed,)) * embed**-0.5,
+    "out": jax.random.normal(key_out, (embed,)) * embed**-0.5,
     "bias": jnp.zeros(()),
   }
 

@@ -30,7 +30,7 @@ from vgsgan.models.discriminator import Discriminator
 from vgsgan.models.generator import Generator
 from vgsgan.options import check_at_least
 from vgsgan.state import TrainState, optimizer, schedule
-from vgsgan.tasks import Batch, Metrics, Task
+from vgsgan.tasks import Batch, Metrics, Task, keys
 from vgsgan.worlds import judging, pretrained
 from vgsgan.worlds.attributes import WORDS
 
@@ -74,18 +74,18 @@ class Gan:
 
   def init(self, key: jax.Array) -> TrainState:
     """A fresh state; `batch_stats.average` is the averaged generator."""
-    keys = jax.random.split(key)
+    key_generator, key_discriminator = jax.random.split(key)
     size = self.generator.image_size
     labels = jnp.zeros((1, len(WORDS))) if self.config.gan.labels else None
     made = {
       "generator": self.generator.init(
-        keys[0],
+        key_generator,
         jnp.zeros((1, self.generator.latent_size)),
         labels,
         train=False,
       ),
       "discriminator": self.discriminator.init(
-        keys[1], jnp.zeros((1, size, size, 3)), labels, train=False
+        key_discriminator, jnp.zeros((1, size, size, 3)), labels, train=False
       ),
     }
     params = {name: made[name]["params"] for name in NETWORKS}
@@ -110,14 +110,15 @@ class Gan:
 
   def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     """One update of the discriminator and then one of the generator."""
-    key = jax.random.fold_in(jax.random.key(self.config.seed), state.step)
-    keys = jax.random.split(key, 5)
+    seed, step = self.config.seed, state.step
+    moved = jax.random.split(keys.of(seed, "augment", step), 3)
     real = batch["image"].astype(jnp.float32) / 127.5 - 1
     labels = None
     if self.config.gan.labels:
       labels = adversarial.words_present(batch["attributes"])
     latents = jax.random.normal(
-      keys[0], (2, len(real), self.generator.latent_size)
+      keys.of(seed, "noise", step),
+      (2, len(real), self.generator.latent_size),
     )
     params, stats = dict(state.params), dict(state.batch_stats)
     opt_state = dict(state.opt_state)
@@ -130,15 +131,15 @@ class Gan:
     )(
       params["discriminator"],
       stats["discriminator"],
-      self.shifted(keys[1], real),
-      self.shifted(keys[2], drawn),
+      self.shifted(moved[0], real),
+      self.shifted(moved[1], drawn),
       labels,
     )
     self.update("discriminator", params, opt_state, grads_d)
 
     (loss_g, stats["generator"]), grads_g = jax.value_and_grad(
       self.generator_loss, has_aux=True
-    )(params["generator"], params, stats, latents[1], labels, keys[3])
+    )(params["generator"], params, stats, latents[1], labels, moved[2])
     self.update("generator", params, opt_state, grads_g)
     stats["average"] = self.averaged(
       state.step, params, stats["average"], latents[0], labels
@@ -257,7 +258,7 @@ def build(
     """`count` drawn pictures; the same latents at every call."""
     rows = config.eval.batch
     for first in range(0, count, rows):
-      key = jax.random.fold_in(jax.random.key(config.seed + 1), first)
+      key = keys.of(config.seed, "samples", first)
       latent = adversarial.truncated(
         key, (rows, model.generator.latent_size), config.eval.truncation
       )

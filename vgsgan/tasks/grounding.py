@@ -27,7 +27,7 @@ from vgsgan.models import audio, image
 from vgsgan.models.layers import frame_mask
 from vgsgan.options import check_at_least, check_one_of
 from vgsgan.state import TrainState, optimizer, schedule
-from vgsgan.tasks import Batch, Metrics, Poll, Task, reading
+from vgsgan.tasks import Batch, Metrics, Poll, Task, keys, reading
 
 SPEECH_TOWERS = {
   "davenet": audio.davenet,
@@ -220,9 +220,10 @@ class Grounding:
       batch: of pairs.
       edit: draws one more impostor for each pair; None for none.
     """
-    key = jax.random.fold_in(jax.random.key(self.config.seed), state.step)
-    key_augment, key_negatives = jax.random.split(key)
-    pictures, mel, num_frames = self.inputs(batch, key_augment)
+    seed, step = self.config.seed, state.step
+    pictures, mel, num_frames = self.inputs(
+      batch, keys.of(seed, "augment", step)
+    )
 
     def loss(params):
       maps, batch_stats = self.maps(
@@ -230,9 +231,13 @@ class Grounding:
       )
       edited, drawn = None, {}
       if edit:
-        key_edit = jax.random.fold_in(key_negatives, 1)
         impostors, weight, drawn = edit(
-          key_edit, params, state.batch_stats, batch, pictures, maps
+          keys.of(seed, "edits", step),
+          params,
+          state.batch_stats,
+          batch,
+          pictures,
+          maps,
         )
         edit_map = self.look(params, state.batch_stats, impostors)
         edited = edit_map, weight
@@ -243,7 +248,7 @@ class Grounding:
         score=self.score,
         objective=objective(self.config.loss, params, edit is not None),
         edited=edited,
-        key=key_negatives,
+        key=keys.of(seed, "negatives", step),
         mesh=self.mesh,
         exchange=self.config.score.exchange,
       )

@@ -26,11 +26,11 @@ from vgsgan.errors import UserError
 from vgsgan.models.inverter import Inverter
 from vgsgan.options import check_at_least
 from vgsgan.state import TrainState, optimizer, schedule
-from vgsgan.tasks import Batch, Metrics, Poll, Task
+from vgsgan.tasks import Batch, Metrics, Poll, Task, keys
 from vgsgan.worlds import pretrained
 
 # Latents of each are apart from those of the others.
-STREAMS = {"train": 0, "validation": 1, "test": 2}
+SPLITS = {"train": 0, "validation": 1, "test": 2}
 
 
 class PictureExample:
@@ -77,11 +77,9 @@ class Inversion:
       self.tx,
     )
 
-  def latents(self, stream: int | Array, number: Array, rows: int) -> Array:
-    """Batch `number` of a stream, split over the devices."""
-    key = jax.random.key(self.config.seed)
-    for part in (stream, number):
-      key = jax.random.fold_in(key, part)
+  def latents(self, split: int | Array, number: Array, rows: int) -> Array:
+    """Batch `number` of a split, split over the devices."""
+    key = keys.of(self.config.seed, "latents", split, number)
     shape = rows, self.generator.latent_size
     z = truncated(key, shape, self.config.inversion.truncation)
     # Or every device would draw them all.
@@ -101,7 +99,7 @@ class Inversion:
   def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     """One update; of the batch only its size is used."""
     use, how = self.config.inversion, self.config.train
-    z = self.latents(STREAMS["train"], state.step, len(batch["image"]))
+    z = self.latents(SPLITS["train"], state.step, len(batch["image"]))
     pictures = self.stored(state, z)
 
     def loss(params):
@@ -140,9 +138,9 @@ class Inversion:
     )
     return {"picture": pictures, "guess": guess.error, **found._asdict()}
 
-  def look_at_drawn(self, state: TrainState, stream: Array, number: Array):
+  def look_at_drawn(self, state: TrainState, split: Array, number: Array):
     """The same of pictures drawn here, and their latents."""
-    z = self.latents(stream, number, self.config.eval.batch)
+    z = self.latents(split, number, self.config.eval.batch)
     return self.look(state, self.stored(state, z)) | {"true": z}
 
   def look_at_stored(self, state: TrainState, batch: Batch):
@@ -215,7 +213,7 @@ def build(
 
   def drawn(state: TrainState, split: str) -> Iterable[dict[str, Array]]:
     for number in range(-(-config.eval.samples // size)):
-      chosen = np.int32(STREAMS[split]), np.int32(number)
+      chosen = np.int32(SPLITS[split]), np.int32(number)
       yield look_at_drawn(state, *jax.device_put(chosen, everywhere))
 
   def stored(state: TrainState, split: str) -> Iterable[dict[str, Array]]:

@@ -23,7 +23,7 @@ from vgsgan.errors import UserError
 from vgsgan.evals import recognition
 from vgsgan.models.recogniser import Recogniser
 from vgsgan.state import TrainState, optimizer, schedule
-from vgsgan.tasks import Batch, Metrics, Task
+from vgsgan.tasks import Batch, Metrics, Task, keys
 from vgsgan.worlds.attributes import ATTRIBUTES
 
 
@@ -103,7 +103,7 @@ class Recognition:
 
   def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     """One update. Random draws depend on the seed and the step alone."""
-    key = jax.random.fold_in(jax.random.key(self.config.seed), state.step)
+    key = keys.of(self.config.seed, "augment", state.step)
     pictures, masks = self.inputs(key, batch["image"], batch["masks"])
 
     def loss(params):
