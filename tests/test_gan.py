@@ -197,15 +197,16 @@ def test_an_update_follows_the_slope_of_the_loss_that_is_logged(plain, name):
   length = np.sqrt(sum(np.sum(x**2) for x in jax.tree.leaves(slope)))
   np.testing.assert_allclose(metrics[f"grad_norm_{name}"], length, rtol=1e-4)
   found = []
+  # So near that no unit of the discriminator is switched, where R1 would jump.
   for sign in (1, -1):
     params = jax.tree.map(
-      lambda a, b, sign=sign: a + jnp.float32(sign * 2e-3 / length * b),
+      lambda a, b, sign=sign: a + jnp.float32(sign * 1e-4 / length * b),
       state.params[name],
       slope,
     )
     moved = still.replace(params=still.params | {name: params})
     found.append(float(step(moved, batch)[1][f"loss_{name}"]))
-  np.testing.assert_allclose((found[0] - found[1]) / 4e-3, length, rtol=0.02)
+  np.testing.assert_allclose((found[0] - found[1]) / 2e-4, length, rtol=0.02)
 
 
 def test_the_average_in_closed_form_over_two_steps(plain):
