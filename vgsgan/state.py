@@ -61,15 +61,22 @@ def schedule(optim: ml_collections.ConfigDict, steps: int) -> optax.Schedule:
       optim.lr, max(1, steps - optim.warmup_steps)
     )
   elif optim.schedule == "step":
-    after = optax.exponential_decay(
-      optim.lr, optim.decay_steps, 0.1, staircase=True
-    )
+    after = _staircase(optim.lr, optim.decay_steps)
   else:
     after = optax.constant_schedule(optim.lr)
   if not optim.warmup_steps:
     return after
   warmup = optax.linear_schedule(0.0, optim.lr, optim.warmup_steps)
   return optax.join_schedules([warmup, after], [optim.warmup_steps])
+
+
+def _staircase(rate: float, steps: int) -> optax.Schedule:
+  """Multiplies by 0.1 every `steps` updates.
+
+  Divides integers: for a quotient of floats, as Optax has it, XLA multiplies by
+  a rounded reciprocal, so that 41 updates of 41 come to less than one whole.
+  """
+  return lambda count: rate * jnp.power(0.1, jnp.asarray(count) // steps)
 
 
 def optimizer(
