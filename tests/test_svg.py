@@ -3,6 +3,8 @@
 import base64
 import gzip
 import io
+import os
+import sys
 
 import numpy as np
 import pytest
@@ -246,6 +248,14 @@ def test_both_sides_are_bounded(tmp_path, monkeypatch):
     assert read(tmp_path, text).size == size
   monkeypatch.setattr(decoding, "MAX_SIDE_PX", 32)
   assert read(tmp_path, drawing(shape, head.format(20, 10))).size == (32, 16)
+
+
+def test_a_signal_for_the_run_is_not_for_the_renderer(tmp_path, monkeypatch):
+  told = tmp_path / "told"
+  told.write_text(f"#!{sys.executable}\nimport os\nprint(os.getsid(0))\n")
+  told.chmod(0o700)
+  monkeypatch.setattr(svg.sys, "executable", str(told))
+  assert int(svg.render("", 1, 1)) != os.getsid(0)
 
 
 def test_a_renderer_that_takes_too_much_is_one_more_bad_file(

@@ -73,6 +73,7 @@ def render(text: str, width: int, height: int) -> bytes:
     input=text.encode(),
     capture_output=True,
     check=False,
+    start_new_session=True,  # A Ctrl-C that it took would be a bad file.
   )
   if done.returncode < 0:
     name = signal.Signals(-done.returncode).name
