@@ -3,8 +3,11 @@
 import base64
 import gzip
 import io
+import json
 import os
 import sys
+import types
+import zlib
 
 import numpy as np
 import pytest
@@ -140,6 +143,7 @@ def test_packed_drawings_are_drawn_up_to_a_bound(tmp_path, monkeypatch):
     "<use {}/>",
     "<g><g><image {}/></g></g>",
     "<linearGradient {}/>",
+    '<g display="none"><path/></g><image {}/>',
     '<g display="none" style="display: inline"><image {}/></g>',
   ],
 )
@@ -248,6 +252,40 @@ def test_both_sides_are_bounded(tmp_path, monkeypatch):
     assert read(tmp_path, text).size == size
   monkeypatch.setattr(decoding, "MAX_SIDE_PX", 32)
   assert read(tmp_path, drawing(shape, head.format(20, 10))).size == (32, 16)
+
+
+def test_no_more_is_unpacked_than_the_bound(monkeypatch):
+  packed = gzip.compress(bytes(1000))
+  unpacked = []
+
+  class Unpack:
+    def __init__(self, wbits):
+      self.made = zlib.decompressobj(wbits)
+
+    def decompress(self, data, most):
+      unpacked.append(self.made.decompress(data, most))
+      return unpacked[-1]
+
+  monkeypatch.setattr(svg, "MAX_BYTES", 10)
+  monkeypatch.setattr(svg, "zlib", types.SimpleNamespace(decompressobj=Unpack))
+  with pytest.raises(ValueError, match="more than 10 bytes"):
+    svg.check(packed)
+  assert [len(content) for content in unpacked] == [11]
+
+
+def test_the_renderer_has_little_of_everything(tmp_path, monkeypatch):
+  """Another module of its name says what it may take."""
+  kinds = ("CPU", "AS", "NOFILE", "CORE")
+  (tmp_path / "resvg_py.py").write_text(
+    "import resource\n"
+    "def svg_to_bytes(**_):\n"
+    f"  kinds = [getattr(resource, 'RLIMIT_' + kind) for kind in {kinds}]\n"
+    "  limits = [resource.getrlimit(kind) for kind in kinds]\n"
+    "  return repr([most for both in limits for most in both]).encode()\n"
+  )
+  monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+  found = json.loads(svg.render("", 1, 1))
+  assert found == [30, 30, 2**31, 2**31, 3, 3, 0, 0]
 
 
 def test_a_signal_for_the_run_is_not_for_the_renderer(tmp_path, monkeypatch):
