@@ -5,15 +5,18 @@ import json
 import pathlib
 import shutil
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import soundfile
 from PIL import Image
 
 from tests import stamps_fixture
+from vgsgan import contrastive
 from vgsgan.data import decoding, splits
 from vgsgan.data.builders import stamps, stamps_folder, stamps_index
 from vgsgan.errors import UserError
+from vgsgan.evals.retrieval import relevance
 
 LANGUAGES = ("fr", "ro", "ru")
 
@@ -322,6 +325,12 @@ def test_labels(folder):
       if a < b:
         assert (concept[a] == concept[b]) == ((a, b) in linked)
   assert len(set(found.image_id)) == 16
+  # In training what evaluation counts as right is no impostor.
+  gallery, column = np.unique(found.image_id, return_inverse=True)
+  right = relevance(speech, found.image_id, gallery)[:, column]
+  labels = jnp.asarray(found.concept)
+  assert right.sum() > len(labels)
+  assert not np.any(right & ~contrastive.same_pairs(labels, labels))
 
 
 def test_records_round_trip(folder, prepared):
