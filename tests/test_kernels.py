@@ -174,6 +174,28 @@ def test_a_diverged_vector_is_not_hidden():
   assert np.any(np.isnan(by_a[0])) and np.any(np.isnan(by_b))
 
 
+@pytest.mark.parametrize("tile", [1000, 2**18])
+def test_a_diverged_vector_is_not_hidden_among_many(tile, monkeypatch):
+  monkeypatch.setattr(maxsim, "TILE", tile)
+  a, b = jnp.ones((2, 80, 4)), jnp.ones((3, 80, 4))
+  valid = jnp.ones((2, 80), bool), jnp.ones((3, 80), bool).at[2, 5].set(False)
+
+  @jax.jit
+  def run(a, b):
+    total = lambda a, b: jnp.sum(sums(a, b) ** 2)  # noqa: E731
+    return sums(a, b), *jax.grad(total, (0, 1))(a, b)
+
+  def sums(a, b):
+    return maxsim.maxsim(a, valid[0], b, valid[1])
+
+  in_a, by_a, _ = run(a.at[0, 3, 0].set(jnp.nan), b)
+  assert np.isnan(in_a).tolist() == [[True] * 3, [False] * 3]
+  assert np.any(np.isnan(by_a[0])) and not np.any(np.isnan(by_a[1]))
+  in_b, _, by_b = run(a, b.at[1, 3, 0].set(jnp.nan).at[2, 5, 0].set(jnp.nan))
+  assert np.isnan(in_b).tolist() == [[False, True, False]] * 2
+  assert np.any(np.isnan(by_b[1])) and not np.any(np.isnan(by_b[2]))
+
+
 def _bytes(function, b, places, frames, d=32):
   """Temporary bytes of value and gradients of `b` pairs, compiled."""
   struct = jax.ShapeDtypeStruct

@@ -63,7 +63,15 @@ def maxsim(
     sums = plain(a, a_valid, b, b_valid)
   else:
     sums = _fused(TILE, *_alike(a, a_valid, b, b_valid))
+  # XLA's maximum on a CPU loses NaN among 4096 numbers and more.
+  sums = sums + _diverged(a, a_valid)[:, None] + _diverged(b, b_valid)
   return jnp.where(jnp.any(a_valid, axis=1)[:, None], sums, 0.0)
+
+
+def _diverged(x, valid):
+  """NaN for items with one in a valid vector, else 0."""
+  nan = jnp.any(jnp.isnan(x) & valid[..., None], axis=(1, 2))
+  return jnp.where(nan, jnp.nan, jnp.float32(0))
 
 
 def plain(
