@@ -255,8 +255,8 @@ def test_a_gpu_gets_its_kernels(capability, dtype, kernels, monkeypatch):
   assert lowered.as_text().count("@mosaic_gpu") == kernels
 
 
-# In a process of its own: libtpu is loaded once a process, and logs.
-FOR_A_TPU = """
+# In a process of its own: a chip's library is loaded once a process, and logs.
+COMPILED = """
 import functools, json, sys
 import jax, jax.numpy as jnp, numpy as np
 from jax.experimental import topologies
@@ -264,7 +264,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 from vgsgan import exchange, scores
 from vgsgan.kernels import maxsim
 
-chips = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2")
+chips = topologies.get_topology_desc(**json.loads(sys.argv[1]))
 found = {}
 for name, dtype, kind in (
   ("gather", jnp.bfloat16, scores.misa), ("ring", jnp.float32, scores.sima)
@@ -283,32 +283,85 @@ for name, dtype, kind in (
     struct((64, 100), bool),
   ).compile()
   found[name] = {
-    "kernels": compiled.as_text().count('"tpu_custom_call"'),
+    "kernels": compiled.as_text().count(f'"{sys.argv[2]}"'),
     "bytes": compiled.memory_analysis().temp_size_in_bytes,
   }
 print(json.dumps(found))
 """
 
 
-@pytest.mark.skipif(
-  importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
-)
-def test_kernels_compile_for_chips_of_a_mesh():
+def _compiled(topology, kernel):
+  """Kernels and bytes of a mesh's programs, of chips that need not be there."""
   environment = os.environ | {
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
   }
   done = subprocess.run(
-    [sys.executable, "-c", FOR_A_TPU],
+    [sys.executable, "-c", COMPILED, json.dumps(topology), kernel],
     env=environment,
     capture_output=True,
     text=True,
     timeout=600,
   )
   assert done.returncode == 0, done.stderr[-2000:]
-  found = json.loads(done.stdout.splitlines()[-1])
+  return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.skipif(
+  importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
+)
+def test_kernels_compile_for_chips_of_a_mesh():
+  topology = {"platform": "tpu", "topology_name": "v5e:2x2"}
+  found = _compiled(topology, "tpu_custom_call")
   # Scores, and each gradient, which in a ring is formed with the scores anew.
   assert found["gather"]["kernels"] == found["ring"]["kernels"] == 3
   # A chip's matchmaps are 16 x 64 pairs' of 49 x 100 in float32.
   assert max(x["bytes"] for x in found.values()) < 16 * 64 * 49 * 100 * 4 / 2
+
+
+# What a compiler has to know of one, of NVIDIA's data sheets.
+H100 = """
+gpu_device_info {
+  cuda_compute_capability { major: 9 feature_extension: ACCELERATED_FEATURES }
+  name: "NVIDIA H100 80GB HBM3"
+  device_vendor: "NVIDIA Corporation"
+  threads_per_warp: 32
+  threads_per_block_limit: 1024
+  threads_per_core_limit: 2048
+  thread_dim_limit_x: 1024
+  thread_dim_limit_y: 1024
+  thread_dim_limit_z: 64
+  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+  registers_per_block_limit: 65536
+  registers_per_core_limit: 65536
+  shared_memory_per_block: 49152
+  shared_memory_per_block_optin: 232448
+  shared_memory_per_core: 233472
+  core_count: 132
+  fpus_per_core: 128
+  clock_rate_ghz: 1.98
+  l2_cache_size: 52428800
+  memory_bandwidth: 3352320000000
+  device_memory_size: 84942979072
+  driver_version: "13.0.0"
+  runtime_version: "13.0.0"
+  compile_time_toolkit_version: "13.0.0"
+  dnn_version: "9.10.0"
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 10 }
+"""
+
+
+@pytest.mark.skipif(
+  importlib.util.find_spec("jax_cuda13_plugin") is None,
+  reason="JAX's plug-in for CUDA is not installed",
+)
+def test_kernels_compile_for_gpus_of_a_mesh():
+  topology = {"platform": "cuda", "topology": "1x1x4", "target_config": H100}
+  found = _compiled(topology, "mosaic_gpu_v2")
+  # Scores, for the gradients their best and its shares; none in float32.
+  assert found["gather"]["kernels"] == 3 and found["ring"]["kernels"] == 0

@@ -142,8 +142,9 @@ def _call(kernel, operands, outs, scratch, interpret) -> list[Array]:
     kernel,
     out_type=outs,
     scratch_types=scratch,
-    grid=(len(b) // ROWS, len(a), parts),
-    grid_names=("rows", "item", "part"),
+    # The last may be of any length, the others below 2**16.
+    grid=(len(a), parts, len(b) // ROWS),
+    grid_names=("item", "part", "rows"),
     compiler_params=plgpu.CompilerParams(
       lowering_semantics=plgpu.LoweringSemantics.Warpgroup
     ),
