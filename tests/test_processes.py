@@ -99,6 +99,57 @@ def test_a_process_that_fails_does_not_wait_for_the_other():
   assert "another process of this run is gone" in line
 
 
+def listens(process):
+  """Hexadecimal addresses at which a process listens."""
+  folder = pathlib.Path(f"/proc/{process.pid}")
+  sockets = {
+    os.readlink(path) for path in (folder / "fd").iterdir() if path.is_symlink()
+  }
+  rows = []
+  for table in ("tcp", "tcp6"):
+    lines = (folder / "net" / table).read_text().splitlines()[1:]
+    rows += [line.split() for line in lines]
+  listening = [row for row in rows if row[3] == "0A"]
+  return {x[1] for x in listening if f"socket:[{x[9]}]" in sockets}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_on_the_loopback_nothing_else_is_listened_at(monkeypatch):
+  monkeypatch.delenv("JAX_COORDINATOR_BIND_ADDRESS", raising=False)
+  workers = start("waits")
+  port = int(workers[0].args[4])
+  try:
+    found = [x for x in listens(workers[0]) if x.endswith(f":{port:04X}")]
+  finally:
+    for worker in workers:
+      worker.kill()
+      worker.communicate()
+  # 127.0.0.1, as IPv4 or inside IPv6.
+  loopback = {"0100007F", "0000000000000000FFFF00000100007F"}
+  assert len(found) == 1
+  assert {x.partition(":")[0] for x in found} <= loopback
+
+
+@pytest.mark.parametrize(
+  ("address", "bound"),
+  [
+    ("127.0.0.1:80", True),
+    ("127.1.2.3:80", True),
+    ("[::1]:80", True),
+    ("localhost:80", True),
+    ("10.0.0.1:80", False),
+    ("[fe80::1]:80", False),
+    ("node-0:80", False),
+    (None, False),
+  ],
+)
+def test_only_a_loopback_address_is_bound_to(address, bound, monkeypatch):
+  monkeypatch.delenv("JAX_COORDINATOR_BIND_ADDRESS", raising=False)
+  assert processes._bind_address(address) == (address if bound else None)
+  monkeypatch.setenv("JAX_COORDINATOR_BIND_ADDRESS", "[::]:80")
+  assert processes._bind_address(address) is None
+
+
 def test_processes_that_see_different_folders_are_refused():
   codes, said = ends(start("differs"))
   assert codes[0] == 2

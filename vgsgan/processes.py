@@ -9,6 +9,7 @@ process that lives but does not move is left by the others after a limit of
 
 import contextlib
 import dataclasses
+import ipaddress
 import os
 import pathlib
 import re
@@ -69,6 +70,9 @@ def start(
 ) -> None:
   """Joins the processes of a run. Must come before anything asks for devices.
 
+  With a loopback address nothing outside this machine can reach the service by
+  which they meet; it asks nobody who they are.
+
   Args:
     coordinator_address: `host:port` of process 0, or None where JAX finds the
       cluster itself (Cloud TPU, SLURM, Kubernetes, Open MPI).
@@ -90,6 +94,7 @@ def start(
       initialization_timeout=JOIN_SECONDS,
       heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
       shutdown_timeout_seconds=LEAVE_SECONDS,
+      coordinator_bind_address=_bind_address(coordinator_address),
     )
   except (ValueError, RuntimeError) as error:
     reason = " ".join(str(error).split())
@@ -99,6 +104,24 @@ def start(
     ) from error
   moved()
   threading.Thread(target=_watch, daemon=True, name="stalled").start()
+
+
+def _bind_address(address: str | None) -> str | None:
+  """The loopback's `host:port` to listen at, or None: JAX takes all interfaces.
+
+  Names are not looked up: Debian's own machine name is a loopback address on
+  process 0 alone.
+  """
+  given = "JAX_COORDINATOR_BIND_ADDRESS" in os.environ
+  if address is None or given:
+    return None
+  host = address.rpartition(":")[0].strip("[]")
+  if host == "localhost":
+    return address
+  try:
+    return address if ipaddress.ip_address(host).is_loopback else None
+  except ValueError:
+    return None
 
 
 def _check_address(address: str, process_id: int | None) -> None:
