@@ -235,9 +235,9 @@ def test_without_the_extra_nothing_is_said(asked_anew, monkeypatch, caplog):
 
 def test_it_is_compiled_once(asked_anew, monkeypatch):
   found = onednn_library.installed()
-  made = onednn_library.compiled(*found)
+  made = onednn_library.compiled(*found, asked_anew)
   monkeypatch.setattr(onednn_library.subprocess, "run", None)
-  assert onednn_library.compiled(*found) == made
+  assert onednn_library.compiled(*found, asked_anew) == made
   assert list(asked_anew.iterdir()) == [made]
 
 
@@ -288,5 +288,30 @@ def test_nothing_is_convolved_to_nothing(sizes):
 
 def test_what_is_kept_but_damaged_is_compiled_anew(asked_anew):
   found = onednn_library.installed()
-  onednn_library.compiled(*found).write_bytes(b"no library")
+  onednn_library.compiled(*found, asked_anew).write_bytes(b"no library")
   assert hasattr(onednn_library._opened(*found), "vgsgan_conv2d_output")
+
+
+def test_what_others_could_have_written_is_not_loaded(
+  asked_anew, monkeypatch, caplog
+):
+  folder = asked_anew / "a" / "b"
+  monkeypatch.setattr(onednn_library, "CACHE", folder)
+  found = onednn_library.installed()
+  onednn_library._opened(*found)
+  (kept,) = folder.iterdir()
+  for path in (folder, folder.parent, kept):
+    assert path.stat().st_mode & 0o777 == 0o700
+  good = kept.read_bytes()
+
+  kept.write_bytes(b"planted")
+  kept.chmod(0o702)
+  assert onednn_library.compiled(*found, folder).read_bytes() == good
+
+  kept.write_bytes(b"planted")
+  folder.chmod(0o777)
+  with caplog.at_level(logging.WARNING):
+    calls = onednn_library._opened(*found)
+  assert hasattr(calls, "vgsgan_conv2d_output")
+  assert kept.read_bytes() == b"planted"
+  assert f"kept in {folder}: others can write there" in caplog.text

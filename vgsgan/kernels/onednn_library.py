@@ -2,9 +2,11 @@
 
 The extra `onednn` installs the library and its headers for Linux on x86-64.
 `onednn.cc` beside this file is compiled with the machine's C++ compiler the
-first time that a convolution is wanted, and kept in `~/.cache/vgsgan/onednn`.
+first time that a convolution is wanted, and kept in `~/.cache/vgsgan/onednn`,
+a folder for its owner alone: what is loaded from it is run.
 """
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -19,6 +21,8 @@ import tempfile
 import jax
 import jaxlib
 from absl import logging
+
+from vgsgan import files
 
 # What of a convolution is computed, and the symbol in `onednn.cc` that does.
 TARGETS = {
@@ -64,15 +68,27 @@ def ready() -> bool:
 
 
 def _opened(library: pathlib.Path, headers: pathlib.Path) -> ctypes.CDLL:
-  """The calls; compiled anew if what is kept cannot be opened."""
+  """The calls; compiled anew if what is kept cannot be opened or trusted."""
   # First, or a library of the same name in LD_LIBRARY_PATH would be taken.
   ctypes.CDLL(str(library))
-  kept = compiled(library, headers)
+  try:
+    folder = files.private_folder(CACHE)
+  except OSError as error:
+    logging.warning(
+      "oneDNN's convolutions are compiled at each start, as they cannot be "
+      "kept in %s: %s; mend or delete it",
+      error.filename or CACHE,
+      error.strerror or error,
+    )
+    with tempfile.TemporaryDirectory() as fresh:
+      made = compiled(library, headers, pathlib.Path(fresh))
+      return ctypes.CDLL(str(made))
+  kept = compiled(library, headers, folder)
   try:
     return ctypes.CDLL(str(kept))
   except OSError:
     kept.unlink()
-    return ctypes.CDLL(str(compiled(library, headers)))
+    return ctypes.CDLL(str(compiled(library, headers, folder)))
 
 
 def installed() -> tuple[pathlib.Path, pathlib.Path] | None:
@@ -92,8 +108,17 @@ def _file(package: str, name: str) -> pathlib.Path | None:
   return found[0].resolve() if found and found[0].exists() else None
 
 
-def compiled(library: pathlib.Path, headers: pathlib.Path) -> pathlib.Path:
+def compiled(
+  library: pathlib.Path, headers: pathlib.Path, folder: pathlib.Path
+) -> pathlib.Path:
   """The shared object; compiled unless one of the same parts is kept.
+
+  One that others own or can write is not taken.
+
+  Args:
+    library: to be linked with.
+    headers: folder of them.
+    folder: where it is kept; nobody else can write there.
 
   Raises:
     OSError, RuntimeError: there is no compiler, or nowhere to keep what it
@@ -108,10 +133,13 @@ def compiled(library: pathlib.Path, headers: pathlib.Path) -> pathlib.Path:
   ]
   parts = [*command, sys.platform, jaxlib.__version__, _SOURCE.read_text()]
   digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-  folder = CACHE.expanduser()
   kept = folder / f"{digest}.so"
+  with contextlib.suppress(FileNotFoundError):
+    try:
+      files.require_own(kept)
+    except PermissionError:
+      kept.unlink()
   if not kept.exists():
-    folder.mkdir(parents=True, exist_ok=True)
     logging.info("compiling oneDNN's convolutions, once, into %s", kept)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
       # Renamed when whole: other processes may be compiling it as well.
@@ -119,5 +147,6 @@ def compiled(library: pathlib.Path, headers: pathlib.Path) -> pathlib.Path:
       subprocess.run(
         [*command, "-o", str(made)], check=True, capture_output=True, text=True
       )
+      made.chmod(0o700)
       made.replace(kept)
   return kept
