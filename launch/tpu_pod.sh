@@ -27,7 +27,8 @@
 # starts it again; not for ever if nothing is saved, as where one worker has
 # left for good and the others wait for it. A spot slice that is taken away is
 # gone: create, copy and run again, with the same workdir. `stop` saves and
-# leaves. Output: ~/vgsgan.log.
+# leaves; it ends what `run` started, which ~/vgsgan.pid names, and nothing else.
+# One run at a time. Output: ~/vgsgan.log.
 set -euo pipefail
 
 PAUSE=10  # Seconds before the next start.
@@ -69,6 +70,47 @@ PATH=\$HOME/venv/bin:\$PATH nohup launch/tpu_pod.sh loop$quoted \
 >>~/vgsgan.log 2>&1 </dev/null &"
 }
 
+# Notes the loop for `stop`: its number, and when it started, since numbers are
+# used again.
+note_loop() {
+  if loop_id >/dev/null; then
+    echo "launch/tpu_pod.sh: a run is going on here: stop it first" >&2
+    exit 2
+  fi
+  echo "$$ $(started $$)" >"$HOME/vgsgan.pid"
+}
+
+# The number of the loop that goes on here; fails if there is none.
+loop_id() {
+  local id began
+  read -r id began 2>/dev/null <"$HOME/vgsgan.pid" || return 1
+  [[ $began && $(started "$id") == "$began" ]] || return 1
+  echo "$id"
+}
+
+# In clock ticks since the machine started; nothing of a process that is gone.
+started() {
+  local stat
+  stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 0
+  # The name in parentheses may hold spaces.
+  read -ra stat <<<"${stat##*) }"
+  echo "${stat[19]}"
+}
+
+# What `stop` does on every worker. The loop first, which would start it again.
+halt() {
+  local id run
+  if ! id=$(loop_id); then
+    echo "launch/tpu_pod.sh: no run is going on here"
+    return
+  fi
+  kill -STOP "$id"
+  run=$(pgrep -P "$id" || true)
+  kill -KILL "$id"
+  # shellcheck disable=SC2086  # A number, or nothing.
+  [[ ! $run ]] || kill -TERM $run
+}
+
 # What `run` starts on every worker. All must start again or none, so it counts
 # as killed (over 128) too when JAX ends a process because another was killed.
 loop() {
@@ -77,6 +119,7 @@ loop() {
     if [[ $flag == --workdir=* ]]; then workdir=${flag#*=}; fi
   done
   export JAX_COMPILATION_CACHE_DIR=$workdir/jax-cache
+  note_loop
   before=$(checkpoints "$workdir")
   while true; do
     status=0
@@ -118,9 +161,8 @@ case $what in
     "$what" "$@"
     ;;
   follow) tpu ssh "$1" --worker=0 --command='tail -n 100 -F vgsgan.log' ;;
-  # The loops first. The brackets keep the pattern from finding itself.
-  stop) tpu ssh "$1" --worker=all --command='pkill -f "[t]pu_pod.sh loop"
-pkill -TERM -o -f "[v]gsgan.main"' ;;
+  stop) tpu ssh "$1" --worker=all --command='vgsgan/launch/tpu_pod.sh halt .' ;;
+  halt) halt ;;  # Of this worker.
   delete) tpu delete "$@" ;;
   *) usage ;;
 esac

@@ -3,13 +3,14 @@
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import tarfile
 import time
 
 import pytest
 
-from tests.launch_stage import LAUNCH, ROOT, patched
+from tests.launch_stage import LAUNCH, ROOT, SAVES, WAITS, patched
 
 GCLOUD = """
 printf '%s\\0' "$@" >>$RECORD/gcloud; printf '\\1\\0' >>$RECORD/gcloud
@@ -41,15 +42,39 @@ def test_tpu_create_follow_and_delete(stage):
   assert "vgsgan.log" in remote_command(follow)
 
 
-def test_tpu_stop_finds_the_run_and_not_itself(stage):
+def test_tpu_stop_ends_what_run_started_and_nothing_else(stage):
   stage.stub("gcloud", GCLOUD)
-  assert stage.run(LAUNCH / "tpu_pod.sh", "stop", "pod")[0] == 0
-  (call,) = gcloud_calls(stage)
-  assert "--worker=all" in call
-  loop, run = re.findall(r'pkill.* -f "(.*)"', remote_command(call))
-  assert re.search(loop, "bash launch/tpu_pod.sh loop --workdir=w")
-  assert re.search(run, "python -m vgsgan.main --distributed")
-  assert not re.search(f"{loop}|{run}", remote_command(call))
+  home = pathlib.Path(stage.env["HOME"])
+  (home / "vgsgan").mkdir()
+  shutil.copytree(LAUNCH, home / "vgsgan/launch")
+  stage.stub("python", f"id=run; {SAVES} {WAITS}")
+  bystander = subprocess.Popen(["sleep", "60"])
+  # Another's run by its command line, and a number that was used before.
+  line = ["bash", "-c", "read -r", "vgsgan.main", "launch/tpu_pod.sh loop"]
+  lookalike = subprocess.Popen(line, stdin=subprocess.PIPE)
+  try:
+    (home / "vgsgan.pid").write_text(f"{bystander.pid} 1\n")
+    script = home / "vgsgan/launch/tpu_pod.sh"
+    loop = stage.start("bash", script, "loop", f"--workdir={stage.record}/w")
+    stage.wait_for("run.up")
+    code, _, err = stage.run("bash", script, "loop", "--workdir=other")
+    assert code == 2 and "a run is going on here: stop it first" in err
+
+    assert stage.run(LAUNCH / "tpu_pod.sh", "stop", "pod")[0] == 0
+    (call,) = gcloud_calls(stage)
+    assert "--worker=all" in call
+    command = f"cd {home} && {remote_command(call)}"
+    assert stage.run("bash", "-c", command)[0] == 0
+    stage.wait_for("run.saved")
+    loop.communicate(timeout=30)
+    assert loop.returncode == -signal.SIGKILL
+    code, out, _ = stage.run("bash", "-c", command)
+    assert code == 0 and "no run is going on here" in out
+    assert bystander.poll() is None and lookalike.poll() is None
+  finally:
+    for process in (bystander, lookalike):
+      process.kill()
+      process.communicate()
 
 
 def test_tpu_copies_what_is_tracked_and_installs_it(stage):

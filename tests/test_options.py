@@ -1,6 +1,7 @@
 """Config arguments and overrides: what is wrong is named, with the nearest."""
 
 import importlib.util
+import os
 import pathlib
 import subprocess
 import sys
@@ -137,3 +138,25 @@ def test_what_reads_a_run_refuses_likewise(program):
   assert (
     "Unknown command line flag 'workdri'. Did you mean: workdir" in lines[0]
   )
+
+
+@pytest.mark.parametrize("platform", ["cuda", "nonsense"])
+def test_a_platform_without_a_device_is_one_line(platform, tmp_path):
+  if platform == "cuda" and importlib.util.find_spec("jax_plugins"):
+    pytest.skip("there may be one")
+  done = subprocess.run(
+    [
+      *(sys.executable, "-m", "vgsgan.main", f"--workdir={tmp_path / 'run'}"),
+      *("--config=configs/stamps.py:smoke", f"--jax_platforms={platform}"),
+    ],
+    cwd=CONFIGS.parent,
+    env={k: v for k, v in os.environ.items() if k != "JAX_PLATFORMS"},
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 2
+  (line,) = done.stderr.splitlines()
+  assert line.startswith(
+    f"vgsgan: JAX_PLATFORMS or --jax_platforms names {platform!r}, of which "
+  )
+  assert not (tmp_path / "run").exists()

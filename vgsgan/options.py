@@ -4,9 +4,11 @@ import difflib
 import pathlib
 import runpy
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import ml_collections
 from absl import app, flags
 
@@ -103,8 +105,38 @@ def run(
     try:
       app.run(main, argv, flags_parser=parser)
     except UserError as error:
-      print(f"vgsgan: {error}", file=sys.stderr)
-      sys.exit(2)
+      line = str(error)
+    except (AssertionError, RuntimeError) as error:
+      reason = no_device(error)
+      if reason is None:
+        raise
+      line = reason
+    else:
+      return
+    print(f"vgsgan: {line}", file=sys.stderr)
+    sys.exit(2)
+
+
+def no_device(error: Exception) -> str | None:
+  """One line, if JAX found no device of the platform that it was told."""
+  *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+  unfound = "Unable to initialize backend" in str(error)
+  # Of a platform whose plugin is not installed JAX asserts that it is.
+  asserted = isinstance(error, AssertionError) and (
+    frame.f_globals.get("__name__") == "jax._src.xla_bridge"
+  )
+  if not unfound and not asserted:
+    return None
+  asked = jax.config.jax_platforms
+  if not asked:
+    return f"there is no device: {' '.join(str(error).split())[:300]}"
+  reason = " ".join(str(error).partition("': ")[2].split())
+  reason = reason.partition(" (set JAX_PLATFORMS")[0].rstrip(". ")
+  return (
+    f"JAX_PLATFORMS or --jax_platforms names {asked!r}, of which there is no "
+    f"device here{f' ({reason[:200]})' if reason else ''}: leave it out to "
+    "take what there is, or install its driver (extras cuda and tpu)"
+  )
 
 
 def load(path: pathlib.Path, argument: str) -> ml_collections.ConfigDict:
