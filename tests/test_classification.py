@@ -253,7 +253,6 @@ def test_a_run_learns_both_and_says_so(tmp_path, monkeypatch):
   [
     ({"data__frames": 40}, "21 frames, not 40"),
     ({"data__spectrogram": "log_mle"}, "did you mean 'log_mel'"),
-    ({"data__seconds": 0.0}, "config.data.seconds"),
     ({"data__image_size": 1}, "config.data"),
     ({"model__pools": (True,)}, "one width and one pool a stage"),
   ],

@@ -58,8 +58,6 @@ def test_a_wrong_curriculum_is_one_line(text, said):
     ({"layers": "up1,up9"}, "config.edits.layers='up9'"),
     ({"counts": (5,)}, "must be of one length"),
     ({"strengths": (0.1, 0.2, 0.3)}, "must be of one length"),
-    ({"concepts": 0}, "config.edits.concepts=0 must be at least 1"),
-    ({"quantile": 99.0}, "config.edits.quantile=99.0 is not in 0 to 1"),
     ({"counts": (), "rungs": 2, "strengths": (1.0,)}, "must be of one length"),
     ({"counts": (), "rungs": 11}, "config.edits.rungs: a ladder of 11 rungs"),
     ({"counts": (), "rungs": 0}, "config.edits.rungs: a ladder of 0 rungs"),
@@ -81,7 +79,7 @@ def test_edits_that_the_loss_would_not_see_are_not_drawn(generator, loss):
   config.loss.name = loss
   model = drawing.Drawing(config, MAKE_MESH(1))  # To look at an old run.
   with pytest.raises(UserError) as refused:
-    drawing.build(config, MAKE_MESH(1), {})
+    drawing.check(config)
   one_line(refused, f"config.loss.name={loss!r}", "config.edits.curriculum")
   drawing.check_seen("both", model.phases)
   drawing.check_seen(loss, {0: "regular"})

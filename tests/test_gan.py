@@ -360,7 +360,6 @@ def test_a_whole_run_and_one_in_parts(
   ("section", "field", "value", "said"),
   [
     ("data", "image_size", 32, "config.data.image_size=32, but 2 entries"),
-    ("gan", "r1_rows", 0, "config.gan.r1_rows=0 must be at least 1"),
     ("gan", "discriminator_channels", (8,) * 9, "config.gan: "),
   ],
 )

@@ -350,9 +350,6 @@ def test_new_latents_are_normal_or_like_those_of_the_training_pictures(
       "4 widths need config.data.image_size to be a multiple of 16, not 8",
     ),
     ("ae", {"pools": 5, "widths": (4,) * 5}, "config.generation: "),
-    ("gan", {"decoder": ()}, "config.generation.decoder=(): name the channels"),
-    ("dcgan", {"widths": (0,)}, "config.generation.widths=(0,): name the"),
-    ("vae", {"latent": -1}, "config.generation.latent=-1 must be at least 1"),
   ],
 )
 def test_a_wrong_value_is_named_in_one_line(variant, fields, said):

@@ -1,5 +1,6 @@
 """Several runs of one config that differ in a few fields; table and bars."""
 
+import contextlib
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -8,6 +9,7 @@ import ml_collections
 import numpy as np
 
 from vgsgan import bars, data, jsonfiles, processes, trainer, workdirs
+from vgsgan.common import ranges
 from vgsgan.errors import UserError
 from vgsgan.options import check_one_of, nearest
 
@@ -21,10 +23,8 @@ def arms(
     UserError: there are none, or an arm sets what is no field, or no value of
       its type.
   """
+  check_compare(config.compare)
   compare = config.compare
-  for field in ("seeds", "arms"):
-    if not len(compare[field]):
-      raise UserError(f"config.compare.{field} is empty: name at least one")
   for seed in compare.seeds:
     for name, fields in compare.arms.items():
       one = ml_collections.ConfigDict(config.to_dict())
@@ -39,6 +39,17 @@ def arms(
       yield name, seed, one
 
 
+@contextlib.contextmanager
+def named(arm: str) -> Iterator[None]:
+  """Around what is refused of an arm's config; '' is of no arm."""
+  try:
+    yield
+  except UserError as error:
+    if not arm:
+      raise
+    raise UserError(f"config.compare.arms.{arm}: {error}") from error
+
+
 def first_runs(
   config: ml_collections.ConfigDict,
 ) -> Iterator[tuple[str, ml_collections.ConfigDict]]:
@@ -51,6 +62,24 @@ def first_runs(
     return
   runs = list(arms(config))
   yield from ((name, one) for name, seed, one in runs if seed == runs[0][1])
+
+
+def check_compare(compare: ml_collections.ConfigDict) -> None:
+  """Refuses a comparison without arms, seeds or columns, or of wrong ones.
+
+  Raises:
+    UserError: with the field.
+  """
+  for field in ("seeds", "arms", "columns"):
+    if field not in compare or not len(compare[field]):
+      raise UserError(f"config.compare.{field} is empty: name at least one")
+  if not ranges.Each(ranges.SEED).holds(compare.seeds):
+    raise UserError(
+      f"config.compare.seeds={compare.seeds!r} must be "
+      f"{ranges.Each(ranges.SEED)}"
+    )
+  if len(set(compare.seeds)) < len(compare.seeds):
+    raise UserError(f"config.compare.seeds={compare.seeds}: one is there twice")
 
 
 def _check_fields(
@@ -88,6 +117,7 @@ def run(
   Raises:
     UserError: `bars` names what is no column, or as `arms` and `summary` say.
   """
+  check_compare(config.compare)
   columns = dict(config.compare.columns)
   drawn = tuple(config.compare.get("bars", ()))
   for name in drawn:
@@ -101,7 +131,11 @@ def run(
   results: dict[str, list[dict[str, Any]]] = {}
   tested: dict[str, Any] = {}
   # All at once: a mistake in the last arm shows before the first has run.
-  for name, seed, one in list(arms(config)):
+  every = list(arms(config))
+  for name, _, one in every:
+    with named(name):
+      trainer.checked(one, mode)
+  for name, seed, one in every:
     folder = workdir / f"{name}-{seed}"
     done = folder / "results.json"
     if mode == "train" and done.exists():

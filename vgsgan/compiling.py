@@ -32,13 +32,11 @@ from vgsgan import (
   jsonfiles,
   mesh,
   options,
-  passes,
   tasks,
 )
 from vgsgan.compile_report import report, table
 from vgsgan.data import blank
 from vgsgan.errors import UserError
-from vgsgan.options import check_at_least
 from vgsgan.worlds import pretrained
 
 # libtpu is to ask nobody for a TPU, to let others use it at the same time (of
@@ -72,12 +70,14 @@ def run(
     UserError: what does not fit into a device's memory or over the mesh, a
       topology that is unknown, or libtpu is missing.
   """
-  check_at_least("train.steps", config.train.steps, 1)
   if workdir is not None:
     with jsonfiles.refused(workdir):
       workdir.mkdir(parents=True, exist_ok=True)
-  found = []
-  for arm, one in comparing.first_runs(config):
+  found, runs = [], list(comparing.first_runs(config))
+  for arm, one in runs:
+    with comparing.named(arm):
+      tasks.check(one)
+  for arm, one in runs:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
       use_untrained(one.data, pathlib.Path(folder) / "generator.npz")
@@ -174,7 +174,6 @@ def figures(
 ) -> dict[str, Any]:
   """What `report` prints, as JSON; raises as `run` does."""
   grid = mesh.make_mesh(model=config.mesh.model, devices=devices)
-  passes.check(config.train)
   parts = config.train.accumulate
   mesh.check_batch(config.train.batch, grid, "train.batch", parts)
   mesh.check_batch(config.eval.batch, grid, "eval.batch")

@@ -65,8 +65,7 @@ def finish(this: Run, anew: bool) -> None:
   best, state, meta = restored
   state = gathered(this, state)
   # Other data may hold out what this state was trained on.
-  for name in ("data", "prepared"):
-    require_same(this, best, meta, name)
+  require_same(this, best, meta, ("data", "prepared"))
   splits = {}
   validation = meta.get("validation", {})  # Older checkpoints have none.
   if not anew and validation.get("config") == workdirs.digest(this.config):

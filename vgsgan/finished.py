@@ -8,14 +8,23 @@ import jax
 import ml_collections
 from jax.sharding import Mesh
 
-from vgsgan import checkpoints, mesh, workdirs
+from vgsgan import checkpoints, mesh, tasks, workdirs
 from vgsgan.errors import UserError
 from vgsgan.state import TrainState
 
 
 def config_of(workdir: pathlib.Path) -> ml_collections.ConfigDict:
-  """The config of a run; UserError if there is no such run."""
-  return ml_collections.ConfigDict(workdirs.read_config(workdir))
+  """The config of a run.
+
+  Raises:
+    UserError: there is no such run, or its config is none of a run.
+  """
+  config = ml_collections.ConfigDict(workdirs.read_config(workdir))
+  try:
+    tasks.check_fields(config)
+  except UserError as error:
+    raise UserError(f"{workdir / 'config.json'}: {error}") from error
+  return config
 
 
 @contextlib.contextmanager

@@ -60,15 +60,6 @@ def check_at_least(field: str, value: int | float, least: int | float) -> None:
     raise UserError(f"config.{field}={value} must be at least {least}")
 
 
-def check_widths(field: str, widths: Sequence[int]) -> None:
-  """Channels of layers, of one at least, each one at least."""
-  if not len(widths) or min(widths) < 1:
-    raise UserError(
-      f"config.{field}={tuple(widths)}: name the channels of each layer, 1 or "
-      "more, of one layer at least"
-    )
-
-
 def check_config_flags(argv: Sequence[str]) -> None:
   """Refuses a config file that is not there and fields that it hasn't.
 

@@ -27,7 +27,7 @@ import ml_collections
 from jax.sharding import PartitionSpec
 
 from vgsgan.kernels import onednn
-from vgsgan.options import check_at_least, check_one_of
+from vgsgan.options import check_one_of
 from vgsgan.state import TrainState
 
 # (running statistics, *rows) -> (a row of outputs for each, new statistics)
@@ -40,7 +40,6 @@ _KEPT = ("conv_general_dilated", "dot_general", onednn.PRIMITIVE.name)
 def check(train: ml_collections.ConfigDict) -> None:
   """Refuses fields of `config.train` that say nothing."""
   check_one_of("train.dtype", train.dtype, DTYPES)
-  check_at_least("train.accumulate", train.accumulate, 1)
 
 
 def dtype(train: ml_collections.ConfigDict) -> Any:

@@ -1,7 +1,9 @@
 """A run: what its parts share, its state, and its position in the data."""
 
+import contextlib
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,11 +12,14 @@ import ml_collections
 from vgsgan import (
   checkpoints,
   data,
+  integrity,
   jsonfiles,
   logbook,
   mesh,
   preemption,
+  step_folders,
   tasks,
+  workdirs,
 )
 from vgsgan.data import pipeline
 from vgsgan.errors import UserError
@@ -37,12 +42,8 @@ class Run:
 
   def position(self, step: int) -> dict[str, Any]:
     """The pipeline's position after `step` batches, as it is saved."""
-    return {
-      "examples": step * self.config.train.batch,
-      "seed": self.config.seed,
-      "data": data.identity(self.config.data),
-      "prepared": data.prepared(self.splits["train"]),
-    }
+    prepared = data.prepared(self.splits["train"])
+    return configured(self.config, step) | {"prepared": prepared}
 
   def record_ids(self, step: int) -> list[str]:
     """The records of the global batch that made `step`."""
@@ -69,12 +70,69 @@ def abstract_state(this: Run) -> TrainState:
   return mesh.abstract(shapes, this.mesh)
 
 
-def require_same(this: Run, step: int, meta: dict[str, Any], name: str) -> None:
+def configured(config: ml_collections.ConfigDict, step: int) -> dict[str, Any]:
+  """What a config alone says of the position after `step` batches."""
+  return {
+    "examples": step * config.train.batch,
+    "seed": config.seed,
+    "data": data.identity(config.data),
+  }
+
+
+def require_same(
+  this: Run,
+  step: int,
+  meta: dict[str, Any],
+  names: Sequence[str] = ("examples", "seed", "data", "prepared"),
+) -> None:
   """Refuses a checkpoint of other data, or of another order of it."""
-  now = {name: this.position(step)[name]}
-  was = {name: meta.get(name, now[name])}  # Runs of before have not all.
+  now = this.position(step)
+  _require(this.workdir, step, meta, {name: now[name] for name in names})
+
+
+def require_run(
+  workdir: pathlib.Path, config: ml_collections.ConfigDict, mode: str
+) -> None:
+  """Refuses a folder with another run, before data are prepared for this one.
+
+  As far as a config tells; `require_same` knows the rest.
+
+  Args:
+    workdir: there need not be one yet.
+    config: of this start.
+    mode: `train`, or `eval`, to which the order of training does not matter.
+  """
+  if not (workdir / "config.json").exists():
+    return
+  task = workdirs.read_config(workdir).get("task", config.task)
+  if task != config.task:
+    raise UserError(
+      f"{workdir} has a run of {task!r}, and this config is of "
+      f"{config.task!r}: use another --workdir"
+    )
+  for step in reversed(step_folders.steps(workdir / "checkpoints")):
+    # What cannot be read is told, and set aside, when it is restored.
+    with contextlib.suppress(integrity.DamagedError):
+      meta = integrity.read_record(workdir / "checkpoints" / str(step))["meta"]
+      now = configured(config, step)
+      names = now if mode == "train" else ("data",)
+      _require(workdir, step, meta, {name: now[name] for name in names})
+      return
+
+
+def _require(
+  workdir: pathlib.Path,
+  step: int,
+  meta: dict[str, Any],
+  now: dict[str, Any],
+) -> None:
+  """Refuses where a checkpoint's position is not as it is now."""
+  was = {name: meta.get(name, now[name]) for name in now}  # Old ones lack some.
   for line in jsonfiles.differences(was, now):
+    if line.startswith("examples:"):
+      batch = was["examples"] / max(step, 1)
+      line = f"train.batch: {batch:g} -> {now['examples'] // max(step, 1)}"
     raise UserError(
       f"the checkpoint of step {step} has another {line}; use the config of "
-      f"{this.workdir}/config.json or another --workdir"
+      f"{workdir}/config.json or another --workdir"
     )

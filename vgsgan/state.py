@@ -48,6 +48,19 @@ class TrainState:
     )
 
 
+def check_optimizer(optim: ml_collections.ConfigDict, section: str) -> None:
+  """Refuses an optimiser or a schedule that there is not.
+
+  Args:
+    optim: of a config.
+    section: where in it.
+  """
+  check_one_of(f"{section}.name", optim.name, OPTIMIZERS)
+  check_one_of(f"{section}.schedule", optim.schedule, SCHEDULES)
+  if optim.schedule == "step":
+    check_at_least(f"{section}.decay_steps", optim.decay_steps, 1)
+
+
 def schedule(optim: ml_collections.ConfigDict, steps: int) -> optax.Schedule:
   """Learning rate by step: linear warm-up, then the named decay.
 

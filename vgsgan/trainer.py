@@ -39,8 +39,8 @@ from vgsgan.clock import Clock
 from vgsgan.data import pipeline
 from vgsgan.errors import UserError
 from vgsgan.kernels import onednn_library
-from vgsgan.options import check_at_least, check_one_of
-from vgsgan.runs import Run, abstract_state, fresh, require_same
+from vgsgan.options import check_one_of
+from vgsgan.runs import Run, abstract_state, fresh, require_run, require_same
 from vgsgan.state import TrainState
 
 TRANSFER_GUARDS = ("allow", "log", "disallow")
@@ -54,16 +54,8 @@ def run(
   config: ml_collections.ConfigDict, workdir: pathlib.Path, mode: str
 ) -> int:
   """Trains and evaluates, or evaluates only; returns the exit status."""
-  check_at_least("seed", config.seed, 0)
-  check_at_least("train.steps", config.train.steps, 1)
-  check_at_least("train.keep", config.train.keep, 1)
-  passes.check(config.train)
-  check_one_of("transfer_guard", config.transfer_guard, TRANSFER_GUARDS)
-  devices = mesh.make_mesh(model=config.mesh.model)
-  if mode == "train":
-    parts = config.train.accumulate
-    mesh.check_batch(config.train.batch, devices, "train.batch", parts)
-  mesh.check_batch(config.eval.batch, devices, "eval.batch")
+  devices = checked(config, mode)
+  require_run(workdir, config, mode)
   first = processes.first()
   with logbook.Logbook(workdir, enabled=first) as log, workdirs.alone(workdir):
     with log.status("opening the data set", processes.PREPARE_SECONDS):
@@ -100,6 +92,24 @@ def run(
   return 0
 
 
+def checked(config: ml_collections.ConfigDict, mode: str) -> Mesh:
+  """The devices of a run, once nothing is wrong with its config.
+
+  Before data are prepared or anything is compiled.
+
+  Raises:
+    UserError: something is.
+  """
+  tasks.check(config)
+  check_one_of("transfer_guard", config.transfer_guard, TRANSFER_GUARDS)
+  devices = mesh.make_mesh(model=config.mesh.model)
+  if mode == "train":
+    parts = config.train.accumulate
+    mesh.check_batch(config.train.batch, devices, "train.batch", parts)
+  mesh.check_batch(config.eval.batch, devices, "eval.batch")
+  return devices
+
+
 def start(this: Run) -> tuple[TrainState, dict[str, Any]]:
   """The newest good checkpoint, or a fresh state."""
   with this.log.status("restoring"):
@@ -111,8 +121,7 @@ def start(this: Run) -> tuple[TrainState, dict[str, Any]]:
       return init(), {"evaluated": True, **this.position(0)}
   state, meta = restored
   step = int(jax.device_get(state.step))
-  for name in this.position(step):
-    require_same(this, step, meta, name)
+  require_same(this, step, meta)
   this.log.info(f"going on from step {step}")
   return state, meta
 

@@ -84,7 +84,12 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
     runs = sorted(x.parent.name for x in workdir.glob("*/config.json"))
     hint = f"; its folder {runs[0]} has" if runs else ""
     raise UserError(f"no run in {workdir}: it has no config.json{hint}")
-  fields = {"mesh": {}} | jsonfiles.read_json(path)
+  fields = jsonfiles.read_json(path)
+  if not isinstance(fields, dict):
+    raise UserError(f"{path} holds no config: put back a copy")
+  fields = {"mesh": {}} | fields
   for section in _UNSAID.keys() & fields.keys():  # Not all tasks have a score.
+    if not isinstance(fields[section], dict):
+      raise UserError(f"{path}: {section} is no section: put back a copy")
     fields[section] = _UNSAID[section] | fields[section]
   return fields

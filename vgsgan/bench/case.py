@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from vgsgan import compiling, data, mesh, passes, programs, tasks, trainer
+from vgsgan import compiling, data, mesh, programs, tasks, trainer
 from vgsgan.bench import timing
 from vgsgan.data import blank, pipeline
 from vgsgan.state import TrainState
@@ -34,7 +34,7 @@ class Case:
 
   def __init__(self, config: ml_collections.ConfigDict):
     self.config = config = config.copy_and_resolve_references()
-    passes.check(config.train)
+    tasks.check(config)
     self.devices = mesh.make_mesh(model=config.mesh.model)
     parts = config.train.accumulate
     mesh.check_batch(config.train.batch, self.devices, "train.batch", parts)

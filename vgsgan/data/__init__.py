@@ -15,7 +15,7 @@ from vgsgan.data.pipeline import Record, Records
 from vgsgan.data.splits import SPLITS, Labels, label_pairs
 from vgsgan.errors import UserError
 from vgsgan.hierarchy import Hierarchy
-from vgsgan.options import check_at_least, check_one_of
+from vgsgan.options import check_one_of
 
 Splits = dict[str, Records]
 
@@ -94,7 +94,6 @@ def _stamps(data: ml_collections.ConfigDict) -> Splits:
   """Pictures of the Tux Paint stamps and people describing them."""
   from vgsgan.data.builders import stamps  # Slow to import; needed here only.
 
-  check_at_least("data.split_seed", data.split_seed, 0)
   config = stamps.StampsConfig(
     source=data.source,
     protocol=data.protocol,
@@ -117,7 +116,6 @@ def _scenes(data: ml_collections.ConfigDict) -> Splits:
   """Pictures of scenes: `rendered` here, or those of `clevr`."""
   from vgsgan.data.builders import clevr, scenes
 
-  check_one_of("data.scenes", data.scenes, ("rendered", "clevr"))
   if data.scenes == "clevr":
     return clevr.load(data.data_dir, data.image_size)
   config = scenes.ScenesConfig(
@@ -240,6 +238,7 @@ DATASETS = {
       "image_size",
       "sample_rate",
     ),
+    ("data_dir", "source", "max_bad_share"),
   ),
   "scenes": Dataset(
     _scenes,
@@ -270,9 +269,12 @@ DATASETS = {
       "num_semantic",
       "scene_seed",
     ),
+    ("data_dir", "speech_workers"),
   ),
   "clevrgan_folder": Dataset(
-    _clevrgan_folder, ("image_size", "sample_rate", "max_bad_share")
+    _clevrgan_folder,
+    ("image_size", "sample_rate", "max_bad_share"),
+    ("data_dir", "source"),
   ),
   "sounding": Dataset(
     clip_sets.load_sounding,
@@ -326,6 +328,30 @@ def prepared(records: Records) -> list[str]:
   return [name for one in inside if one is not None for name in prepared(one)]
 
 
+def check(data: ml_collections.ConfigDict) -> None:
+  """Refuses a data set that there is not, or fields that it cannot be of.
+
+  Raises:
+    UserError: with the field.
+  """
+  check_one_of("data.dataset", data.dataset, tuple(DATASETS))
+  dataset = DATASETS[data.dataset]
+  for name in (*dataset.identity, *dataset.others):
+    if name not in data:
+      raise UserError(
+        f"config.data.dataset={data.dataset!r} needs config.data.{name}, which "
+        "this config has not: use a config, or an argument of it, for that "
+        "data set"
+      )
+  if data.dataset == "scenes":
+    check_one_of("data.scenes", data.scenes, ("rendered", "clevr"))
+  if data.get("fewest", 1) > data.get("most", data.get("fewest", 1)):
+    raise UserError(
+      f"config.data.most={data.most} must be at least config.data.fewest="
+      f"{data.fewest}"
+    )
+
+
 def load(data: ml_collections.ConfigDict) -> Splits:
   """The splits `train`, `validation` and `test` of `config.data`.
 
@@ -335,18 +361,8 @@ def load(data: ml_collections.ConfigDict) -> Splits:
   Raises:
     UserError: if the data set is unknown or its source is missing or broken.
   """
-  check_one_of("data.dataset", data.dataset, tuple(DATASETS))
-  check_at_least("data.num_workers", data.num_workers, 0)
-  check_at_least("data.num_threads", data.num_threads, 1)
-  dataset = DATASETS[data.dataset]
-  for name in (*dataset.identity, *dataset.others):
-    if name not in data:
-      raise UserError(
-        f"config.data.dataset={data.dataset!r} needs config.data.{name}, which "
-        "this config has not: use a config, or an argument of it, for that "
-        "data set"
-      )
-  return dataset.load(data)
+  check(data)
+  return DATASETS[data.dataset].load(data)
 
 
 def hierarchy(data: ml_collections.ConfigDict) -> Hierarchy:

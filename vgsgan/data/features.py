@@ -25,6 +25,15 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 SPECTROGRAMS = ("log_mel", "log_linear")
+# Of a config, what `spectrogram_of` and its pictures are made by.
+FIELDS = (
+  "data.image_size",
+  "data.sample_rate",
+  "data.seconds",
+  "data.spectrogram",
+  "data.frames",
+  "data.num_mels",
+)
 
 # Power below which librosa.power_to_db takes the logarithm no further.
 _MIN_POWER = 1e-10

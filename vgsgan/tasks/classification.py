@@ -22,11 +22,19 @@ from vgsgan.data import augment, features, pipeline
 from vgsgan.data.clips import ClipExample
 from vgsgan.errors import UserError
 from vgsgan.models.correspondence import Tower, global_max
-from vgsgan.options import check_at_least, check_one_of
-from vgsgan.state import TrainState, optimizer, schedule
+from vgsgan.options import check_one_of
+from vgsgan.state import TrainState, check_optimizer, optimizer, schedule
 from vgsgan.tasks import Batch, Metrics, Poll, Task, keys
 
 MODALITIES = ("image", "audio")
+NEEDS = (
+  "model.widths",
+  "model.pools",
+  "model.stride",
+  "optim",
+  "data.augment.shift",
+  *features.FIELDS,
+)
 
 
 class Classifier(nn.Module):
@@ -58,9 +66,8 @@ class Classification:
   """
 
   def __init__(self, config: ml_collections.ConfigDict, classes: int):
-    model, data = config.model, config.data
-    check_one_of("data.spectrogram", data.spectrogram, features.SPECTROGRAMS)
-    check_at_least("data.seconds", data.seconds, 0.1)
+    check(config)
+    model = config.model
     self.config = config
     self.classes = classes
     self.network = Classifier(
@@ -193,6 +200,14 @@ def figures(
 def example(data: ml_collections.ConfigDict) -> ClipExample:
   """What a record is made into, in training and in evaluation."""
   return ClipExample(int(data.seconds * data.sample_rate))
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Refuses what the task cannot be made of."""
+  check_one_of(
+    "data.spectrogram", config.data.spectrogram, features.SPECTROGRAMS
+  )
+  check_optimizer(config.optim, "optim")
 
 
 def build(

@@ -22,14 +22,26 @@ from vgsgan.data.clips import ClipExample
 from vgsgan.errors import UserError
 from vgsgan.evals import crossmodal
 from vgsgan.models.correspondence import Projection, Tower, global_max
-from vgsgan.options import check_at_least, check_one_of
-from vgsgan.state import TrainState, optimizer, schedule
-from vgsgan.tasks import Batch, Metrics, Task, keys
+from vgsgan.options import check_one_of
+from vgsgan.state import TrainState, check_optimizer, optimizer, schedule
+from vgsgan.tasks import Batch, Metrics, Task, check_batch, keys
 from vgsgan.tasks import correspondence_figures as figures
 
 SYSTEMS = ("l3", "ave", "avol")
 MODALITIES = ("image", "audio")
 VIDEO_RATE = 25  # Frames a second; where the shortcut has sounds begin.
+NEEDS = (
+  "model",
+  "loss.negatives",
+  "optim",
+  "eval.cca_records",
+  "eval.threshold",
+  "data.shortcut",
+  "data.augment.shift",
+  "data.augment.flip",
+  "data.augment.brightness",
+  *features.FIELDS,
+)
 
 
 class Encoded(NamedTuple):
@@ -53,20 +65,8 @@ class Correspondence:
   """The networks of a config and what is computed with them."""
 
   def __init__(self, config: ml_collections.ConfigDict, mesh: Mesh):
+    check(config)
     model = config.model
-    check_one_of("model.system", model.system, SYSTEMS)
-    check_one_of("loss.negatives", config.loss.negatives, losses.PAIR_NEGATIVES)
-    check_one_of(
-      "data.spectrogram", config.data.spectrogram, features.SPECTROGRAMS
-    )
-    check_at_least("data.seconds", config.data.seconds, 0.1)
-    check_at_least("eval.cca_records", config.eval.cca_records, 0)
-    if not 0 <= config.eval.threshold <= 1:
-      raise UserError(
-        f"config.eval.threshold={config.eval.threshold} must be from 0 to 1"
-      )
-    if model.system == "l3" and config.eval.cca_records:
-      crossmodal.check_cca()
     self.config = config
     self.mesh = mesh
     self.towers = {
@@ -267,6 +267,19 @@ def example(config: ml_collections.ConfigDict) -> ClipExample:
   data = config.data
   grid = data.sample_rate // VIDEO_RATE if data.shortcut else 0
   return ClipExample(int(data.seconds * data.sample_rate), grid)
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Refuses what the task cannot be made of."""
+  check_one_of("model.system", config.model.system, SYSTEMS)
+  check_one_of("loss.negatives", config.loss.negatives, losses.PAIR_NEGATIVES)
+  check_one_of(
+    "data.spectrogram", config.data.spectrogram, features.SPECTROGRAMS
+  )
+  check_optimizer(config.optim, "optim")
+  check_batch(config)
+  if config.model.system == "l3" and config.eval.cca_records:
+    crossmodal.check_cca()
 
 
 def build(

@@ -24,13 +24,23 @@ from vgsgan import edits, impostors, inversion, objectives, passes, scores
 from vgsgan.data import features, pipeline
 from vgsgan.data.pairs import DrawnPairExample
 from vgsgan.errors import UserError
-from vgsgan.options import check_at_least, check_one_of
+from vgsgan.options import check_one_of
 from vgsgan.state import TrainState
-from vgsgan.tasks import Batch, Metrics, Poll, Task, grounding, words
+from vgsgan.tasks import (
+  Batch,
+  Metrics,
+  Poll,
+  Task,
+  check_batch,
+  grounding,
+  words,
+)
 from vgsgan.tasks.concept_refresh import Refresh
 from vgsgan.tasks.curriculum import curriculum, ladder
 from vgsgan.tasks.reading import Reader, by_language, mean_recall_at_10
 from vgsgan.worlds import pretrained
+
+NEEDS = (*grounding.NEEDS, "edits", "data.generator")
 
 
 class Drawing(grounding.Grounding):
@@ -46,24 +56,10 @@ class Drawing(grounding.Grounding):
     self.drawn_with = network.variables
     self.layers = self._layers(use.layers)
     self.ladder = ladder(use)
-    check_at_least("edits.concepts", use.concepts, 1)
-    check_at_least("edits.concept_pairs", use.concept_pairs, 1)
-    check_at_least("edits.refresh_every", use.refresh_every, 1)
-    if not 0 <= use.quantile <= 1:
-      raise UserError(f"config.edits.quantile={use.quantile} is not in 0 to 1")
-    check_at_least("edits.directions", use.directions, 1)
     self.inverter = None
     if use.get("inverter", ""):  # Runs of before have no such field.
-      check_at_least("edits.inversion_steps", use.inversion_steps, 0)
-      check_at_least("edits.inversion_limit", use.inversion_limit, 0)
       self.inverter = pretrained.load_inverter(
         use.inverter, self.generator.image_size, self.generator.latent_size
-      )
-    moved = config.data.augment.shift or config.data.augment.flip
-    if moved and not self.inverter and set(self.phases.values()) != {"regular"}:
-      raise UserError(
-        "config.data.augment: shift and flip take a picture away from its "
-        "latent, and edits with it: set them to 0 and False"
       )
     super().__init__(config, mesh)
 
@@ -222,6 +218,22 @@ class Drawing(grounding.Grounding):
     return found
 
 
+def check(config: ml_collections.ConfigDict) -> None:
+  """Refuses what the task cannot be made of."""
+  grounding.check_pairs(config)
+  check_batch(config)
+  phases = curriculum(config.edits.curriculum)
+  check_seen(config.loss.name, phases)
+  ladder(config.edits)
+  moved = config.data.augment.shift or config.data.augment.flip
+  inverter = config.edits.get("inverter", "")
+  if moved and not inverter and set(phases.values()) != {"regular"}:
+    raise UserError(
+      "config.data.augment: shift and flip take a picture away from its "
+      "latent, and edits with it: set them to 0 and False"
+    )
+
+
 def check_latents(
   config: ml_collections.ConfigDict,
   phases: dict[int, str],
@@ -277,7 +289,6 @@ def build(
 ) -> Task:
   """The task on these splits."""
   model = Drawing(config, mesh)
-  check_seen(config.loss.name, model.phases)
   size = model.generator.latent_size
   check_latents(config, model.phases, size, splits["train"][0])
   data = config.data

@@ -29,12 +29,21 @@ from vgsgan.memory import first_line
 from vgsgan.models.discriminator import Discriminator
 from vgsgan.models.generator import Generator
 from vgsgan.options import check_at_least
-from vgsgan.state import TrainState, optimizer, schedule
+from vgsgan.state import TrainState, check_optimizer, optimizer, schedule
 from vgsgan.tasks import Batch, Metrics, Task, keys
 from vgsgan.worlds import judging, pretrained
 from vgsgan.worlds.attributes import WORDS
 
 NETWORKS = ("generator", "discriminator")
+NEEDS = (
+  "gan",
+  "optim.generator",
+  "optim.discriminator",
+  "data.image_size",
+  "eval.samples",
+  "eval.truncation",
+  "eval.recogniser",
+)
 _FEWEST = 8  # Pictures: halves of the real ones are compared.
 
 
@@ -42,8 +51,8 @@ class Gan:
   """The two networks of a config and what is computed with them."""
 
   def __init__(self, config: ml_collections.ConfigDict):
+    check(config)
     model = config.gan
-    check_at_least("gan.r1_rows", model.r1_rows, 1)
     num_labels = len(WORDS) if model.labels else 0
     dtype = passes.dtype(config.train)
     self.config = config
@@ -235,6 +244,20 @@ def sheet(images: np.ndarray, columns: int) -> np.ndarray:
   return rows.transpose(0, 2, 1, 3, 4).reshape(n * s, columns * s, 3)
 
 
+def check(config: ml_collections.ConfigDict) -> None:
+  """Refuses what the task cannot be made of."""
+  for name in NETWORKS:
+    check_optimizer(config.optim[name], f"optim.{name}")
+  channels, size = tuple(config.gan.channels), config.data.image_size
+  made = Generator(channels, config.gan.chunk).image_size
+  if size != made:
+    raise UserError(
+      f"config.data.image_size={size}, but {len(channels)} entries in "
+      f"config.gan.channels draw {made} pixels a side: make them agree"
+    )
+  check_at_least("eval.samples", config.eval.samples, _FEWEST)
+
+
 def build(
   config: ml_collections.ConfigDict,
   mesh: Mesh,
@@ -242,13 +265,6 @@ def build(
 ) -> Task:
   """The task on these splits."""
   model = Gan(config)
-  size, made = config.data.image_size, model.generator.image_size
-  if size != made:
-    raise UserError(
-      f"config.data.image_size={size}, but {len(config.gan.channels)} entries "
-      f"in config.gan.channels draw {made} pixels a side: make them agree"
-    )
-  check_at_least("eval.samples", config.eval.samples, _FEWEST)
   for split in ("validation", "test"):
     check_at_least(f"data.num_{split}", len(splits[split]), _FEWEST)
   look = judging.looker(pretrained.load_recogniser(config.eval.recogniser))

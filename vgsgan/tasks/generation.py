@@ -34,8 +34,8 @@ from vgsgan.models.decoders import (
   Decoder,
   Encoder,
 )
-from vgsgan.options import check_at_least, check_one_of, check_widths
-from vgsgan.state import TrainState
+from vgsgan.options import check_one_of
+from vgsgan.state import TrainState, check_optimizer
 from vgsgan.tasks import Batch, Task
 from vgsgan.tasks import generation_figures as figures
 from vgsgan.tasks.alternating import Alternating
@@ -43,21 +43,21 @@ from vgsgan.tasks.inversion import PictureExample
 
 KINDS = ("ae", "vae", "gan")
 NETWORKS = ("plain", "dcgan")
+NEEDS = (
+  "generation",
+  "judges",
+  "optim.generator",
+  "optim.discriminator",
+  "train.average",
+  "eval.fitted",
+  "data.image_size",
+)
 
 
 class Pictures(Alternating):
   """What the kinds share: the decoder is the generator, or part of it."""
 
   def __init__(self, config: ml_collections.ConfigDict):
-    for name in ("widths", "decoder"):
-      check_widths(f"generation.{name}", config.generation[name])
-    check_at_least("generation.latent", config.generation.latent, 1)
-    side, halved = config.data.image_size, 2 ** len(config.generation.decoder)
-    if side % halved:
-      raise UserError(
-        f"config.generation.decoder: {len(config.generation.decoder)} widths "
-        f"need config.data.image_size to be a multiple of {halved}, not {side}"
-      )
     self.config = config
     self.modules = self.networks()
     self.prepare()
@@ -137,10 +137,6 @@ class Adversarial(Pictures):
 
   def networks(self) -> dict[str, nn.Module]:
     use, side = self.config.generation, self.config.data.image_size
-    check_one_of("generation.network", use.network, NETWORKS)
-    check_one_of(
-      "generation.loss", use.loss, tuple(generative.GENERATOR_LOSSES)
-    )
     bottom = side // 2 ** len(use.decoder)
     shape = (bottom, bottom), tuple(use.decoder), 3
     widths, dtype = tuple(use.widths), passes.dtype(self.config.train)
@@ -213,9 +209,26 @@ class Adversarial(Pictures):
 
 
 def model_of(config: ml_collections.ConfigDict) -> Autoencoding | Adversarial:
-  check_one_of("generation.kind", config.generation.kind, KINDS)
+  """The networks of the kind that it names."""
+  check(config)  # The kind, too.
   gan = config.generation.kind == "gan"
   return Adversarial(config) if gan else Autoencoding(config)
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Refuses what the task cannot be made of."""
+  use, side = config.generation, config.data.image_size
+  check_one_of("generation.kind", use.kind, KINDS)
+  check_one_of("generation.network", use.network, NETWORKS)
+  check_one_of("generation.loss", use.loss, tuple(generative.GENERATOR_LOSSES))
+  for name in ("generator", "discriminator"):
+    check_optimizer(config.optim[name], f"optim.{name}")
+  halved = 2 ** len(use.decoder)
+  if side % halved:
+    raise UserError(
+      f"config.generation.decoder: {len(use.decoder)} widths need "
+      f"config.data.image_size to be a multiple of {halved}, not {side}"
+    )
 
 
 def build(

@@ -137,7 +137,6 @@ class Looks:
     config = self.config = model.config
     for split in ("validation", "test"):
       check_at_least(f"data.num_{split}", len(splits[split]), FEWEST)
-    check_at_least("eval.fitted", config.eval.fitted, 2)
     self.splits, self.judges = splits, judges_of(config)
     self.encodes = config.generation.kind != "gan"
     # What random latents are like.

@@ -24,10 +24,10 @@ from vgsgan.data.pairs import PairExample
 from vgsgan.errors import UserError
 from vgsgan.exchange import EXCHANGES
 from vgsgan.models import audio, image
-from vgsgan.models.layers import frame_mask
-from vgsgan.options import check_at_least, check_one_of
-from vgsgan.state import TrainState, optimizer, schedule
-from vgsgan.tasks import Batch, Metrics, Poll, Task, keys, reading
+from vgsgan.models.layers import NORMS, frame_mask
+from vgsgan.options import check_one_of
+from vgsgan.state import TrainState, check_optimizer, optimizer, schedule
+from vgsgan.tasks import Batch, Metrics, Poll, Task, check_batch, keys, reading
 
 SPEECH_TOWERS = {
   "davenet": audio.davenet,
@@ -36,6 +36,38 @@ SPEECH_TOWERS = {
 }
 IMAGE_TOWERS = ("resnet", "vgg")
 LOSSES = ("triplet", "infonce", *objectives.DRAWN)
+_PIXELS = 32  # Sides of pictures are multiples of it.
+NEEDS = (
+  "speech",
+  "image",
+  "score",
+  "loss",
+  "optim",
+  "eval.seconds",
+  "eval.block",
+  *(
+    f"data.{name}"
+    for name in (
+      "image_size",
+      "sample_rate",
+      "seconds",
+      "num_mels",
+      "preemphasis",
+      "mean_normalize",
+    )
+  ),
+  *(
+    f"data.augment.{name}"
+    for name in (
+      "shift",
+      "flip",
+      "tempo",
+      "vocal_tract",
+      "time_share",
+      "frequencies",
+    )
+  ),
+)
 # (key, params, batch_stats, batch, pictures, maps) -> pictures, weights [b],
 # metrics
 Edit = Callable[..., tuple[jax.Array, jax.Array, Metrics]]
@@ -43,7 +75,6 @@ Edit = Callable[..., tuple[jax.Array, jax.Array, Metrics]]
 
 def speech_tower(model: ml_collections.ConfigDict) -> audio.SpeechTower:
   """The named tower; no kernel longer than `max_kernel`, if that is not 0."""
-  check_one_of("speech.tower", model.tower, tuple(SPEECH_TOWERS))
   tower = SPEECH_TOWERS[model.tower](
     model.embed, model.width, norm=model.norm, final_relu=model.final_relu
   )
@@ -52,7 +83,6 @@ def speech_tower(model: ml_collections.ConfigDict) -> audio.SpeechTower:
 
 
 def image_tower(model: ml_collections.ConfigDict) -> nn.Module:
-  check_one_of("image.tower", model.tower, IMAGE_TOWERS)
   if model.tower == "vgg":
     return image.Vgg(
       model.embed, model.width, model.final_relu, norm=model.norm
@@ -69,8 +99,6 @@ def image_tower(model: ml_collections.ConfigDict) -> nn.Module:
 
 def make_score(config: ml_collections.ConfigDict) -> Callable:
   """All-pairs score `(images, speech, valid) -> [b, c]` of `config.score`."""
-  check_one_of("score.kind", config.kind, tuple(scores.ALL_PAIRS))
-  check_one_of("score.exchange", config.exchange, tuple(EXCHANGES))
 
   def score(images, speech, valid):
     return scores.score(config.kind, images, speech, valid, config.normalize)
@@ -85,16 +113,57 @@ def objective(
 
   A loss of edits is `regular` as long as there are none.
   """
-  check_one_of("loss.name", config.name, LOSSES)
   if config.name == "infonce":
     return objectives.info_nce(params["log_scale"])
   if config.name in objectives.DRAWN:
     waits = config.name in objectives.EDITED and not edited
     return objectives.drawn("regular" if waits else config.name, config.margin)
-  names = tuple(name.strip() for name in config.negatives.split(","))
-  for name in names:
-    check_one_of("loss.negatives", name, losses.NEGATIVES)
-  return objectives.triplet(names, config.margin)
+  return objectives.triplet(negatives(config), config.margin)
+
+
+def negatives(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+  """The kinds that `config.loss.negatives` names."""
+  return tuple(name.strip() for name in config.negatives.split(","))
+
+
+def check_pairs(config: ml_collections.ConfigDict) -> None:
+  """Refuses towers, a score, a loss or an optimiser that there are not."""
+  speech, image, loss = config.speech, config.image, config.loss
+  check_one_of("speech.tower", speech.tower, tuple(SPEECH_TOWERS))
+  check_one_of("speech.norm", speech.norm, NORMS)
+  check_one_of("image.tower", image.tower, IMAGE_TOWERS)
+  check_one_of("image.norm", image.norm, NORMS)
+  check_one_of("score.kind", config.score.kind, tuple(scores.ALL_PAIRS))
+  check_one_of("score.exchange", config.score.exchange, tuple(EXCHANGES))
+  check_one_of("loss.name", loss.name, LOSSES)
+  if loss.name == "triplet":
+    for name in negatives(loss):
+      check_one_of("loss.negatives", name, losses.NEGATIVES)
+  check_optimizer(config.optim, "optim")
+  if image.embed != speech.embed:
+    raise UserError(
+      f"config.image.embed={image.embed} and config.speech.embed="
+      f"{speech.embed} must be equal: one embedding holds both"
+    )
+  if config.data.image_size % _PIXELS:
+    raise UserError(
+      f"config.data.image_size={config.data.image_size}: sides must be "
+      f"multiples of {_PIXELS}"
+    )
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Refuses what the task cannot be made of."""
+  check_pairs(config)
+  check_batch(config)
+  if config.loss.name in objectives.EDITED:
+    draws = "edits" in config
+    raise UserError(
+      f"config.loss.name={config.loss.name!r} is of edits, which this task "
+      "does not draw: "
+      + ("set --config.task=drawing" if draws else "use configs/quickstart.py")
+      + ", or choose triplet, infonce, regular or hard"
+    )
 
 
 def bounded(params):
@@ -109,15 +178,7 @@ class Grounding:
   """The towers of a config and what is computed with them."""
 
   def __init__(self, config: ml_collections.ConfigDict, mesh: Mesh):
-    if config.image.embed != config.speech.embed:
-      raise UserError(
-        f"config.image.embed={config.image.embed} and config.speech.embed="
-        f"{config.speech.embed} must be equal: one embedding holds both"
-      )
-    check_at_least("loss.temperature", config.loss.temperature, 1e-6)
-    check_at_least("data.seconds", config.data.seconds, 0.1)
-    check_at_least("eval.seconds", config.eval.seconds, 0.1)
-    check_at_least("eval.block", config.eval.block, 1)
+    check_pairs(config)
     self.config = config
     self.mesh = mesh
     dtype = passes.dtype(config.train)
@@ -126,8 +187,6 @@ class Grounding:
     self.score = make_score(config.score)
     self.tx = optimizer(config.optim, config.train.steps)
     self.rate = schedule(config.optim, config.train.steps)
-    # Refuses early, as does what follows:
-    objective(config.loss, {"log_scale": jnp.zeros(())})
     try:
       jax.eval_shape(lambda: self.init(jax.random.key(0)))
     except (ValueError, IndexError) as error:
@@ -281,11 +340,6 @@ def build(
   splits: dict[str, pipeline.Records],
 ) -> Task:
   """The task on these splits."""
-  if config.loss.name in objectives.EDITED:
-    raise UserError(
-      f"config.loss.name={config.loss.name!r} is of edits, which this task "
-      "does not draw: set --config.task=drawing, or choose regular or hard"
-    )
   model = Grounding(config, mesh)
   data = config.data
   in_eval = PairExample(int(config.eval.seconds * data.sample_rate), False)

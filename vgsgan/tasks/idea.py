@@ -37,13 +37,22 @@ from vgsgan.data import features, pipeline
 from vgsgan.data.clips import ClipExample
 from vgsgan.errors import UserError
 from vgsgan.models.mixture import Mixture, Pair, PairDiscriminator
-from vgsgan.options import check_at_least, check_one_of, check_widths
-from vgsgan.state import TrainState
+from vgsgan.options import check_at_least, check_one_of
+from vgsgan.state import TrainState, check_optimizer
 from vgsgan.tasks import Batch, Task
 from vgsgan.tasks import idea_figures as figures
 from vgsgan.tasks.alternating import Alternating
 
 KINDS = ("ae", "vae", "gan", "vae-gan")
+NEEDS = (
+  "idea",
+  "judges",
+  "optim.generator",
+  "optim.discriminator",
+  "train.average",
+  "eval.fitted",
+  *features.FIELDS,
+)
 
 
 class Inputs(NamedTuple):
@@ -74,30 +83,10 @@ class Idea(Alternating):
   """The networks of a config and how they are trained."""
 
   def __init__(self, config: ml_collections.ConfigDict):
-    model, data = config.idea, config.data
-    check_one_of("idea.kind", model.kind, KINDS)
-    check_one_of("data.spectrogram", data.spectrogram, features.SPECTROGRAMS)
-    check_at_least("data.seconds", data.seconds, 0.1)
-    if not 0 <= model.drop <= 0.5:
-      raise UserError(
-        f"config.idea.drop={model.drop} must be from 0 to 0.5: each of the two "
-        "is dropped in that share of the rows, and never both"
-      )
-    for name in ("widths", "picture_decoder", "sound_decoder"):
-      check_widths(f"idea.{name}", model[name])
-    check_at_least("idea.latent", model.latent, 1)
+    check(config)
     self.config = config
-    self.variational = model.kind.startswith("vae")
-    self.adversarial = model.kind.endswith("gan")
-    if self.adversarial:
-      # Of one pair alone nothing is mismatched.
-      batch, parts = config.train.batch, config.train.accumulate
-      check_at_least("train.batch", batch, 2)
-      if batch < 2 * parts:
-        raise UserError(
-          f"config.train.accumulate={parts} makes parts of one pair, in which "
-          f"nothing is mismatched: lower it to {batch // 2} at most"
-        )
+    self.variational = config.idea.kind.startswith("vae")
+    self.adversarial = adversarial(config)
     try:
       self.modules = self.networks()
       self.prepare()
@@ -261,6 +250,30 @@ def share_where(
 def example(data: ml_collections.ConfigDict) -> ClipExample:
   """What a record is made into, in training and in evaluation."""
   return ClipExample(int(data.seconds * data.sample_rate))
+
+
+def adversarial(config: ml_collections.ConfigDict) -> bool:
+  """Whether a discriminator is among the networks."""
+  return config.idea.kind.endswith("gan")
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Refuses what the task cannot be made of."""
+  check_one_of("idea.kind", config.idea.kind, KINDS)
+  check_one_of(
+    "data.spectrogram", config.data.spectrogram, features.SPECTROGRAMS
+  )
+  for name in ("generator", "discriminator"):
+    check_optimizer(config.optim[name], f"optim.{name}")
+  if adversarial(config):
+    # Of one pair alone nothing is mismatched.
+    batch, parts = config.train.batch, config.train.accumulate
+    check_at_least("train.batch", batch, 2)
+    if batch < 2 * parts:
+      raise UserError(
+        f"config.train.accumulate={parts} makes parts of one pair, in which "
+        f"nothing is mismatched: lower it to {batch // 2} at most"
+      )
 
 
 def build(

@@ -24,13 +24,20 @@ from vgsgan.data import features, pipeline
 from vgsgan.data.pairs import decode
 from vgsgan.errors import UserError
 from vgsgan.models.inverter import Inverter
-from vgsgan.options import check_at_least
-from vgsgan.state import TrainState, optimizer, schedule
+from vgsgan.state import TrainState, check_optimizer, optimizer, schedule
 from vgsgan.tasks import Batch, Metrics, Poll, Task, keys
 from vgsgan.worlds import pretrained
 
 # Latents of each are apart from those of the others.
 SPLITS = {"train": 0, "validation": 1, "test": 2}
+NEEDS = (
+  "inversion",
+  "inverter",
+  "optim",
+  "data.generator",
+  "data.image_size",
+  "eval.samples",
+)
 
 
 class PictureExample:
@@ -47,9 +54,7 @@ class Inversion:
   """The encoder of a config, and the generator that it is to invert."""
 
   def __init__(self, config: ml_collections.ConfigDict, mesh: Mesh):
-    check_at_least("inversion.steps", config.inversion.steps, 0)
-    check_at_least("inversion.limit", config.inversion.limit, 0)
-    check_at_least("eval.samples", config.eval.samples, 1)
+    check(config)
     self.config, self.mesh = config, mesh
     network = pretrained.unlabelled_generator(
       config.data.generator, config.data.image_size
@@ -196,6 +201,11 @@ def correlation(
   true, found = true - true.mean(0), found - found.mean(0)
   lengths = np.sqrt((true**2).sum(0) * (found**2).sum(0))
   return float(np.mean((true * found).sum(0) / np.maximum(lengths, 1e-12)))
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Refuses what the task cannot be made of."""
+  check_optimizer(config.optim, "optim")
 
 
 def build(

@@ -21,10 +21,23 @@ from vgsgan.data import augment, pipeline
 from vgsgan.data.scenes import SceneExample
 from vgsgan.errors import UserError
 from vgsgan.evals import recognition
+from vgsgan.models.layers import NORMS
 from vgsgan.models.recogniser import Recogniser
-from vgsgan.state import TrainState, optimizer, schedule
+from vgsgan.options import check_one_of
+from vgsgan.state import TrainState, check_optimizer, optimizer, schedule
 from vgsgan.tasks import Batch, Metrics, Task, keys
 from vgsgan.worlds.attributes import ATTRIBUTES
+
+STAGES = 3  # Widths that the network has.
+NEEDS = (
+  "recogniser",
+  "optim",
+  "data.image_size",
+  *(
+    f"data.augment.{name}"
+    for name in ("shift", "flip", "blur", "noise", "brightness")
+  ),
+)
 
 
 def network(model: ml_collections.ConfigDict) -> Recogniser:
@@ -62,6 +75,7 @@ class Recognition:
   """The network of a config and how it is trained."""
 
   def __init__(self, config: ml_collections.ConfigDict):
+    check(config)
     self.config = config
     dtype = passes.dtype(config.train)
     self.model = network(config.recogniser).clone(dtype=dtype)
@@ -157,6 +171,22 @@ def mean_accuracy(results: dict[str, Any]) -> float:
   return sum(known[kind]["value"] for kind in ATTRIBUTES) / len(ATTRIBUTES)
 
 
+def check(config: ml_collections.ConfigDict) -> None:
+  """Refuses what the task cannot be made of."""
+  check_optimizer(config.optim, "optim")
+  check_one_of("recogniser.norm", config.recogniser.norm, NORMS)
+  widths = config.recogniser.widths
+  if len(widths) != STAGES:
+    raise UserError(
+      f"config.recogniser.widths={tuple(widths)} must be {STAGES}, one a stage"
+    )
+  if config.data.get("scenes", "") == "clevr":
+    raise UserError(
+      "config.data.scenes='clevr' has no masks, from which objects are "
+      "learned: use rendered"
+    )
+
+
 def build(
   config: ml_collections.ConfigDict,
   mesh: Mesh,
@@ -164,11 +194,6 @@ def build(
 ) -> Task:
   """The task on these splits."""
   model = Recognition(config)
-  if config.data.get("scenes", "") == "clevr":
-    raise UserError(
-      "config.data.scenes='clevr' has no masks, from which objects are "
-      "learned: use rendered"
-    )
   kept = ("real", "masks", "attributes")
 
   def predict(state, batch):

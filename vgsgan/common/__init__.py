@@ -1,0 +1,1 @@
+"""What all floors share and that imports from none of them."""

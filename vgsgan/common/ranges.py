@@ -1,0 +1,403 @@
+"""The range of every field of a config, in one table.
+
+A field that is not in it, of a user's own config, is nobody's to check. What a
+data set asks of its own fields beyond this is with its builder.
+"""
+
+import dataclasses
+import math
+import numbers
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import ml_collections
+
+from vgsgan.errors import UserError
+
+_MOST = 2**31 - 1  # Of what is counted in 32 bits on the devices.
+
+
+@dataclasses.dataclass(frozen=True)
+class Whole:
+  """A whole number.
+
+  Attributes:
+    least: the smallest.
+    most: the largest.
+    unit: what it counts.
+  """
+
+  least: int
+  most: int = _MOST
+  unit: str = ""
+
+  def holds(self, value: Any) -> bool:
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    return whole and self.least <= value <= self.most
+
+  def __str__(self) -> str:
+    return f"a whole number from {self.least} to {self.most}{_of(self.unit)}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Real:
+  """A finite number.
+
+  Attributes:
+    least: the smallest.
+    most: the largest.
+    unit: what it measures.
+    open: whether `most` itself is too large.
+  """
+
+  least: int | float
+  most: int | float
+  unit: str = ""
+  open: bool = False
+
+  def holds(self, value: Any) -> bool:
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+      return False
+    if not math.isfinite(value) or not self.least <= value <= self.most:
+      return False
+    return value < self.most or not self.open
+
+  def __str__(self) -> str:
+    to = "to below" if self.open else "to"
+    return f"a number from {self.least:g} {to} {self.most:g}{_of(self.unit)}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Flag:
+  """True or False."""
+
+  def holds(self, value: Any) -> bool:
+    return isinstance(value, bool)
+
+  def __str__(self) -> str:
+    return "True or False"
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+  """A text, of which more is known where it is used."""
+
+  def holds(self, value: Any) -> bool:
+    return isinstance(value, str)
+
+  def __str__(self) -> str:
+    return "a text in quotes"
+
+
+@dataclasses.dataclass(frozen=True)
+class Each:
+  """Several of one range.
+
+  Attributes:
+    one: the range of each.
+    some: whether there must be one at least.
+  """
+
+  one: Whole | Real | Flag
+  some: bool = True
+
+  def holds(self, value: Any) -> bool:
+    if not isinstance(value, list | tuple) or (self.some and not len(value)):
+      return False
+    return all(map(self.one.holds, value))
+
+  def __str__(self) -> str:
+    many = "one or more" if self.some else "none or more"
+    return f"a tuple, {many}, each {self.one}"
+
+
+Range = Whole | Real | Flag | Text | Each
+
+
+def _of(unit: str) -> str:
+  return f" ({unit})" if unit else ""
+
+
+# For numpy and JAX; a larger one would give what a smaller gives.
+SEED = Whole(0, 2**32 - 1)
+_CHANNELS = Whole(1, 2**16, "channels")
+_EVERY = Whole(0, unit="updates; 0 is never")
+_PIXELS = Whole(0, 1024, "pixels")
+_RECORDS = Whole(1, unit="records")
+_SECONDS = Real(0.1, 3600, "seconds")
+_SHARE = Real(0, 1, "share")
+_TRUNCATION = Real(0, 100, "standard deviations; 0 is none")
+_WEIGHT = Real(0, 1e6)
+_WIDTH = Real(0.001, 100, "factor of the channels")
+_WORKERS = Whole(0, 1024)
+
+_OPTIMISER: Mapping[str, Range] = {
+  "name": Text(),
+  "lr": Real(0, 1000),
+  "schedule": Text(),
+  "decay_steps": Whole(0, unit="updates"),
+  "warmup_steps": Whole(0, unit="updates"),
+  "momentum": Real(0, 1, open=True),
+  "b2": Real(0, 1, open=True),
+  "weight_decay": Real(0, 1000),
+  "clip_norm": Real(0, 1e6, "0 is none"),
+}
+
+# By section, as it is dotted in a config.
+_SECTIONS: Mapping[str, Mapping[str, Range]] = {
+  "": {"task": Text(), "seed": SEED, "transfer_guard": Text()},
+  "mesh": {"model": Whole(1, 2**20, "devices")},
+  "data": {
+    "dataset": Text(),
+    "data_dir": Text(),
+    "source": Text(),
+    "soundfont": Text(),
+    "generator": Text(),
+    "recogniser": Text(),
+    "more": Text(),
+    "under": Text(),
+    "languages": Text(),
+    "protocol": Text(),
+    "scenes": Text(),
+    "spectrogram": Text(),
+    "symbols": Flag(),
+    "permuted": Flag(),
+    "real": Flag(),
+    "shortcut": Flag(),
+    "mean_normalize": Flag(),
+    "image_size": Whole(1, 8192, "pixels a side"),
+    "sample_rate": Whole(1000, 384_000, "hertz"),
+    "seconds": _SECONDS,
+    "track": _SECONDS,
+    "frames": Whole(1, 2**20, "frames"),
+    "num_mels": Whole(1, 1024, "bands"),
+    "preemphasis": _SHARE,
+    "fewest": Whole(1, 100, "objects"),
+    "most": Whole(1, 100, "objects"),
+    "tick": _SHARE,
+    "num_train": _RECORDS,
+    "num_validation": _RECORDS,
+    "num_test": _RECORDS,
+    "num_probe": _RECORDS,
+    "num_semantic": _RECORDS,
+    "scene_seed": SEED,
+    "split_seed": SEED,
+    "truncation": _TRUNCATION,
+    "max_bad_share": _SHARE,
+    "max_stamps": Whole(0, unit="stamps; 0 is all"),
+    "num_workers": _WORKERS,
+    "num_threads": Whole(1, 1024),
+    "speech_workers": _WORKERS,
+  },
+  "data.augment": {
+    "shift": _PIXELS,
+    "flip": Flag(),
+    "blur": _SHARE,
+    "brightness": _SHARE,
+    "noise": _SHARE,
+    "tempo": Real(0, 1, "share", open=True),
+    "vocal_tract": Real(0, 1, "share", open=True),
+    "time_share": _SHARE,
+    "frequencies": Whole(0, 1024, "bands"),
+    "shortest": Real(0, 3600, "seconds; 0 is all"),
+  },
+  "speech": {
+    "tower": Text(),
+    "embed": _CHANNELS,
+    "width": _WIDTH,
+    "max_kernel": Whole(0, 2**16, "frames; 0 is any"),
+    "norm": Text(),
+    "final_relu": Flag(),
+  },
+  "image": {
+    "tower": Text(),
+    "embed": _CHANNELS,
+    "width": _WIDTH,
+    "widths": Each(_CHANNELS, some=False),
+    "blocks": Each(Whole(1, 1000, "blocks"), some=False),
+    "strides": Each(Whole(1, 2), some=False),
+    "norm": Text(),
+    "final_relu": Flag(),
+  },
+  "score": {"kind": Text(), "normalize": Flag(), "exchange": Text()},
+  "loss": {
+    "name": Text(),
+    "negatives": Text(),
+    "margin": _WEIGHT,
+    # Below it training would not leave it: see `tasks.grounding.bounded`.
+    "temperature": Real(0.01, 100),
+  },
+  "edits": {
+    "curriculum": Text(),
+    "layers": Text(),
+    "inverter": Text(),
+    "counts": Each(Whole(1, 2**16, "units"), some=False),
+    "changes": Each(_SHARE, some=False),
+    "shares": Each(_SHARE, some=False),
+    "strengths": Each(_WEIGHT),
+    "rungs": Whole(1, 10),
+    "first_count": Whole(1, 2**16, "units"),
+    "concepts": Whole(1, 2**16),
+    "concept_pairs": _RECORDS,
+    "refresh_every": Whole(1, unit="updates"),
+    "quantile": _SHARE,
+    "least": Whole(1, 2**16, "dimensions"),
+    "directions": Whole(1, 2**16),
+    "train_generator": Flag(),
+    "inversion_steps": Whole(0, 1000),
+    "inversion_limit": _WEIGHT,
+  },
+  "model": {
+    "system": Text(),
+    "widths": Each(_CHANNELS),
+    "pools": Each(Flag()),
+    "stride": Whole(1, 2),
+    "embed": _CHANNELS,
+  },
+  "recogniser": {"widths": Each(_CHANNELS), "norm": Text()},
+  "gan": {
+    "channels": Each(_CHANNELS),
+    "chunk": Whole(1, 2**16, "numbers a layer"),
+    "attention": Whole(0, 100, "block; 0 is none"),
+    "labels": Flag(),
+    "spectral": Flag(),
+    "discriminator_channels": Each(_CHANNELS),
+    "discriminator_attention": Whole(0, 100, "block; 0 is none"),
+    "discriminator_spectral": Flag(),
+    "average": _SHARE,
+    "orthogonal": _WEIGHT,
+    "r1": _WEIGHT,
+    "r1_rows": Whole(1),
+    "shift": _PIXELS,
+  },
+  "inversion": {
+    "steps": Whole(0, 1000),
+    "limit": _WEIGHT,
+    "latent_weight": _WEIGHT,
+    "picture_weight": _WEIGHT,
+    "truncation": _TRUNCATION,
+  },
+  "inverter": {"channels": Each(_CHANNELS)},
+  "generation": {
+    "kind": Text(),
+    "network": Text(),
+    "loss": Text(),
+    "latent": _CHANNELS,
+    "widths": Each(_CHANNELS),
+    "pools": Whole(0, 100, "stages"),
+    "decoder": Each(_CHANNELS),
+    "kl_weight": _WEIGHT,
+  },
+  "idea": {
+    "kind": Text(),
+    "latent": _CHANNELS,
+    "features": _CHANNELS,
+    "widths": Each(_CHANNELS),
+    "pools": Whole(0, 100, "stages"),
+    "picture_decoder": Each(_CHANNELS),
+    "sound_decoder": Each(_CHANNELS),
+    # Each of picture and sound in so many rows, and never both.
+    "drop": Real(0, 0.5, "share"),
+    "kl_weight": _WEIGHT,
+    "weight": _WEIGHT,
+  },
+  "judges": {"classifier": Text(), "correspondence": Text()},
+  "optim": _OPTIMISER,
+  "optim.generator": _OPTIMISER,
+  "optim.discriminator": _OPTIMISER,
+  "train": {
+    "batch": Whole(1, unit="examples"),
+    "dtype": Text(),
+    "accumulate": Whole(1, unit="parts"),
+    "remat": Flag(),
+    "steps": Whole(1, unit="updates"),
+    "log_every": _EVERY,
+    "eval_every": _EVERY,
+    "save_every": _EVERY,
+    "keep": Whole(1, unit="checkpoints"),
+    "average": _SHARE,
+  },
+  "eval": {
+    "batch": Whole(1, unit="examples"),
+    "block": Whole(1, unit="recordings"),
+    "seconds": _SECONDS,
+    "cca_records": Whole(0, unit="records; 0 is none"),
+    "threshold": _SHARE,
+    "fitted": Whole(2, unit="records"),
+    "samples": Whole(1, unit="pictures"),
+    "truncation": _TRUNCATION,
+    "recogniser": Text(),
+  },
+}
+
+FIELDS: Mapping[str, Range] = {
+  f"{section}.{name}".lstrip("."): one
+  for section, fields in _SECTIONS.items()
+  for name, one in fields.items()
+}
+
+# Not of every config that has their section: tasks that need them name them.
+OPTIONAL = ("data.augment.shortest", "edits.inverter", "train.average")
+
+
+def leaves(
+  config: ml_collections.ConfigDict, prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
+  """Each field of a config, dotted, and its value; of no comparison."""
+  for name, value in config.items():
+    if isinstance(value, ml_collections.ConfigDict):
+      if prefix or name != "compare":
+        yield from leaves(value, f"{prefix}{name}.")
+    else:
+      yield f"{prefix}{name}", value
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Refuses a value that is out of its range, or of another type.
+
+  Raises:
+    UserError: with the field, the value and the range.
+  """
+  for name, value in leaves(config):
+    known = FIELDS.get(name)
+    if known and not known.holds(value):
+      raise UserError(f"config.{name}={value!r} must be {known}")
+
+
+def require(
+  config: ml_collections.ConfigDict, needed: Sequence[str], by: str
+) -> None:
+  """Refuses a config that lacks a field.
+
+  Args:
+    config: of a run.
+    needed: fields, dotted, or sections, for all fields that these have here.
+    by: what needs them, and what to do, as the error says it.
+
+  Raises:
+    UserError: with the first that is not there.
+  """
+  for field in fields_of(needed):
+    if missing := _missing(config, field):
+      raise UserError(by.format(field=f"config.{missing}"))
+
+
+def fields_of(needed: Sequence[str]) -> list[str]:
+  """Fields, dotted; of a section all that it has in every config."""
+  found = []
+  for one in needed:
+    section = [f"{one}.{name}" for name in _SECTIONS.get(one, ())]
+    found += [x for x in section if x not in OPTIONAL] or [one]
+  return found
+
+
+def _missing(config: Any, field: str) -> str:
+  """The first part of a dotted field that is not there, or ''."""
+  parts = field.split(".")
+  for depth, name in enumerate(parts):
+    section = isinstance(config, ml_collections.ConfigDict)
+    if not section or name not in config:
+      # What should be a section and is none counts as not there.
+      return ".".join(parts[: depth + 1] if section else parts[:depth])
+    config = config[name]
+  return ""
