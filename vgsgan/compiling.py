@@ -130,10 +130,10 @@ def use_untrained(data: ml_collections.ConfigDict, path: pathlib.Path) -> bool:
   Raises:
     UserError: the config is of no GAN.
   """
-  name, _, argument = data.get("generator", "").partition(":")
+  name, colon, argument = data.get("generator", "").partition(":")
   if not name.endswith(".py"):
     return False
-  config = options.load(pathlib.Path(name), argument)
+  config = options.load(options.config_file(name), argument if colon else None)
   if "gan" not in config:
     raise UserError(
       f"config.data.generator={data.generator!r} has no config.gan, so it is "

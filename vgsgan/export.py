@@ -45,9 +45,9 @@ def export(workdir: pathlib.Path, network: str, out: pathlib.Path) -> None:
 
 
 def define_flags() -> None:
-  flags.DEFINE_string("workdir", None, "Of the finished run.")
+  options.define_path("workdir", None, "Of the finished run.")
   flags.DEFINE_string("network", None, "Which of the state's params to export.")
-  flags.DEFINE_string("out", None, "The .npz file to write.")
+  options.define_path("out", None, "The .npz file to write.")
 
 
 def main(argv: list[str]) -> None:

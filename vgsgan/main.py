@@ -30,7 +30,7 @@ CONFIG = config_flags.DEFINE_config_file(
   "Config file, with arguments after a colon: configs/stamps.py:smoke. Any "
   "field can be overridden: --config.optim.lr=1e-4.",
 )
-WORKDIR = flags.DEFINE_string(
+WORKDIR = options.define_path(
   "workdir", None, "Where the run leaves its files, and goes on from."
 )
 MODE = flags.DEFINE_enum(

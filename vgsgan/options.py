@@ -1,9 +1,12 @@
 """Arguments of config files, and one-line errors for wrong ones."""
 
 import difflib
+import inspect
+import os
 import pathlib
 import runpy
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,8 +15,10 @@ import jax
 import ml_collections
 from absl import app, flags
 
-from vgsgan import streams
+from vgsgan import __version__, streams
 from vgsgan.errors import UserError
+
+flags.disclaim_key_flags()  # What `define_path` defines is its caller's.
 
 Variant = Callable[[ml_collections.ConfigDict], None]
 
@@ -60,16 +65,84 @@ def check_at_least(field: str, value: int | float, least: int | float) -> None:
     raise UserError(f"config.{field}={value} must be at least {least}")
 
 
-def check_config_flags(argv: Sequence[str]) -> None:
-  """Refuses a config file that is not there and fields that it hasn't.
+class _Path(flags.ArgumentParser):
+  """A file or folder; `~` is the user's home, which shells leave after `=`."""
 
-  Before absl parses the flags, whose own errors name neither.
+  def parse(self, argument: str) -> str:
+    return os.path.expanduser(argument)
+
+
+def define_path(
+  name: str, default: str | None, help: str
+) -> flags.FlagHolder[str]:
+  """A flag that names a file or folder."""
+  return flags.DEFINE(_Path(), name, default, help)
+
+
+def with_config(argv: Sequence[str]) -> list[str]:
+  """The arguments as absl is to see them, once their config is in order.
+
+  absl's own errors name neither a config file that is not there nor fields that
+  it has not. `--config=stamps` is `configs/stamps.py`; where a field counts,
+  1e3 is 1000; `~/` is the user's home.
+
+  Raises:
+    UserError: there is no such file, it gives no config, or the config has no
+      such field, or the field is no such number.
   """
-  for arg, following in zip(argv, [*argv[1:], ""], strict=True):
+  argv, config = list(argv), None
+  for place, arg in enumerate(argv):
     name, equals, value = arg.partition("=")
-    if name.lstrip("-") == "config" and name != "config":
-      path, _, argument = (value if equals else following).partition(":")
-      check_overrides(load(pathlib.Path(path), argument), argv)
+    if name not in ("--config", "-config"):
+      continue
+    value = value if equals else "".join(argv[place + 1 : place + 2])
+    path, colon, argument = value.partition(":")
+    if not path:
+      raise UserError("--config names no file, e.g. --config=configs/stamps.py")
+    file = config_file(path)
+    config = load(file, argument if colon else None)
+    if equals:
+      argv[place] = f"{name}={file}{colon}{argument}"
+    else:
+      argv[place + 1] = f"{file}{colon}{argument}"
+  if config is None:
+    return argv
+  check_overrides(config, argv)
+  return [_override(config, arg) for arg in argv]
+
+
+def config_file(name: str) -> pathlib.Path:
+  """The file of `--config=NAME`: a path, or the name of one in `configs/`."""
+  path = pathlib.Path(name).expanduser()
+  if path.is_file() or path.suffix or len(path.parts) != 1:
+    return path
+  own = pathlib.Path(__file__).parents[1] / "configs"
+  for folder in (pathlib.Path("configs"), own):
+    if (found := folder / f"{name}.py").is_file():
+      return found
+  return pathlib.Path("configs") / f"{name}.py"
+
+
+def _override(config: ml_collections.ConfigDict, arg: str) -> str:
+  """`--config.FIELD=VALUE` with a value that absl takes."""
+  flag, equals, value = arg.partition("=")
+  if not equals or not flag.lstrip("-").startswith("config."):
+    return arg
+  node = config
+  for name in flag.lstrip("-").split(".")[1:]:
+    node = node[name]
+  if isinstance(node, str) and value.startswith("~"):
+    return f"{flag}={os.path.expanduser(value)}"
+  if not isinstance(node, int) or isinstance(node, bool):
+    return arg
+  try:
+    number = float(value)
+    whole = number.is_integer()
+  except ValueError:
+    whole = False
+  if not whole:
+    raise UserError(f"{arg}: the field takes a whole number, such as {node}")
+  return arg if value.strip().lstrip("+-").isdigit() else f"{flag}={number:.0f}"
 
 
 def parse_flags(argv: list[str], known_only: bool = False) -> list[str]:
@@ -79,7 +152,7 @@ def parse_flags(argv: list[str], known_only: bool = False) -> list[str]:
     argv: the program and its arguments.
     known_only: flags that are not defined are returned with the arguments.
   """
-  check_config_flags(argv)
+  argv = with_config(argv)
   try:
     return flags.FLAGS(argv, known_only=known_only)
   except flags.Error as error:
@@ -91,8 +164,15 @@ def run(
   argv: list[str] | None = None,
   parser: Callable[[list[str]], list[str]] = parse_flags,
 ) -> None:
-  """Runs a program; what a user can mend is one line, and the status 2."""
+  """Runs a program; what a user can mend is one line, and the status 2.
+
+  `--help` and `--version` are answered, with the status 0.
+  """
+  argv = sys.argv if argv is None else argv
   with streams.lasting():
+    if text := _asked(argv):
+      print(text)
+      sys.exit(0)
     try:
       app.run(main, argv, flags_parser=parser)
     except UserError as error:
@@ -130,8 +210,36 @@ def no_device(error: Exception) -> str | None:
   )
 
 
-def load(path: pathlib.Path, argument: str) -> ml_collections.ConfigDict:
-  """The config of a file, as `--config=path:argument` would give it."""
+def _asked(argv: Sequence[str]) -> str:
+  """What `--help` or `--version` asks for, or ''."""
+  given = argv[1 : argv.index("--")] if "--" in argv else argv[1:]
+  if "--version" in given:
+    return f"vgsgan {__version__}"
+  if {"--helpfull", "-helpfull"} & set(given):
+    return flags.FLAGS.get_help()
+  if not {"--help", "-help", "-h", "-?", "--helpshort"} & set(given):
+    return ""
+  own = flags.FLAGS.get_key_flags_for_module(argv[0])
+  lines = [(sys.modules["__main__"].__doc__ or "").strip(), ""]
+  for flag in own:
+    default = f" [{flag.default}]" if flag.default else ""
+    text = f"  --{flag.name}: {flag.help}{default}"
+    lines += textwrap.wrap(text, 80, subsequent_indent="      ")
+  return "\n".join([*lines, "", "--version; --helpfull: libraries' flags, too"])
+
+
+def load(
+  path: pathlib.Path, argument: str | None = None
+) -> ml_collections.ConfigDict:
+  """The config of a file, as `--config=path:argument` would give it.
+
+  Args:
+    path: of the file.
+    argument: None where there is no colon.
+
+  Raises:
+    UserError: there is no such file, or it gives no config.
+  """
   if not path.is_file():
     beside = [str(p) for p in path.parent.glob("*.py")]
     raise UserError(f"no config file {path}: {nearest(str(path), beside)}")
@@ -139,9 +247,39 @@ def load(path: pathlib.Path, argument: str) -> ml_collections.ConfigDict:
     found = runpy.run_path(str(path))
   except SyntaxError as error:
     raise UserError(f"config file {path} is not Python: {error}") from error
-  if "get_config" not in found:
+  except (Exception, SystemExit) as error:
+    raise _fault(path, error) from error
+  if not callable(found.get("get_config")):
     raise UserError(f"config file {path} has no function get_config")
-  return found["get_config"](argument)
+  given = () if argument is None else (argument,)
+  try:
+    inspect.signature(found["get_config"]).bind(*given)
+  except TypeError as error:
+    said = "the text after the colon" if given else "no argument"
+    raise UserError(
+      f"config file {path}: get_config cannot be called with {said}: {error}"
+    ) from error
+  try:
+    config = found["get_config"](*given)
+  except UserError:
+    raise
+  except (Exception, SystemExit) as error:
+    raise _fault(path, error) from error
+  if not isinstance(config, ml_collections.ConfigDict):
+    raise UserError(
+      f"config file {path}: get_config returns {type(config).__name__}, and "
+      "must return an ml_collections.ConfigDict"
+    )
+  return config
+
+
+def _fault(path: pathlib.Path, error: BaseException) -> UserError:
+  """An error that a config file raised: with its last line there."""
+  frames = traceback.extract_tb(error.__traceback__)
+  lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+  where = f", line {lines[-1]}" if lines else ""
+  reason = " ".join(f"{type(error).__name__}: {error}".split())
+  return UserError(f"config file {path}{where}: {reason}")
 
 
 def check_overrides(

@@ -164,8 +164,8 @@ def write(workdir: pathlib.Path, out: pathlib.Path) -> None:
 
 
 def define_flags() -> None:
-  flags.DEFINE_string("workdir", None, "Of the run.")
-  flags.DEFINE_string("out", "", "Of the files; WORKDIR/report if empty.")
+  options.define_path("workdir", None, "Of the run.")
+  options.define_path("out", "", "Of the files; WORKDIR/report if empty.")
 
 
 def main(argv: list[str]) -> None:

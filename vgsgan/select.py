@@ -53,9 +53,9 @@ def select(
 
 
 def define_flags() -> None:
-  flags.DEFINE_string("workdir", None, "Of the finished run.")
+  options.define_path("workdir", None, "Of the finished run.")
   flags.DEFINE_integer("count", 3000, "How many pairs to choose.")
-  flags.DEFINE_string("out", None, "The folder to write, new or empty.")
+  options.define_path("out", None, "The folder to write, new or empty.")
   flags.DEFINE_string("kind", "", "Of edits; the curriculum's last if empty.")
 
 

@@ -120,8 +120,8 @@ def show(
 
 
 def define_flags() -> None:
-  flags.DEFINE_string("workdir", None, "Of the run.")
-  flags.DEFINE_string("out", None, "The .png file to write.")
+  options.define_path("workdir", None, "Of the run.")
+  options.define_path("out", None, "The .png file to write.")
   flags.DEFINE_string("kind", "", "Of edits; the curriculum's last if empty.")
   flags.DEFINE_list(
     "pairs", [], "Numbers of validation pairs; else the first with an edit."

@@ -29,7 +29,7 @@ REPEAT = flags.DEFINE_integer("repeat", 20, "Repetitions of each.", 1)
 TORCH = flags.DEFINE_bool(
   "torch", False, "With `step`: the same network and loss in PyTorch as well."
 )
-JSON = flags.DEFINE_string("json", None, "Where to keep the figures.")
+JSON = options.define_path("json", None, "Where to keep the figures.")
 
 
 def main(argv: Sequence[str]) -> None:

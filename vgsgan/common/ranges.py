@@ -145,7 +145,12 @@ _OPTIMISER: Mapping[str, Range] = {
 
 # By section, as it is dotted in a config.
 _SECTIONS: Mapping[str, Mapping[str, Range]] = {
-  "": {"task": Text(), "seed": SEED, "transfer_guard": Text()},
+  "": {
+    "task": Text(),
+    "seed": SEED,
+    "transfer_guard": Text(),
+    "compilation_cache": Text(),
+  },
   "mesh": {"model": Whole(1, 2**20, "devices")},
   "data": {
     "dataset": Text(),

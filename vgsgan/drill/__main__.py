@@ -117,7 +117,7 @@ def table(kinds: dict[str, dict[str, Any]]) -> str:
 
 
 def define_flags() -> None:
-  flags.DEFINE_string("workdir", None, "Where it works, and reports.")
+  options.define_path("workdir", None, "Where it works, and reports.")
   flags.DEFINE_integer("count", 100, "How many drills.", 1)
   flags.DEFINE_integer("seed", 0, "Of the random moments.")
   flags.DEFINE_list("kinds", [], "Which faults; all of them if empty.")
