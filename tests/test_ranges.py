@@ -8,6 +8,7 @@ from tests.test_options import CONFIGS, load
 from vgsgan import comparing, data, footprint, mesh, tasks, trainer
 from vgsgan.common import ranges
 from vgsgan.data import blank
+from vgsgan.data.clip_sets import Labelled
 from vgsgan.errors import UserError
 from vgsgan.hierarchy import Hierarchy
 from vgsgan.tasks import recognition
@@ -134,8 +135,7 @@ def kept(config, fields):
   return ml_collections.ConfigDict(found)
 
 
-class Labelled(list):
-  hierarchy = Hierarchy(("drum",), (), (0,))
+CLASSES = Hierarchy(("sound", "drum", "horn"), ((0, 1), (0, 2)), (1, 2))
 
 
 @pytest.mark.parametrize("task", tasks.TASKS)
@@ -148,8 +148,8 @@ def test_a_task_reads_nothing_but_what_it_needs(task):
   config = kept(whole, ["task", *needed, *fields])
   tasks.check(config)
   splits = blank.splits(whole)
-  if task == "classification":
-    splits = {name: Labelled(x) for name, x in splits.items()}
+  if task in ("classification", "correspondence"):
+    splits = {name: Labelled(x, CLASSES) for name, x in splits.items()}
   devices = MAKE_MESH(1)
   built = tasks.build(config, devices, splits)
   record = splits["train"][0]

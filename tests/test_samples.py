@@ -12,7 +12,8 @@ from PIL import Image
 from tests import idea_world
 from tests.idea_world import small
 from tests.test_generation_tasks import small as small_pictures
-from vgsgan import samples, trainer
+from tests.test_options import load
+from vgsgan import jsonfiles, samples, trainer
 from vgsgan.data import features
 from vgsgan.errors import UserError
 from vgsgan.evals.generated import Clips
@@ -148,7 +149,8 @@ def test_a_sheet_of_a_run_of_pictures_alone(tmp_path, in_memory):
 def test_mistakes_are_named_in_one_line(tmp_path):
   with pytest.raises(UserError, match="no config") as refused:
     samples.made(tmp_path)
-  (tmp_path / "config.json").write_text('{"task": "drawing"}')
+  config = load("quickstart").get_config("random").to_dict()
+  jsonfiles.write_json(tmp_path / "config.json", config)
   with pytest.raises(UserError, match="a run of 'drawing'") as other:
     samples.made(tmp_path)
   assert "\n" not in str(refused.value) + str(other.value)
