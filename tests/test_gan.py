@@ -20,7 +20,9 @@ from tests.test_trainer import lines, signal_at
 from vgsgan import adversarial, checkpoints, data, mesh, tasks, trainer
 from vgsgan.data.builders import scenes
 from vgsgan.errors import UserError
+from vgsgan.evals import generation
 from vgsgan.models.generator import Generator
+from vgsgan.state import TrainState
 from vgsgan.tasks import gan
 from vgsgan.worlds.attributes import ATTRIBUTES, WORDS
 
@@ -96,6 +98,70 @@ def test_truncated_numbers():
 
 
 # ----------------------------------------------------------------- one step
+
+
+@pytest.fixture
+def simple():
+  """A GAN of two numbers: all pixels are `shade`, a score is `slope` times one.
+
+  Real images are 1, 1, -1 and 1.
+  """
+  config = small(shift=0, r1=0.4, r1_rows=2)
+  config.gan.orthogonal = 0.0
+  model = gan.Gan(config)
+  model.tx = dict.fromkeys(gan.NETWORKS, optax.sgd(0.1))
+
+  def draw(params, stats, latent, labels):
+    ones = jnp.ones((len(latent), 8, 8, 3))
+    return params["shade"] * ones, stats
+
+  def judge(params, stats, images, labels, train=False):
+    return params["slope"] * images[:, 0, 0, 0], stats
+
+  model.draw, model.judge = draw, judge
+  params = {
+    "generator": {"shade": jnp.float32(0.6)},
+    "discriminator": {"slope": jnp.float32(0.5)},
+  }
+  stats = {"generator": {}, "discriminator": {}}
+  stats["average"] = {"params": params["generator"], "batch_stats": {}}
+  state = TrainState(
+    jnp.int32(0),
+    params,
+    stats,
+    {name: model.tx[name].init(params[name]) for name in params},
+  )
+  levels = np.array([255, 255, 0, 255], np.uint8)[:, None, None, None]
+  batch = {"image": np.broadcast_to(levels, (4, 8, 8, 3))}
+  return jax.device_get(jax.jit(model.step)(state, batch))
+
+
+def test_the_discriminator_learns_by_hand(simple):
+  """Real scores 0.5, 0.5, -0.5, 0.5, drawn ones 0.3.
+
+  Hinges: (0.5 + 0.5 + 1.5 + 0.5) / 4 of the real, 1.3 of the drawn. R1 is the
+  square of the slope.
+  """
+  state, metrics = simple
+  assert metrics["r1"] == pytest.approx(0.25)
+  loss = 0.75 + 1.3 + 0.5 * 0.4 * 0.25
+  assert metrics["loss_discriminator"] == pytest.approx(loss)
+  # By the slope: -0.5, the mean of the real; 0.6, the drawn; and 0.4 * 0.5.
+  slope = 0.5 - 0.1 * (-0.5 + 0.6 + 0.2)
+  assert state.params["discriminator"]["slope"] == pytest.approx(slope)
+  assert metrics["right"] == pytest.approx((0.75 + 0.0) / 2)
+
+
+def test_the_generator_learns_by_hand(simple):
+  """It is drawn towards what the discriminator, by now of 0.47, calls real."""
+  state, metrics = simple
+  assert metrics["loss_generator"] == pytest.approx(-0.47 * 0.6)
+  assert metrics["loss"] == pytest.approx(2.1 - 0.282)
+  shade = state.params["generator"]["shade"]
+  assert shade == pytest.approx(0.6 + 0.1 * 0.47)
+  # The average keeps a tenth of what it was: min(0.999, 1 / 10).
+  average = state.batch_stats["average"]["params"]["shade"]
+  assert average == pytest.approx(0.1 * 0.6 + 0.9 * 0.647)
 
 
 def small(arg="", **fields):
@@ -325,7 +391,16 @@ def test_a_whole_run_and_one_in_parts(
 ):
   config = tiny(folder)
   whole, parts = tmp_path / "whole", tmp_path / "parts"
+  distance, sizes = generation.frechet_distance, set()
+
+  def noted(one, other):
+    sizes.add((len(one), len(other)))
+    return distance(one, other)
+
+  monkeypatch.setattr(generation, "frechet_distance", noted)
   assert trainer.run(config, whole, "train") == 0
+  # All are of half of the real, or the real would be no reference.
+  assert sizes == {(4, 4)}
   sheets = sorted(whole.glob("samples/*"))
   assert [path.name for path in sheets] == ["3.png", "6.png"]
   with Image.open(sheets[-1]) as opened:

@@ -123,6 +123,20 @@ def test_real_halves_are_the_reference():
   assert worse["frechet_distance"]["value"] == pytest.approx(3, abs=1)
 
 
+def test_the_real_are_as_far_from_the_real_as_the_reference():
+  """In the mean over draws; with all rows it would be half of that."""
+  rng = np.random.default_rng(6)
+  found = [generation.frechet(*rng.normal(size=(2, 48, 6))) for _ in range(60)]
+  value, real = (np.array([x[k] for x in found]) for k in ("value", "real"))
+  error = np.std(value - real) / np.sqrt(len(found))
+  assert abs(np.mean(value - real)) < 3 * error < 0.15 * real.mean()
+  # Neither is of more rows than the other where fewer are drawn.
+  real, drawn = rng.normal(size=(48, 6)), rng.normal(size=(10, 6))
+  few = generation.frechet(real, drawn)
+  assert few["real"] == generation.frechet_distance(real[:20:2], real[1:20:2])
+  assert few["value"] == generation.frechet_distance(real[:20:2], drawn)
+
+
 def test_too_few_rows_are_refused():
   with pytest.raises(ValueError, match="2 rows"):
     generation.frechet_distance(np.zeros((1, 2)), np.zeros((5, 2)))

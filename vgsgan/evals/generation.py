@@ -95,6 +95,29 @@ def _squared(a, b):
   return np.stack([((row - b) ** 2).sum(1) for row in a])
 
 
+def equally_many(
+  real: Float[np.ndarray, "n d"], generated: Float[np.ndarray, "m d"]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Two halves of the real, even and odd rows, and as many generated."""
+  n = min(len(real) // 2, len(generated))
+  return real[0::2][:n], real[1::2][:n], generated[:n]
+
+
+def frechet(
+  real: Float[np.ndarray, "n d"], generated: Float[np.ndarray, "m d"]
+) -> dict[str, float]:
+  """The distance of the generated to the real, and of the real to the real.
+
+  Both are of sets of one size, as in `compare`: a distance of fewer rows is
+  larger.
+  """
+  half, other, generated = equally_many(real, generated)
+  return {
+    "value": frechet_distance(half, generated),
+    "real": frechet_distance(half, other),
+  }
+
+
 def compare(
   real: Float[np.ndarray, "n d"], generated: Float[np.ndarray, "m d"]
 ) -> dict[str, Any]:
@@ -108,14 +131,12 @@ def compare(
     `{"frechet_distance" | "precision" | "recall": {"value", "real"},
     "pictures"}`.
   """
-  n = min(len(real) // 2, len(generated))
-  half, other = real[0::2][:n], real[1::2][:n]
-  found: dict[str, Any] = {"pictures": n}
-  found["frechet_distance"] = {
-    "value": frechet_distance(half, generated[:n]),
-    "real": frechet_distance(half, other),
+  half, other, generated = equally_many(real, generated)
+  found: dict[str, Any] = {
+    "pictures": len(half),
+    "frechet_distance": frechet(real, generated),
   }
-  values = precision_recall(half, generated[:n])
+  values = precision_recall(half, generated)
   reals = precision_recall(half, other)
   for name, value, real_value in zip(
     ("precision", "recall"), values, reals, strict=True

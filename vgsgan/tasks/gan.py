@@ -24,7 +24,7 @@ from vgsgan.data import augment, pipeline
 from vgsgan.data.pairs import decode
 from vgsgan.data.scenes import SceneExample
 from vgsgan.errors import UserError
-from vgsgan.evals.generation import frechet_distance
+from vgsgan.evals import generation
 from vgsgan.memory import first_line
 from vgsgan.models.discriminator import Discriminator
 from vgsgan.models.generator import Generator
@@ -298,10 +298,7 @@ def build(
     drawn = np.concatenate(drawn)
     real = np.stack([decode(r["image"]) for r in splits[split]]) / 255.0
     return judging.score(look, real.astype(np.float32), drawn) | {
-      "frechet_pixels": {
-        "value": frechet_distance(coarse(drawn), coarse(real)),
-        "real": frechet_distance(coarse(real[::2]), coarse(real[1::2])),
-      }
+      "frechet_pixels": generation.frechet(coarse(real), coarse(drawn))
     }
 
   def pictures(state: TrainState) -> dict[str, np.ndarray]:
