@@ -13,6 +13,8 @@ from tests.drawing_world import KEY, MAKE_MESH, RATE, B, model_of, on, state_of
 from tests.filling import same
 from vgsgan import impostors, mesh, scores, trainer
 from vgsgan.data import features
+from vgsgan.errors import UserError
+from vgsgan.tasks import drawing
 from vgsgan.tasks.curriculum import PHASES
 
 quick_to_compile = drawing_world.quick_to_compile
@@ -224,6 +226,21 @@ def nearly(one, other, atol=1e-6):
     np.allclose(a, b, rtol=1e-5, atol=atol)
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
   )
+
+
+@pytest.mark.parametrize("kind", impostors.KINDS)
+def test_edits_are_not_normalised_by_statistics_of_their_own(kind):
+  """Rows would be mixed, and originals normalised by other statistics."""
+  config = drawing_world.small("", curriculum=f"regular@0,{kind}@5")
+  drawing.check(config)
+  config.image.norm = "batch"
+  with pytest.raises(UserError) as refused:
+    drawing.check(config)
+  said = "config.image.norm='batch'", "set it to group"
+  drawing_world.one_line(refused, *said)
+  # Without edits nothing is compared.
+  config.edits.curriculum, config.loss.name = "regular@0", "regular"
+  drawing.check(config)
 
 
 def equal_trees(one, other, rtol=1e-5, atol=1e-6):

@@ -14,7 +14,7 @@ from vgsgan.impostors import KINDS
 from vgsgan.options import nearest
 from vgsgan.state import TrainState
 from vgsgan.tasks import Batch
-from vgsgan.tasks.drawing import Drawing, check_latents
+from vgsgan.tasks.drawing import Drawing, check_latents, check_norm
 
 
 class Restored(NamedTuple):
@@ -65,7 +65,8 @@ def kind_of(run: Restored, name: str) -> str:
 
 
 def check_records(run: Restored, kind: str, records: pipeline.Records) -> None:
-  """Refuses edits of records whose latents are unknown."""
+  """Refuses edits that the model cannot look at, or without known latents."""
+  check_norm(run.model.config, {0: kind})
   size = run.model.generator.latent_size
   check_latents(run.model.config, {0: kind}, size, records[0])
 

@@ -224,6 +224,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   check_batch(config)
   phases = curriculum(config.edits.curriculum)
   check_seen(config.loss.name, phases)
+  check_norm(config, phases)
   ladder(config.edits)
   moved = config.data.augment.shift or config.data.augment.flip
   inverter = config.edits.get("inverter", "")
@@ -231,6 +232,18 @@ def check(config: ml_collections.ConfigDict) -> None:
     raise UserError(
       "config.data.augment: shift and flip take a picture away from its "
       "latent, and edits with it: set them to 0 and False"
+    )
+
+
+def check_norm(
+  config: ml_collections.ConfigDict, phases: dict[int, str]
+) -> None:
+  """Refuses edits that would be normalised by other statistics than pictures."""
+  if config.image.norm == "batch" and set(phases.values()) != {"regular"}:
+    raise UserError(
+      "config.image.norm='batch' normalises edits and originals by different "
+      "statistics, by which they can be told apart, and mixes the rows that "
+      "gradient edits have to keep apart: set it to group"
     )
 
 
