@@ -220,6 +220,40 @@ def test_bars_are_as_high_as_what_is_known_above_chance():
   assert {"all", "R@10", "plain", "quick", "chance"} <= set(texts)
 
 
+def test_arms_of_other_chance_have_each_its_own():
+  """No arm stands beside the chance of another, nor a seed of its own."""
+  found = comparing.summary(
+    {
+      "plain": [results(0.2, 0.75, chance) for chance in (0.1, 0.2)],
+      "quick": [results(0.5, 1.0, 0.25)],
+    },
+    dict(config().compare.columns),
+  )
+  assert comparing.table(found)[-2:] == [
+    "| chance, plain | | 15.0 | 50.0 |",
+    "| chance, quick | | 25.0 | 50.0 |",
+  ]
+  rects, lines, _, _ = drawn(found, ("R@10",))
+  assert [y for _, y, _ in lines["chance"]] == pytest.approx(
+    [y + high for _, y, high in rects.values()], abs=0.02
+  )
+  # From 10 to 50 per cent; bars of 5 and 25 end at 20 and 50.
+  heights = [high / (260 / 40) for _, _, high in rects.values()]
+  assert heights == pytest.approx([5, 25], abs=0.01)
+
+
+def test_the_real_of_other_arms_is_their_own():
+  runs = {
+    name: [{"d": {"value": 0.5, "chance": 0.1, "real": real}}]
+    for name, real in (("plain", 0.9), ("quick", 0.7))
+  }
+  assert comparing.table(comparing.summary(runs, {"d": "d"}))[-3:] == [
+    "| real, plain | | 90.0 |",
+    "| real, quick | | 70.0 |",
+    "| chance | | 10.0 |",
+  ]
+
+
 def test_a_bar_below_chance_hangs_from_it():
   found = comparing.summary(
     {"plain": [results(0.2, 0.4)]}, {"all": "splits.test.words.all"}
@@ -294,6 +328,7 @@ def test_finished_arms_are_not_run_again(runs, tmp_path, capsys):
     "mean": 0.15,
     "std": pytest.approx(0.3 / 2**0.5),
     "values": [0.0, 0.3],
+    "chance": 0.5,
   }
   assert kept["chance"] == {"R@10": 0.1, "all": 0.5}
   # Numbers of the table, in the picture beside it.

@@ -13,7 +13,7 @@ _INK, _GREY, _PALE = "#24292f", "#6e7781", "#e1e4e8"
 
 
 def svg(found: Mapping[str, Any], columns: Sequence[str]) -> str:
-  """A group a column, a bar an arm, from the column's chance to the mean.
+  """A group a column, a bar an arm, from the arm's chance to its mean.
 
   So a bar is as high as what is known, and hangs down below chance. Its whisker
   is the standard deviation over the seeds, where there are several.
@@ -22,7 +22,7 @@ def svg(found: Mapping[str, Any], columns: Sequence[str]) -> str:
     found: as `comparing.summary` gives it.
     columns: those that are drawn.
   """
-  arms, chance = found["arms"], found["chance"]
+  arms = found["arms"]
   group = len(arms) * _BAR + _GAP
   width = _LEFT + max(len(columns) * group + _GAP, 2 * _LEGEND)
   across = max(1, int((width - _LEFT) // _LEGEND))
@@ -44,12 +44,16 @@ def svg(found: Mapping[str, Any], columns: Sequence[str]) -> str:
   for i, column in enumerate(columns):
     left = _LEFT + _GAP + i * group
     right = left + group - _GAP
-    base = 100 * chance[column]
+    bases = [100 * arm["figures"][column]["chance"] for arm in arms.values()]
     for k, (name, arm) in enumerate(arms.items()):
-      figure = arm["figures"][column]
-      parts += _bar(left + k * _BAR, y, base, name, column, figure, color(k))
-    ends = (left - _GAP / 3, y(base), right + _GAP / 3, y(base))
-    parts.append(_line(*ends, _INK, 'class="chance"'))
+      figure, at = arm["figures"][column], left + k * _BAR
+      parts += _bar(at, y, bases[k], name, column, figure, color(k))
+    spans = [(left + k * _BAR, left + (k + 1) * _BAR) for k in range(len(arms))]
+    if len({*bases}) == 1:  # One line for all.
+      spans = [(left - _GAP / 3, right + _GAP / 3)]
+    for base, (begin, end) in zip(bases, spans, strict=False):
+      ends = (begin, y(base), end, y(base))
+      parts.append(_line(*ends, _INK, 'class="chance"'))
     parts.append(_text((left + right) / 2, _TOP + _HEIGHT + 20, column))
   for k, name in enumerate([*arms, "chance"]):
     x = _LEFT + (k % across) * _LEGEND
@@ -71,12 +75,13 @@ def _limits(
   found: Mapping[str, Any], columns: Sequence[str]
 ) -> tuple[int, int]:
   """Per cent at the lower and upper edge: tens around all that is drawn."""
-  ends = [100 * found["chance"][column] for column in columns]
+  ends = []
   for arm in found["arms"].values():
     for column in columns:
       figure = arm["figures"][column]
       away = figure["std"] or 0.0
-      ends += [100 * (figure["mean"] - away), 100 * (figure["mean"] + away)]
+      around = figure["mean"] - away, figure["mean"] + away
+      ends += [100 * x for x in (*around, figure["chance"])]
   low, high = math.floor(min(ends) / 10), math.ceil(max(ends) / 10)
   return 10 * low, 10 * max(high, low + 1)
 

@@ -13,6 +13,8 @@ from vgsgan.common import ranges
 from vgsgan.errors import UserError
 from vgsgan.options import check_one_of, nearest
 
+_NONE = "–"  # In the place of a figure that a row lacks.
+
 
 def arms(
   config: ml_collections.ConfigDict,
@@ -237,9 +239,10 @@ def summary(
       row of an arm alone. Without rows every arm is one.
 
   Returns:
-    `{"arms": {name: {"seeds": n, "figures": {heading: {"mean", "std",
-    "values"}}}}, "chance": {heading: chance}}`, all as shares of 1; `std` over
-    n - 1, None of one seed; None for a figure that a row lacks. And `real`,
+    `{"arms": {name: {"seeds": n, "figures": {heading: figure}}}, "chance":
+    {heading: mean over all rows}}`, all as shares of 1. A figure is `{"mean",
+    "std", "values", "chance"}`, `std` over n - 1 and None of one seed, `chance`
+    the mean of the row's own; None for a figure that a row lacks. And `real`,
     like `chance`, for the figures that say what the real would have.
 
   Raises:
@@ -247,8 +250,6 @@ def summary(
   """
   table_rows = rows or [(name, name, "") for name in results]
   arms: dict[str, Any] = {}
-  chance: dict[str, float] = {}
-  real: dict[str, float] = {}
   seen: set[str] = set()
   for row, arm, part in table_rows:
     figures: dict[str, Any] = {}
@@ -260,16 +261,22 @@ def summary(
         continue
       several = [_figure(one, path) for one in results[arm]]
       figures[head] = _spread([one["value"] for one in several])
-      chance.setdefault(head, several[0]["chance"])
-      if "real" in several[0]:
-        real.setdefault(head, several[0]["real"])
+      for known in ("chance", "real"):
+        if known in several[0]:
+          figures[head][known] = _mean([one[known] for one in several])
     arms[row] = {"seeds": len(results[arm]), "figures": figures}
     seen.add(arm)
+  found: dict[str, Any] = {"arms": arms, "chance": {}, "real": {}}
   for head, path in columns.items():
-    if head not in chance:
+    there = [arm["figures"][head] for arm in arms.values()]
+    there = [figure for figure in there if figure is not None]
+    if not there:
       raise UserError(f"config.compare.columns: no row has the figure {path!r}")
-  found = {"arms": arms, "chance": {head: chance[head] for head in columns}}
-  return found | ({"real": real} if real else {})
+    for known in ("chance", "real"):
+      values = [figure[known] for figure in there if known in figure]
+      if values:
+        found[known][head] = _mean(values)
+  return {name: part for name, part in found.items() if part}
 
 
 def _has(results: dict[str, Any], path: str) -> bool:
@@ -281,6 +288,11 @@ def _has(results: dict[str, Any], path: str) -> bool:
   return True
 
 
+def _mean(values: list[float | int]) -> float:
+  """Of equal values that value, to the last bit."""
+  return float(values[0] if len({*values}) == 1 else np.mean(values))
+
+
 def _spread(values: list[float]) -> dict[str, Any]:
   std = float(np.std(values, ddof=1)) if len(values) > 1 else None
   return {"mean": float(np.mean(values)), "std": std, "values": values}
@@ -289,7 +301,9 @@ def _spread(values: list[float]) -> dict[str, Any]:
 def table(found: Mapping[str, Any], numbers: Sequence[str] = ()) -> list[str]:
   """Lines of Markdown from `summary`: a row an arm.
 
-  In per cent, but for the headings in `numbers`, which are no shares.
+  In per cent, but for the headings in `numbers`, which are no shares. Chance,
+  and the figures of the real, have a row for all arms if it is the same for
+  all, and else one for each.
   """
   heads = list(found["chance"])
   scales = {
@@ -302,17 +316,34 @@ def table(found: Mapping[str, Any], numbers: Sequence[str] = ()) -> list[str]:
   for name, arm in found["arms"].items():
     cells = " | ".join(_cell(arm["figures"][h], *scales[h]) for h in heads)
     lines.append(f"| {name} | {arm['seeds']} | {cells} |")
-  for name in ("real", "chance"):
-    known = found.get(name, {})
-    known = {head: {"mean": x, "std": None} for head, x in known.items()}
-    cells = " | ".join(_cell(known.get(h), *scales[h]) for h in heads)
-    lines += [f"| {name} | | {cells} |"] if known else []
+  for known in ("real", "chance"):
+    for name, cells in _references(found["arms"], known, scales).items():
+      lines.append(f"| {name} | | {' | '.join(cells)} |")
   return lines
+
+
+def _references(
+  arms: Mapping[str, Any], known: str, scales: Mapping[str, tuple[float, str]]
+) -> dict[str, list[str]]:
+  """Cells of `chance` or `real`: under that name, or one row for each arm."""
+  rows = {}
+  for name, arm in arms.items():
+    mine = {head: figure or {} for head, figure in arm["figures"].items()}
+    rows[f"{known}, {name}"] = [
+      _cell({"mean": mine[head][known], "std": None}, *scale)
+      if known in mine[head]
+      else _NONE
+      for head, scale in scales.items()
+    ]
+  columns = [{*cells} - {_NONE} for cells in zip(*rows.values(), strict=True)]
+  if all(len(cells) <= 1 for cells in columns):
+    rows = {known: ["".join(cells) or _NONE for cells in columns]}
+  return {name: row for name, row in rows.items() if {*row} != {_NONE}}
 
 
 def _cell(figure: Mapping[str, Any] | None, scale: float, form: str) -> str:
   if figure is None:
-    return "–"
+    return _NONE
   mean = format(scale * figure["mean"], form)
   if figure["std"] is None:
     return mean
