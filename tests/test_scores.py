@@ -164,6 +164,30 @@ def test_l2_normalize():
   )
 
 
+@pytest.mark.parametrize("kind", sorted(scores.ALL_PAIRS))
+@pytest.mark.parametrize("normalize", [False, True])
+def test_a_number_that_is_none_stays_in_the_scores(kind, normalize):
+  """Of its own row and column alone; a length of NaN is not one too short."""
+  rng = np.random.default_rng(3)
+  images = rng.normal(size=(3, 4, 4, 8)).astype(np.float32)
+  audio = rng.normal(size=(4, 5, 8)).astype(np.float32)
+  valid = np.ones((4, 5), bool)
+  images[1, 2, 3, 0], audio[2, 1, 7] = np.nan, np.nan
+  run = jax.jit(lambda *x: scores.score(kind, *x, normalize))
+  got = run(*map(jnp.asarray, (images, audio, valid)))
+  expected = np.zeros((3, 4), bool)
+  expected[1], expected[:, 2] = True, True
+  np.testing.assert_array_equal(np.isnan(got), expected)
+
+
+def test_a_distance_that_is_no_number_stays_one():
+  image = jnp.ones((2, 1, 1, 3)).at[1, 0, 0, 0].set(jnp.nan)
+  got = scores.calibrated_distance(
+    image, jnp.zeros((1, 1, 3)), jnp.float32(1), jnp.float32(2)
+  )
+  np.testing.assert_allclose(got[:, 0], [2 - 3**0.5, np.nan], rtol=1e-6)
+
+
 def test_an_unknown_kind_names_the_nearest():
   images, audio, valid = map(jnp.asarray, _maps())
   with pytest.raises(ValueError, match="did you mean 'misa'"):

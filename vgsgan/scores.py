@@ -38,7 +38,8 @@ def l2_normalize(
   """
   x32 = x.astype(jnp.float32)
   squared = jnp.sum(jnp.square(x32), axis=-1, keepdims=True)
-  has_direction = squared > shortest**2
+  # Not `squared > ...`: NaN has to stay, or a diverged model would go on.
+  has_direction = ~(squared <= shortest**2)
   # The inner `where` keeps 0 ** -1.5 out of the backward pass.
   scale = jax.lax.rsqrt(jnp.where(has_direction, squared, 1.0))
   return jnp.where(has_direction, x32 * scale, 0.0).astype(x.dtype)
@@ -186,7 +187,7 @@ def calibrated_distance(
   other = audio[:, 0].astype(jnp.float32)
   products = jnp.matmul(one, other.T, precision=_EXACT)
   squared = _squares(one)[:, None] + _squares(other) - 2 * products
-  apart = squared > 1e-12
+  apart = ~(squared <= 1e-12)  # NaN, too: see `l2_normalize`.
   distance = jnp.where(apart, jnp.sqrt(jnp.where(apart, squared, 1.0)), 0.0)
   return bias - scale * distance
 

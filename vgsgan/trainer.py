@@ -12,6 +12,7 @@ equal an uninterrupted one:
 """
 
 import contextlib
+import functools
 import pathlib
 from typing import Any
 
@@ -246,6 +247,25 @@ def places_of(tree: Any) -> Any:
   return jax.tree.map(lambda x: x.sharding, tree)
 
 
+# No kernels of YNNPACK, which XLA takes for some sums and maxima on CPUs: there
+# the larger of NaN and 0 is 0, and a network whose numbers are none would train
+# on as if nothing were wrong.
+_NAN_STAYS = {"xla_cpu_experimental_ynn_fusion_type": ""}
+
+
+@functools.cache
+def _compiler_options(platform: str) -> dict[str, str]:
+  """Options of XLA for a step; its versions without YNNPACK need none."""
+  if platform != "cpu":
+    return {}
+  lowered = jax.jit(lambda x: x).lower(jax.ShapeDtypeStruct((), np.float32))
+  try:
+    lowered.compile(compiler_options=_NAN_STAYS)
+  except jax.errors.JaxRuntimeError:  # There is no such option.
+    return {}
+  return _NAN_STAYS
+
+
 def jit_step(update: tasks.Step, state: TrainState, devices: Mesh) -> Any:
   """An update, its state donated and its places explicit.
 
@@ -265,6 +285,7 @@ def jit_step(update: tasks.Step, state: TrainState, devices: Mesh) -> Any:
     in_shardings=(places, mesh.over_data(devices)),
     out_shardings=(places, everywhere),
     donate_argnums=0,
+    compiler_options=_compiler_options(devices.devices.flat[0].platform),
   )
 
 
