@@ -238,7 +238,7 @@ def check(config: ml_collections.ConfigDict) -> None:
 def check_norm(
   config: ml_collections.ConfigDict, phases: dict[int, str]
 ) -> None:
-  """Refuses edits that would be normalised by other statistics than pictures."""
+  """Refuses edits that would have other statistics than their originals."""
   if config.image.norm == "batch" and set(phases.values()) != {"regular"}:
     raise UserError(
       "config.image.norm='batch' normalises edits and originals by different "
