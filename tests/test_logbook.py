@@ -15,14 +15,9 @@ from PIL import Image
 from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import masked_crc32c
 
-from vgsgan import jsonfiles, logbook
+from vgsgan import jsonfiles
 from vgsgan.errors import UserError
 from vgsgan.logbook import Logbook
-
-
-class Terminal(io.StringIO):
-  def isatty(self):
-    return True
 
 
 def refuse_constant(name):
@@ -238,33 +233,6 @@ def test_plain_lines(tmp_path):
   assert said[4].startswith("step 100/300 train loss 2.31 ")
   assert said[4].endswith(" left") and " steps/s, 00:" in said[4]
   assert said[5:] == ["step 100/300 validation r 0.1235", "warning: careful"]
-
-
-def test_the_rate_leaves_out_what_is_no_step():
-  bar = logbook.Bar("train", 0, 100, io.StringIO(), False)
-  bar._since -= 15.0  # as if begun 15 seconds ago,
-  bar.idle = 10.0  # 10 of them spent on evaluation
-  assert bar.rate(10) == " 2 steps/s, 00:45 left"
-  bar.close()
-
-
-def test_terminal(tmp_path):
-  stream = Terminal()
-  with open_logbook(tmp_path, stream) as log:
-    with log.bar("train", 1000, 3000) as bar:
-      bar.update(1200)
-      log.write(1200, "train", {"loss": 2.31})
-      with log.status("evaluating on validation"):
-        pass
-      log.info("a line")
-      log.write(1200, "validation", {"r": 0.5})
-  drawn = stream.getvalue()
-  assert "train 1200/3000 |" in drawn
-  assert " step/s, " in drawn and " left], loss 2.31" in drawn
-  assert "evaluating on validation 1200/3000 |" in drawn
-  # Lines stand alone: the bar is wiped before and drawn again after them.
-  for line in ("a line", "step 1200/3000 validation r 0.5"):
-    assert f"\r{line}\n" in drawn.replace("\x1b[K", "").replace(" \r", "\r")
 
 
 def test_other_processes_are_silent(tmp_path):

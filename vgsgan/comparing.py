@@ -8,7 +8,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from vgsgan import bars, data, jsonfiles, processes, trainer, workdirs
+from vgsgan import bars, data, jsonfiles, processes, terminal, trainer, workdirs
 from vgsgan.common import ranges
 from vgsgan.errors import UserError
 from vgsgan.options import check_one_of, nearest
@@ -166,7 +166,11 @@ def run(
   jsonfiles.replace(workdir / "table.md", "\n".join([*lines, ""]).encode())
   if drawn:
     jsonfiles.replace(workdir / "bars.svg", bars.svg(found, drawn).encode())
-  print("\n".join(lines))
+  print("\n".join(lines), flush=True)
+  made = ["table.md", "table.json", *(["bars.svg"] if drawn else [])]
+  terminal.Terminal().info(
+    f"all is in {workdir}: {', '.join(made)}, and a folder for each run"
+  )
   return 0
 
 

@@ -33,6 +33,7 @@ from vgsgan import (
   mesh,
   options,
   tasks,
+  terminal,
 )
 from vgsgan.compile_report import report, table
 from vgsgan.data import blank
@@ -73,6 +74,7 @@ def run(
   if workdir is not None:
     with jsonfiles.refused(workdir):
       workdir.mkdir(parents=True, exist_ok=True)
+  say = terminal.Terminal()
   found, runs = [], list(comparing.first_runs(config))
   for arm, one in runs:
     with comparing.named(arm):
@@ -83,7 +85,9 @@ def run(
       use_untrained(one.data, pathlib.Path(folder) / "generator.npz")
       for name, devices, batch in slices(topology, one.train.batch):
         one.train.batch = batch
-        row = {"arm": arm, "topology": name, **figures(one, devices)}
+        where = name or f"{len(devices)} x {devices[0].device_kind}"
+        with say.status(f"compiling {arm} for {where}".replace("  ", " ")):
+          row = {"arm": arm, "topology": name, **figures(one, devices)}
         print("\n".join(report(row)), flush=True)
         rows.append(row)
         if workdir is not None:
@@ -91,6 +95,8 @@ def run(
     if len(rows) > 1:
       print("\n".join(["", *table(rows)]), flush=True)
     found += rows
+  if workdir is not None:
+    say.info(f"wrote {workdir / 'compile.json'}")
   return 0
 
 

@@ -1,21 +1,30 @@
 """Evaluations of a run: while it trains, and of its best checkpoint."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 
-from vgsgan import jsonfiles, memory, passes, processes, workdirs
+from vgsgan import jsonfiles, memory, passes, processes, terminal, workdirs
 from vgsgan.errors import UserError
 from vgsgan.runs import Run, abstract_state, require_same
 from vgsgan.state import TrainState
+
+_LINES = 12  # Of results that are shown at the end; the file has all.
 
 
 def validate(this: Run, state: TrainState, step: int) -> dict[str, Any]:
   """Evaluates on validation and logs the results."""
   state = gathered(this, state)
   results = evaluate(this, state, "validation")
-  this.log.write(step, "validation", jsonfiles.flatten(results))
+  figure = float(this.task.select(results))
+  shown = {f"{this.task.selection}:": abs(figure)}  # Distances are negated.
+  for name, figures in sections(results)[:2]:
+    head, one = next(iter(figures.items()))
+    head, one = ("R@10", figures["R@10"]) if "R@10" in figures else (head, one)
+    shown[f"| {name} {head}".replace("  ", " ")] = said(one)
+  this.log.write(step, "validation", jsonfiles.flatten(results), shown)
   if this.task.pictures:
     for name, pixels in this.task.pictures(state).items():
       this.log.write_picture(step, name, pixels)
@@ -81,4 +90,42 @@ def finish(this: Run, anew: bool) -> None:
   }
   this.log.write_json(this.workdir / "results.json", results)
   processes.meet("wrote the results")  # Others may go on to read them.
-  this.log.info(f"wrote {this.workdir / 'results.json'}")
+  log = this.log
+  log.info(f"results on test of step {best}, {results['chosen_by']}:")
+  lines = [
+    f"  {name}: {', '.join(f'{k} {said(x)}' for k, x in figures.items())}"
+    for name, figures in sections(splits["test"])
+  ]
+  for line in lines[:_LINES]:
+    log.info(line)
+  if len(lines) > _LINES:
+    log.info(f"  and {len(lines) - _LINES} more lines of figures")
+  log.info(
+    f"all is in {this.workdir}: results.json (every figure with its chance), "
+    "metrics.jsonl and TensorBoard's events (training), checkpoints/"
+  )
+
+
+def sections(results: Mapping[str, Any], name: str = "") -> list[tuple]:
+  """Figures with their chance, by the path to them; those of groups left out.
+
+  Returns:
+    (path, {name: figure}) of each part of the results that has figures.
+  """
+  own = {k: x for k, x in results.items() if is_figure(x)}
+  found = [(name or "all", own)] if own else []
+  for key, part in results.items():
+    if isinstance(part, Mapping) and key not in own and key != "by_group":
+      found += sections(part, f"{name} {key}".strip())
+  return found
+
+
+def is_figure(part: Any) -> bool:
+  return isinstance(part, Mapping) and {"value", "chance"} <= part.keys()
+
+
+def said(figure: Mapping[str, Any]) -> str:
+  """A figure and its chance, and what the real has where that is known."""
+  value, chance = (terminal.short(figure[k]) for k in ("value", "chance"))
+  real = f", real {terminal.short(figure['real'])}" if "real" in figure else ""
+  return f"{value} (chance {chance}{real})"

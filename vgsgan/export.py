@@ -13,7 +13,7 @@ import sys
 import jax
 from absl import flags, logging
 
-from vgsgan import data, finished, jsonfiles, mesh, options, tasks
+from vgsgan import data, finished, jsonfiles, mesh, options, tasks, terminal
 from vgsgan.errors import UserError
 from vgsgan.worlds import pretrained
 
@@ -27,11 +27,13 @@ def export(workdir: pathlib.Path, network: str, out: pathlib.Path) -> None:
   config = finished.config_of(workdir)
   results = jsonfiles.read_json(workdir / "results.json")
   devices = mesh.make_mesh(1)
-  task = tasks.build(config, devices, data.load(config.data))
+  say = terminal.Terminal()
+  with say.status("opening the data set"):
+    task = tasks.build(config, devices, data.load(config.data))
   shapes = jax.eval_shape(task.init, jax.random.key(config.seed))
   options.check_one_of("network", network, tuple(shapes.params))
   abstract = mesh.abstract(shapes, devices)
-  with finished.opened(workdir) as saved:
+  with say.status(f"restoring {workdir}"), finished.opened(workdir) as saved:
     state, _ = saved.restore(results["step"], abstract)
   tree = {
     "params": state.params[network],
@@ -42,6 +44,7 @@ def export(workdir: pathlib.Path, network: str, out: pathlib.Path) -> None:
   meta = {"network": network, "config": config.to_dict(), "results": results}
   command = ["python", "-m", "vgsgan.export", *sys.argv[1:]]
   pretrained.save_params(out, tree, meta | {"command": " ".join(command)})
+  say.info(f"wrote {out}: {network} of step {results['step']}")
 
 
 def define_flags() -> None:

@@ -1,33 +1,24 @@
 """What a run writes for people: metrics, events, and lines in the terminal."""
 
-import contextlib
 import io
 import json
 import math
 import os
 import pathlib
-import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, SupportsFloat
 
 import numpy as np
-import tqdm
 from PIL import Image
 from tensorboardX import event_file_writer, summary
 from tensorboardX.proto import event_pb2
 
-from vgsgan import processes
+from vgsgan import terminal
 from vgsgan.jsonfiles import dumps, refused, replace, write_json
 
 
-class Took:
-  """How long a `Logbook.status` took; `seconds` is set when it ends."""
-
-  seconds: float = 0.0
-
-
-class Logbook:
+class Logbook(terminal.Terminal):
   """The files and the terminal lines of one run.
 
   `metrics.jsonl` holds a JSON object a line: `step`, `split` and the figures,
@@ -39,7 +30,6 @@ class Logbook:
     workdir: the run's folder; made if missing.
     enabled: False, on all processes but one, writes and says nothing.
     stream: text file that lines for people go to; standard error if None.
-    terminal: whether to draw a progress bar; asks `stream` if None.
 
   Raises:
     UserError: the folder cannot be made.
@@ -51,15 +41,11 @@ class Logbook:
     *,
     enabled: bool = True,
     stream: Any = None,
-    terminal: bool | None = None,
   ):
+    super().__init__(enabled=enabled, stream=stream)
     self.workdir = pathlib.Path(workdir)
     self.path = self.workdir / "metrics.jsonl"
-    self._enabled = enabled
-    self._stream = sys.stderr if stream is None else stream
-    self._terminal = self._stream.isatty() if terminal is None else terminal
     self._events: event_file_writer.EventsWriter | None = None
-    self._bar: Bar | None = None
     self._written: set[tuple[int, str]] = set()
     if enabled:
       with refused(self.workdir):
@@ -79,9 +65,20 @@ class Logbook:
         events.close()
 
   def write(
-    self, step: int, split: str, metrics: Mapping[str, SupportsFloat]
+    self,
+    step: int,
+    split: str,
+    metrics: Mapping[str, SupportsFloat],
+    shown: Mapping[str, Any] | None = None,
   ) -> None:
-    """Records figures, on disk when this returns.
+    """Records figures, on disk when this returns, and shows a few.
+
+    Args:
+      step: updates made so far.
+      split: what the figures are of.
+      metrics: all of them.
+      shown: those for the terminal, none if empty; None shows the names
+        without a slash.
 
     Raises:
       UserError: the disk is full, or refuses otherwise.
@@ -93,7 +90,10 @@ class Logbook:
     line = dumps({"step": step, "split": split, **figures})
     self._append(self.path, line.encode() + b"\n")
     self._write_events(step, split, figures)
-    self._show(step, split, figures)
+    # Names with a slash belong to tables; a line has room for the few.
+    few = {k: v for k, v in figures.items() if "/" not in k} or figures
+    if shown is None or shown:
+      self.show(step, split, few if shown is None else shown)
 
   def rewind(self, step: int) -> None:
     """Sets aside the lines after `step`, and those that cannot be read.
@@ -160,69 +160,6 @@ class Logbook:
     value = summary.Summary.Value(tag=name, image=image)
     self._add_event(step=step, summary=summary.Summary(value=[value]))
 
-  @contextlib.contextmanager
-  def bar(self, name: str, first: int, total: int) -> Iterator["Bar"]:
-    """Shows progress from step `first` to `total`; call `update` on it."""
-    show = self._enabled and self._terminal
-    self._bar = Bar(name, first, total, self._stream, show)
-    try:
-      yield self._bar
-    finally:
-      self._bar.close()
-      self._bar = None
-
-  @contextlib.contextmanager
-  def status(
-    self, what: str, limit: float = processes.STALL_SECONDS
-  ) -> Iterator[Took]:
-    """Says what is being waited for, and then how long it took.
-
-    Args:
-      what: in words.
-      limit: seconds after which one of several processes gives it up.
-    """
-    took = Took()
-    processes.moved(what, limit)
-    began = time.perf_counter()
-    if self._bar and self._bar.shown:
-      self._bar.describe(what)
-    else:
-      self.info(f"{what} ...")
-    try:
-      yield took
-    finally:
-      processes.moved(f"going on after {what}")
-      took.seconds = time.perf_counter() - began
-      if self._bar:
-        self._bar.describe(None)
-        self._bar.idle += took.seconds
-    self.info(f"{what}: {took.seconds:.1f} s")
-
-  def info(self, line: str) -> None:
-    """Says a line, above the bar if there is one."""
-    if not self._enabled:
-      return
-    if self._terminal:
-      tqdm.tqdm.write(line, file=self._stream)
-    else:
-      print(line, file=self._stream, flush=True)
-
-  def warn(self, line: str) -> None:
-    self.info(f"warning: {line}")
-
-  def _show(self, step: int, split: str, figures: Mapping[str, Any]) -> None:
-    # Names with a slash belong to tables; a line has room for the few.
-    few = {k: v for k, v in figures.items() if "/" not in k} or figures
-    text = " ".join(f"{k} {_short(v)}" for k, v in list(few.items())[:6])
-    if self._bar and self._bar.shown and split == self._bar.name:
-      self._bar.postfix(text)
-    else:
-      of, rate = "", ""
-      if self._bar:
-        of = f"/{self._bar.total}"
-        rate = self._bar.rate(step) if split == self._bar.name else ""
-      self.info(f"step {step}{of} {split} {text}{rate}")
-
   def _append(self, path: pathlib.Path, data: bytes) -> None:
     # Unbuffered: nothing is left over to fail a second time at exit.
     with refused(path), open(path, "ab", buffering=0) as file:
@@ -253,55 +190,6 @@ class Logbook:
       self._events.flush()
 
 
-class Bar:
-  """Progress through the steps: drawn in a terminal, else only reckoned.
-
-  Attributes:
-    idle: seconds spent on other things than steps, left out of the rate.
-  """
-
-  def __init__(
-    self, name: str, first: int, total: int, stream: Any, shown: bool
-  ):
-    self.name, self.total, self.shown = name, total, shown
-    self.idle = 0.0
-    self._step, self._since = first, time.perf_counter()
-    self._bar = tqdm.tqdm(
-      desc=name,
-      initial=first,
-      total=total,
-      file=stream,
-      disable=not shown,
-      unit=" step",
-      dynamic_ncols=True,
-      bar_format="{desc} {n_fmt}/{total_fmt} |{bar}| [{rate_fmt}, {remaining}"
-      " left]{postfix}",
-    )
-
-  def update(self, step: int) -> None:
-    """Moves to `step`."""
-    self._bar.update(step - self._bar.n)
-
-  def describe(self, what: str | None) -> None:
-    self._bar.set_description_str(what or self.name)
-
-  def postfix(self, text: str) -> None:
-    self._bar.set_postfix_str(text)
-
-  def rate(self, step: int) -> str:
-    """Steps a second since the last call, and the time left at that rate."""
-    now = time.perf_counter()
-    seconds, steps = now - self._since - self.idle, step - self._step
-    self._step, self._since, self.idle = step, now, 0.0
-    if steps <= 0 or seconds <= 0:
-      return ""
-    left = tqdm.tqdm.format_interval((self.total - step) * seconds / steps)
-    return f" {steps / seconds:.3g} steps/s, {left} left"
-
-  def close(self) -> None:
-    self._bar.close()
-
-
 def _written_by(line: bytes) -> tuple[int, str] | None:
   """Step and split of a line of metrics; None if it is not one."""
   try:
@@ -318,7 +206,3 @@ def _rounded(value: SupportsFloat) -> int | float | str:
     return int(value)
   number = float(value)
   return float(f"{number:.7g}") if math.isfinite(number) else str(number)
-
-
-def _short(value: int | float | str) -> str:
-  return f"{value:.4g}" if isinstance(value, float) else str(value)

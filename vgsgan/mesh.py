@@ -95,6 +95,14 @@ def by_rows(
   return jax.shard_map(f, mesh=mesh, in_specs=rows, out_specs=rows)
 
 
+def described(mesh: Mesh) -> str:
+  """The devices of a run, in a line."""
+  kinds = [device.device_kind for device in mesh.devices.flat]
+  counts = [f"{kinds.count(kind)} x {kind}" for kind in dict.fromkeys(kinds)]
+  of = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
+  return f"devices: {', '.join(counts)}{of} (JAX {jax.__version__})"
+
+
 def check_batch(batch: int, mesh: Mesh, field: str, parts: int = 1) -> None:
   """Refuses a global batch that the devices can't share evenly.
 

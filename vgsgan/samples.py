@@ -21,7 +21,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from scipy import signal
 
-from vgsgan import data, finished, jsonfiles, mesh, options
+from vgsgan import data, files, finished, mesh, options, terminal
 from vgsgan.errors import UserError
 from vgsgan.evals.generated import Clips
 from vgsgan.tasks import generation, idea
@@ -146,21 +146,33 @@ def waveform(
 
 def write(workdir: pathlib.Path, out: pathlib.Path) -> None:
   """Writes the sheet, and the sounds if there are any."""
-  clips, sample_rate = made(workdir)
-  files = {}
+  say = terminal.Terminal()
+  with say.status(f"restoring {workdir} and generating"):
+    clips, sample_rate = made(workdir)
+  with say.status("making pictures and sounds"):
+    contents = rendered(clips, sample_rate)
+  with files.refused(out):
+    out.mkdir(parents=True, exist_ok=True)
+  for name, file in contents.items():
+    files.replace(out / name, file.getvalue())
+  say.info(f"wrote {len(contents)} files into {out}: {', '.join(contents)}")
+
+
+def rendered(
+  clips: dict[str, Clips], sample_rate: int
+) -> dict[str, io.BytesIO]:
+  """The sheet, and every sound, by the names of their files."""
+  contents = {}
   for name, (_, sounds) in clips.items():
     for number, spectrogram in enumerate(sounds):
       if len(spectrogram):
         file = io.BytesIO()
         sound = waveform(spectrogram, sample_rate)
         soundfile.write(file, sound, sample_rate, "PCM_16", format="WAV")
-        files[f"{name}-{number}.wav"] = file
-  file = files["sheet.png"] = io.BytesIO()
+        contents[f"{name}-{number}.wav"] = file
+  file = contents["sheet.png"] = io.BytesIO()
   Image.fromarray(page(clips)).save(file, "png", optimize=True)
-  with jsonfiles.refused(out):
-    out.mkdir(parents=True, exist_ok=True)
-  for name, file in files.items():
-    jsonfiles.replace(out / name, file.getvalue())
+  return contents
 
 
 def define_flags() -> None:

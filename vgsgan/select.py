@@ -16,7 +16,7 @@ import pathlib
 
 from absl import flags, logging
 
-from vgsgan import data, drawn_runs, jsonfiles, options, selection
+from vgsgan import data, drawn_runs, jsonfiles, options, selection, terminal
 from vgsgan.errors import UserError
 
 
@@ -32,9 +32,12 @@ def select(
     raise UserError(f"--count={count}: at least 1 pair is to be chosen")
   if out.exists() and (not out.is_dir() or any(out.iterdir())):
     raise UserError(f"--out={out} is not an empty folder: name another")
-  run = drawn_runs.restored(workdir)
+  say = terminal.Terminal()
+  with say.status(f"restoring {workdir}"):
+    run = drawn_runs.restored(workdir)
   kind = drawn_runs.kind_of(run, kind)
-  records = data.load(run.model.config.data)["train"]
+  with say.status("opening the data set"):
+    records = data.load(run.model.config.data)["train"]
   drawn_runs.check_records(run, kind, records)
   new = not out.exists()
   with jsonfiles.refused(out):

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from absl import flags, logging
 
-from vgsgan import data, drawn_runs, jsonfiles, options, panels
+from vgsgan import data, drawn_runs, files, options, panels, terminal
 from vgsgan.data import pipeline
 from vgsgan.data.pairs import DrawnPairExample, decode
 from vgsgan.errors import UserError
@@ -108,15 +108,20 @@ def show(
   workdir: pathlib.Path, out: pathlib.Path, name: str, numbers: Sequence[int]
 ) -> None:
   """Writes the picture; `name` and `numbers` as `--kind` and `--pairs`."""
-  run = drawn_runs.restored(workdir)
+  say = terminal.Terminal()
+  with say.status(f"restoring {workdir}"):
+    run = drawn_runs.restored(workdir)
   kind = drawn_runs.kind_of(run, name)
-  records = data.load(run.model.config.data)["validation"]
+  with say.status("opening the data set"):
+    records = data.load(run.model.config.data)["validation"]
   drawn_runs.check_records(run, kind, records)
   file = io.BytesIO()
-  panels.sheet(chosen(run, records, kind, numbers)).save(
-    file, "png", optimize=True
-  )
-  jsonfiles.replace(out, file.getvalue())
+  with say.status(f"drawing edits ({kind})"):
+    panels.sheet(chosen(run, records, kind, numbers)).save(
+      file, "png", optimize=True
+    )
+  files.replace(out, file.getvalue())
+  say.info(f"wrote {out}")
 
 
 def define_flags() -> None:

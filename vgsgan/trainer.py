@@ -59,6 +59,7 @@ def run(
   require_run(workdir, config, mode)
   first = processes.first()
   with logbook.Logbook(workdir, enabled=first) as log, workdirs.alone(workdir):
+    log.info(mesh.described(devices))
     with log.status("opening the data set", processes.PREPARE_SECONDS):
       splits = data.load(config.data)
       processes.meet("opened the data set")
@@ -298,7 +299,8 @@ def compile_step(this: Run, state: TrainState, batch: tasks.Batch) -> Any:
     compiled = traced.lower().compile()
   platform = this.mesh.devices.flat[0].platform
   flops = programs.flops(traced.jaxpr, this.mesh.size, platform)
-  this.log.write(step, "compile", {"seconds": took.seconds, "flops": flops})
+  figures = {"seconds": took.seconds, "flops": flops}
+  this.log.write(step, "compile", figures, shown={})  # The status has said it.
   return compiled
 
 

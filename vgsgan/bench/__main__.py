@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from absl import flags, logging
 from ml_collections import config_flags
 
-from vgsgan import jsonfiles, memory, options
+from vgsgan import jsonfiles, memory, options, terminal
 from vgsgan.bench import command, step
 from vgsgan.errors import UserError
 
@@ -51,6 +51,7 @@ def main(argv: Sequence[str]) -> None:
       "figures": found if "compare" in CONFIG.value else found[""],
     }
     jsonfiles.write_json(JSON.value, record)
+    terminal.Terminal().info(f"wrote {JSON.value}")
 
 
 if __name__ == "__main__":

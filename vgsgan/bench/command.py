@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 import ml_collections
 
-from vgsgan import comparing, jsonfiles, options
+from vgsgan import comparing, jsonfiles, options, terminal
 from vgsgan.bench import checkpoint, edits, input, scores, step
 from vgsgan.errors import UserError
 
@@ -55,7 +55,11 @@ def columns(
 ) -> dict[str, dict]:
   """What is measured, by arm; by "" of a config that has none."""
   runs = list(comparing.first_runs(config))  # Refuses before it measures.
-  return {name: measure(one, repeat) for name, one in runs}
+  say, found = terminal.Terminal(), {}
+  for name, one in runs:
+    with say.status(f"measuring {name}".strip()):
+      found[name] = measure(one, repeat)
+  return found
 
 
 def check_writable(path: pathlib.Path) -> None:
