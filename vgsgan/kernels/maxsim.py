@@ -70,8 +70,8 @@ def maxsim(
 
 def _diverged(x, valid):
   """NaN for items with one in a valid vector, else 0."""
-  nan = jnp.any(jnp.isnan(x) & valid[..., None], axis=(1, 2))
-  return jnp.where(nan, jnp.nan, jnp.float32(0))
+  nan = jnp.isnan(jnp.sum(x, axis=2, dtype=jnp.float32)) & valid
+  return jnp.where(jnp.any(nan, axis=1), jnp.nan, jnp.float32(0))
 
 
 def plain(
