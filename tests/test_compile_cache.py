@@ -183,3 +183,23 @@ def test_runs_do_not_differ_by_where_programs_are_kept():
   config = ml_collections.ConfigDict({"seed": 1, "compilation_cache": ""})
   assert list(workdirs.differences({"seed": 1}, config)) == []
   assert list(workdirs.differences({"seed": 2}, config)) == ["seed: 2 -> 1"]
+
+
+def test_a_run_goes_on_without_the_cache_that_its_config_names(tmp_path):
+  (tmp_path / "file").touch()
+  kept = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
+  done = subprocess.run(
+    [
+      *(sys.executable, "-m", "vgsgan.main", f"--workdir={tmp_path / 'run'}"),
+      "--config=configs/stamps.py:smoke",
+      f"--config.compilation_cache={tmp_path / 'file' / 'cache'}",
+      *("--config.data.source=/nowhere", f"--config.data.data_dir={tmp_path}"),
+    ],
+    cwd=ROOT,
+    env={**kept, "JAX_PLATFORMS": "cpu"},
+    capture_output=True,
+    text=True,
+  )
+  lines = done.stderr.splitlines()
+  assert lines[0].startswith(f"warning: the compilation cache {tmp_path}/file")
+  assert lines[-1].startswith("vgsgan: ") and "/nowhere" in lines[-1]
