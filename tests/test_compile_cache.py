@@ -139,9 +139,13 @@ def test_a_cache_that_others_can_write_is_not_used(
     assert f"{tmp_path / 'c'} is not used: others can write there" in said
 
 
-def test_a_cache_that_cannot_be_made_is_one_warning(tmp_path, unset, capsys):
+@pytest.mark.parametrize("folder", ["file/cache", "~nobody-of-this-name/x"])
+def test_a_cache_that_cannot_be_made_is_one_warning(
+  tmp_path, unset, capsys, monkeypatch, folder
+):
+  monkeypatch.chdir(tmp_path)
   (tmp_path / "file").touch()
-  compile_cache.start(str(tmp_path / "file" / "cache"))
+  compile_cache.start(folder)
   assert jax.config.jax_compilation_cache_dir is None
   said = capsys.readouterr().err
   assert said.startswith("warning: the compilation cache ")

@@ -144,8 +144,11 @@ def test_on_the_loopback_nothing_else_is_listened_at(monkeypatch):
   ],
 )
 def test_only_a_loopback_address_is_bound_to(address, bound, monkeypatch):
-  monkeypatch.delenv("JAX_COORDINATOR_BIND_ADDRESS", raising=False)
+  for name in ("JAX_COORDINATOR_BIND_ADDRESS", "JAX_COORDINATOR_ADDRESS"):
+    monkeypatch.delenv(name, raising=False)
   assert processes._bind_address(address) == (address if bound else None)
+  monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", address or "node-1:80")
+  assert processes._bind_address(None) == (address if bound else None)
   monkeypatch.setenv("JAX_COORDINATOR_BIND_ADDRESS", "[::]:80")
   assert processes._bind_address(address) is None
 

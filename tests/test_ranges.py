@@ -5,7 +5,7 @@ import ml_collections
 import pytest
 
 from tests.test_options import CONFIGS, load
-from vgsgan import comparing, data, footprint, mesh, tasks, trainer
+from vgsgan import comparing, data, footprint, jsonfiles, mesh, tasks, trainer
 from vgsgan.common import ranges
 from vgsgan.data import blank
 from vgsgan.data.clip_sets import Labelled
@@ -261,6 +261,19 @@ def test_an_arm_is_checked_before_the_first_one_runs(tmp_path, monkeypatch):
   config.compare.arms.edited.optim = ml_collections.ConfigDict({"lr": -1.0})
   said = refused(comparing.run, config, tmp_path, "train")
   assert said.startswith("config.compare.arms.edited: config.optim.lr=-1.0 ")
+
+
+def test_another_run_in_the_folder_of_a_later_arm_is_seen_first(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setattr(mesh, "make_mesh", lambda model=1: MAKE_MESH(1))
+  monkeypatch.setattr(trainer, "run", lambda *_: pytest.fail("an arm ran"))
+  config = load("quickstart").get_config("smoke")
+  folder = tmp_path / f"{list(config.compare.arms)[-1]}-0"
+  folder.mkdir()
+  jsonfiles.write_json(folder / "config.json", {"task": "gan"})
+  said = refused(comparing.run, config, tmp_path, "train")
+  assert said.startswith(f"{folder} has a run of 'gan'")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import threading
 
 import pytest
 
-from vgsgan import terminal
+from vgsgan import evaluating, terminal
 from vgsgan.logbook import Logbook
 
 NAMES = ("change", "edited", "edits", "grad_norm", "impostor", "learning_rate")
@@ -95,3 +95,14 @@ def test_the_rate_leaves_out_what_is_no_step():
   bar.idle = 10.0  # 10 of them spent on evaluation
   assert bar.rate(10) == " 2 steps/s, 00:45 left"
   bar.close()
+
+
+def test_figures_without_a_chance_are_shown_at_the_end():
+  results = {
+    "frechet": {"value": 1.5, "real": 0.25},
+    "drawn": {"share": {"value": 0.5, "chance": 0.125}, "count": 3},
+  }
+  found = dict(evaluating.sections(results))
+  assert set(found) == {"all", "drawn"}
+  assert evaluating.said(found["all"]["frechet"]) == "1.5 (real 0.25)"
+  assert evaluating.said(found["drawn"]["share"]) == "0.5 (chance 0.125)"

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.test_options import CONFIGS, load
-from vgsgan import finished, jsonfiles, logbook, workdirs
+from vgsgan import finished, jsonfiles, logbook, runs, workdirs
 from vgsgan.errors import UserError
 
 
@@ -15,6 +15,8 @@ def aged(fields):
   for name in ("dtype", "accumulate", "remat"):
     del fields["train"][name]
   fields.get("score", {}).pop("exchange", None)
+  for name in ("inverter", "inversion_steps", "inversion_limit"):
+    fields.get("edits", {}).pop(name, None)
   return fields
 
 
@@ -46,3 +48,12 @@ def test_a_folder_without_a_config_is_one_line(tmp_path):
   (tmp_path / "config.json").write_text("{")
   with pytest.raises(UserError, match="cannot read"):
     finished.config_of(tmp_path)
+
+
+def test_a_run_without_its_checkpoints_is_no_other_run(tmp_path):
+  config = load("stamps").get_config("smoke")
+  jsonfiles.write_json(tmp_path / "config.json", config.to_dict())
+  runs.require_run(tmp_path, config, "train")
+  config.task = "drawing"
+  with pytest.raises(UserError, match="has a run of 'grounding'"):
+    runs.require_run(tmp_path, config, "train")

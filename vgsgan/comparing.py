@@ -8,7 +8,17 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from vgsgan import bars, data, jsonfiles, processes, terminal, trainer, workdirs
+from vgsgan import (
+  bars,
+  data,
+  files,
+  jsonfiles,
+  processes,
+  runs,
+  terminal,
+  trainer,
+  workdirs,
+)
 from vgsgan.common import ranges
 from vgsgan.errors import UserError
 from vgsgan.options import check_one_of, nearest
@@ -134,21 +144,25 @@ def run(
   tested: dict[str, Any] = {}
   # All at once: a mistake in the last arm shows before the first has run.
   every = list(arms(config))
-  for name, _, one in every:
-    with named(name):
-      trainer.checked(one, mode)
+  finished = set()
   for name, seed, one in every:
     folder = workdir / f"{name}-{seed}"
-    done = folder / "results.json"
-    if mode == "train" and done.exists():
+    with named(name):
+      trainer.checked(one, mode)
+    if mode == "train" and (folder / "results.json").exists():
       _require_same(folder, one)
+      finished.add(folder)
     else:
+      runs.require_run(folder, one, mode)
+  for name, seed, one in every:
+    folder = workdir / f"{name}-{seed}"
+    if folder not in finished:
       if processes.first():
         print(f"{folder}:", flush=True)
       status = trainer.run(one, folder, mode)
       if status:
         return status
-    read = jsonfiles.read_json(done)
+    read = jsonfiles.read_json(folder / "results.json")
     _require_same_source(folder, one, read, tested)
     # Refuses before the other runs.
     if not rows:
@@ -163,9 +177,9 @@ def run(
     return 0
   lines = table(found, numbers)
   jsonfiles.write_json(workdir / "table.json", found)
-  jsonfiles.replace(workdir / "table.md", "\n".join([*lines, ""]).encode())
+  files.replace(workdir / "table.md", "\n".join([*lines, ""]).encode())
   if drawn:
-    jsonfiles.replace(workdir / "bars.svg", bars.svg(found, drawn).encode())
+    files.replace(workdir / "bars.svg", bars.svg(found, drawn).encode())
   print("\n".join(lines), flush=True)
   made = ["table.md", "table.json", *(["bars.svg"] if drawn else [])]
   terminal.Terminal().info(

@@ -53,17 +53,17 @@ def start(folder: str) -> None:
   """
   if not folder or jax.config.jax_compilation_cache_dir is not None:
     return
-  root = pathlib.Path(folder).expanduser()
-  place = root / f"{jax.__version__}-{jaxlib.__version__}-{cpu_kind()}"
   try:
-    files.private_folder(root)
-    files.private_folder(place)
+    root = files.private_folder(folder)
+    version = f"{jax.__version__}-{jaxlib.__version__}-{cpu_kind()}"
+    place = files.private_folder(root / version)
     _shrink(root, LARGEST)
-  except OSError as error:
+  except (OSError, RuntimeError) as error:
+    where = getattr(error, "filename", None) or folder
+    reason = getattr(error, "strerror", None) or error
     _warn(
-      f"the compilation cache {error.filename or root} is not used: "
-      f"{error.strerror or error}; mend this, or name another folder in "
-      "--config.compilation_cache ('' for none)"
+      f"the compilation cache {where} is not used: {reason}; mend this, or "
+      "name another folder in --config.compilation_cache ('' for none)"
     )
     return
   jax.config.update("jax_compilation_cache_dir", str(place))

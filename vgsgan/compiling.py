@@ -28,6 +28,7 @@ from jax.experimental import topologies
 from vgsgan import (
   comparing,
   data,
+  files,
   footprint,
   jsonfiles,
   mesh,
@@ -72,7 +73,7 @@ def run(
       topology that is unknown, or libtpu is missing.
   """
   if workdir is not None:
-    with jsonfiles.refused(workdir):
+    with files.refused(workdir):
       workdir.mkdir(parents=True, exist_ok=True)
   say = terminal.Terminal()
   found, runs = [], list(comparing.first_runs(config))

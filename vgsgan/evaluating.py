@@ -107,7 +107,7 @@ def finish(this: Run, anew: bool) -> None:
 
 
 def sections(results: Mapping[str, Any], name: str = "") -> list[tuple]:
-  """Figures with their chance, by the path to them; those of groups left out.
+  """Figures by the path to them; those of groups are left out.
 
   Returns:
     (path, {name: figure}) of each part of the results that has figures.
@@ -121,11 +121,15 @@ def sections(results: Mapping[str, Any], name: str = "") -> list[tuple]:
 
 
 def is_figure(part: Any) -> bool:
-  return isinstance(part, Mapping) and {"value", "chance"} <= part.keys()
+  return isinstance(part, Mapping) and "value" in part
 
 
 def said(figure: Mapping[str, Any]) -> str:
-  """A figure and its chance, and what the real has where that is known."""
-  value, chance = (terminal.short(figure[k]) for k in ("value", "chance"))
-  real = f", real {terminal.short(figure['real'])}" if "real" in figure else ""
-  return f"{value} (chance {chance}{real})"
+  """A figure, with its chance and that of real data where they are known."""
+  others = [
+    f"{name} {terminal.short(figure[name])}"
+    for name in ("chance", "real")
+    if name in figure
+  ]
+  beside = f" ({', '.join(others)})" if others else ""
+  return f"{terminal.short(figure['value'])}{beside}"

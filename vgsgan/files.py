@@ -121,6 +121,7 @@ def private_folder(path: str | os.PathLike) -> pathlib.Path:
   Raises:
     OSError: it cannot be made, is someone else's, or others can change what is
       in it; `filename` and `strerror` say where and what.
+    RuntimeError: there is no such user or home.
   """
   path = pathlib.Path(path).expanduser().absolute()
   for folder in (*reversed(path.parents), path):
@@ -129,6 +130,8 @@ def private_folder(path: str | os.PathLike) -> pathlib.Path:
   path = path.resolve()
   require_own(path)
   for folder in path.parents:
+    if folder.lstat().st_uid not in (0, os.geteuid()):
+      raise PermissionError(errno.EPERM, "it is someone else's", str(folder))
     _require_unshared(folder)
   return path
 
@@ -148,7 +151,9 @@ def _require_unshared(path: pathlib.Path) -> None:
   mode = path.lstat().st_mode
   # In a sticky folder, as /tmp is, nobody renames what is another's.
   if mode & (stat.S_IWGRP | stat.S_IWOTH) and not mode & stat.S_ISVTX:
-    raise PermissionError(errno.EPERM, "others can write there", str(path))
+    raise PermissionError(
+      errno.EPERM, f"others can write there (chmod go-w {path})", str(path)
+    )
 
 
 @contextlib.contextmanager

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from vgsgan.errors import UserError
-from vgsgan.files import refused as refused  # Called as `jsonfiles.refused`.
 from vgsgan.files import replace
 
 

@@ -15,7 +15,8 @@ from tensorboardX import event_file_writer, summary
 from tensorboardX.proto import event_pb2
 
 from vgsgan import terminal
-from vgsgan.jsonfiles import dumps, refused, replace, write_json
+from vgsgan.files import refused, replace
+from vgsgan.jsonfiles import dumps, write_json
 
 
 class Logbook(terminal.Terminal):

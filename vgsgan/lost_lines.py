@@ -6,6 +6,7 @@ it is passed on to standard error but for what JAX's coordination service says
 of a lost process, and whom Gloo has met.
 """
 
+import errno
 import os
 import re
 import signal
@@ -17,6 +18,8 @@ LOST_LINE = (
   "why, and the same command goes on from the last checkpoint"
 )
 
+# A write that failed for one of these may succeed later.
+_PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EAGAIN, errno.EINTR)
 _START = re.compile(r"[IWEF]\d{4} \d\d:\d\d:\d\d")
 _FATAL = re.compile(r"F\d{4} ")
 _SERVICE = re.compile(r"coordination_service|preemption_sync|client\.h:")
@@ -83,7 +86,9 @@ def main() -> None:
   for line in shortened(sys.stdin):
     try:
       os.write(2, line.encode(errors="replace"))
-    except OSError:
+    except OSError as error:
+      if error.errno in _PASSING:
+        continue
       # Nobody reads it: C++ must not come to wait until somebody does.
       os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 

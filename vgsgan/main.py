@@ -20,6 +20,7 @@ from vgsgan import (
   processes,
   trainer,
 )
+from vgsgan.common import ranges
 from vgsgan.errors import UserError
 
 MODES = ("train", "eval", "compile")
@@ -88,6 +89,7 @@ def main(argv: list[str]) -> None:
   workdir = pathlib.Path(WORKDIR.value) if WORKDIR.value else None
   if MODE.value == "compile":
     sys.exit(compiling.run(config, TOPOLOGY.value, workdir))
+  ranges.check(config)
   compile_cache.start(config.get("compilation_cache", compile_cache.FOLDER))
   start = comparing.run if "compare" in config else trainer.run
   with processes.together():

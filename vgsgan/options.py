@@ -90,7 +90,7 @@ def with_config(argv: Sequence[str]) -> list[str]:
     UserError: there is no such file, it gives no config, or the config has no
       such field, or the field is no such number.
   """
-  argv, config = list(argv), None
+  argv, config = _joined(argv), None
   for place, arg in enumerate(argv):
     name, equals, value = arg.partition("=")
     if name not in ("--config", "-config"):
@@ -111,16 +111,28 @@ def with_config(argv: Sequence[str]) -> list[str]:
   return [_override(config, arg) for arg in argv]
 
 
+def _joined(argv: Sequence[str]) -> list[str]:
+  """The arguments, with `--config.FIELD VALUE` as `--config.FIELD=VALUE`."""
+  joined, given = [], iter(argv)
+  for arg in given:
+    if arg.lstrip("-").startswith("config.") and "=" not in arg:
+      value = next(given, None)
+      arg = arg if value is None else f"{arg}={value}"
+    joined.append(arg)
+  return joined
+
+
 def config_file(name: str) -> pathlib.Path:
   """The file of `--config=NAME`: a path, or the name of one in `configs/`."""
-  path = pathlib.Path(name).expanduser()
-  if path.is_file() or path.suffix or len(path.parts) != 1:
+  path = pathlib.Path(os.path.expanduser(name))
+  if path.is_file() or path.suffix not in ("", ".py") or len(path.parts) != 1:
     return path
   own = pathlib.Path(__file__).parents[1] / "configs"
+  file = f"{path.stem}.py"
   for folder in (pathlib.Path("configs"), own):
-    if (found := folder / f"{name}.py").is_file():
+    if (found := folder / file).is_file():
       return found
-  return pathlib.Path("configs") / f"{name}.py"
+  return pathlib.Path("configs") / file
 
 
 def _override(config: ml_collections.ConfigDict, arg: str) -> str:

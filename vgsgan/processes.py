@@ -113,6 +113,7 @@ def _bind_address(address: str | None) -> str | None:
   process 0 alone.
   """
   given = "JAX_COORDINATOR_BIND_ADDRESS" in os.environ
+  address = address or os.environ.get("JAX_COORDINATOR_ADDRESS")
   if address is None or given:
     return None
   host = address.rpartition(":")[0].strip("[]")
@@ -275,5 +276,9 @@ def _shorten_what_cpp_says() -> None:
   os.dup2(write, 2)
   os.close(write)
   buffering = 1 if os.isatty(out) else -1
-  sys.stdout = streams.Lasting(os.fdopen(out, "w", buffering=buffering))
-  sys.stderr = streams.Lasting(os.fdopen(err, "w", buffering=1))
+  letters = {
+    "encoding": sys.stdout.encoding,
+    "errors": sys.stdout.errors,
+  }
+  sys.stdout = streams.Lasting(os.fdopen(out, "w", buffering, **letters))
+  sys.stderr = streams.Lasting(os.fdopen(err, "w", 1, **letters))

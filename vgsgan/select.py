@@ -16,7 +16,7 @@ import pathlib
 
 from absl import flags, logging
 
-from vgsgan import data, drawn_runs, jsonfiles, options, selection, terminal
+from vgsgan import data, drawn_runs, files, options, selection, terminal
 from vgsgan.errors import UserError
 
 
@@ -40,7 +40,7 @@ def select(
     records = data.load(run.model.config.data)["train"]
   drawn_runs.check_records(run, kind, records)
   new = not out.exists()
-  with jsonfiles.refused(out):
+  with files.refused(out):
     out.mkdir(parents=True, exist_ok=True)  # Before the pass, not after it.
   chosen = selection.hardest(run.model, kind, run.state, records, count)
   if not chosen:

@@ -10,10 +10,12 @@ import shutil
 
 
 def steps(folder: pathlib.Path) -> list[int]:
-  """Steps written completely, ascending. Orbax renames a step when whole."""
-  return sorted(
-    int(path.name) for path in folder.iterdir() if path.name.isdigit()
-  )
+  """Steps written completely, ascending; none where the folder is missing.
+
+  Orbax renames a step when it is whole.
+  """
+  paths = folder.iterdir() if folder.is_dir() else ()
+  return sorted(int(path.name) for path in paths if path.name.isdigit())
 
 
 def set_aside(folder: pathlib.Path, why: str, step: int) -> None:

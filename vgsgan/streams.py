@@ -28,7 +28,11 @@ class Lasting:
   def write(self, text: str) -> int:
     """Writes if anything can still be written."""
     with self._dropping():
-      self._stream.write(text)
+      try:
+        self._stream.write(text)
+      except UnicodeEncodeError as error:
+        plain = text.encode(error.encoding, "backslashreplace")
+        self._stream.write(plain.decode(error.encoding))
     return len(text)
 
   def writelines(self, lines: Iterable[str]) -> None:

@@ -149,10 +149,16 @@ def train(this: Run) -> None:
     meta["examples"],
     config.train.steps - step,
   )
-  host = pipeline.batches(
-    stream, config.data.num_workers, config.data.num_threads
-  )
-  batches = pipeline.DeviceBatches(host, this.mesh)
+  workers, threads = config.data.num_workers, config.data.num_threads
+  with contextlib.closing(pipeline.batches(stream, workers, threads)) as host:
+    take_steps(this, state, step, pipeline.DeviceBatches(host, this.mesh))
+
+
+def take_steps(
+  this: Run, state: TrainState, step: int, batches: pipeline.DeviceBatches
+) -> None:
+  """Trains from `step` on, with the batches that follow it."""
+  config, log = this.config, this.log
   with log.status("reading the first batch"):
     batch = batches.next(None)
   update = compile_step(this, state, batch)
@@ -161,10 +167,7 @@ def train(this: Run) -> None:
   param_norm = jax.jit(optax.global_norm)
   clock, began = Clock(batches), step
   pending: tuple[int, tasks.Metrics] | None = None
-  with (
-    contextlib.closing(host),
-    log.bar("train", step, config.train.steps) as bar,
-  ):
+  with log.bar("train", step, config.train.steps) as bar:
     while True:
       if step in this.task.later and step != began:
         update = compile_step(this, state, batch)

@@ -17,6 +17,7 @@ _UNSAID = {
   "mesh": {"model": 1},
   "train": {"dtype": "float32", "accumulate": 1, "remat": False},
   "score": {"exchange": "gather"},
+  "edits": {"inverter": "", "inversion_steps": 4, "inversion_limit": 0.5},
 }
 # What may differ from start to start, since no result depends on it.
 _FREE = ("compilation_cache",)

@@ -23,7 +23,7 @@ import jax
 import tqdm
 from absl import flags, logging
 
-from vgsgan import jsonfiles, options
+from vgsgan import files, jsonfiles, options
 from vgsgan.drill import faults, runs
 from vgsgan.drill.moments import Drill
 from vgsgan.errors import UserError
@@ -140,7 +140,7 @@ def main(argv: list[str]) -> int:
       near = options.nearest(kind, list(faults.KINDS))
       raise UserError(f"--kinds={kind} is unknown: {near}")
   folder = pathlib.Path(given.workdir).absolute()
-  with jsonfiles.refused(folder):
+  with files.refused(folder):
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
       # What drills left before, or is half done, would be taken for a run's.

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vgsgan import jsonfiles
+from vgsgan import files, jsonfiles
 from vgsgan.errors import UserError
 from vgsgan.models.generator import Generator
 from vgsgan.models.inverter import Inverter
@@ -64,7 +64,7 @@ def save_params(
   file = io.BytesIO()
   small = {name: _smaller(value) for name, value in flat.items()}
   np.savez_compressed(file, **{_META: text}, **small)
-  jsonfiles.replace(pathlib.Path(path), file.getvalue())
+  files.replace(pathlib.Path(path), file.getvalue())
 
 
 def load_params(
