@@ -86,9 +86,9 @@ def test_edits_that_the_loss_would_not_see_are_not_drawn(generator, loss):
 
 
 def test_the_published_ladder_stands_in_for_empty_counts(generator):
-  fields = {"counts": (), "rungs": 2, "first_count": 30}
+  fields = {"counts": (), "rungs": 2, "first_count": 140}
   model = drawing.Drawing(small(generator, **fields), MAKE_MESH(1))
-  assert model.ladder == ((30, 70), (0.95, 0.9), (0.95, 0.85))
+  assert model.ladder == ((140, 180), (0.95, 0.9), (0.95, 0.85))
 
 
 def test_other_moves_than_of_chunks_may_be_long(generator):

@@ -185,6 +185,39 @@ def test_a_cluster_is_that_of_the_features_at_the_peak():
   assert chosen((1, 3), True) == expected
 
 
+def test_published_clusters_after_the_first_are_drawn_by_their_scores():
+  """Of concepts that score 3, 1 and -1; each switches off a unit of its own."""
+  b = 600
+  known = impostors.Concepts(
+    jnp.zeros(3), jnp.ones(3), jnp.eye(3), {"up1": jnp.eye(3)}
+  )
+  place = jnp.zeros(b, int)
+
+  def chosen(published):
+    off = impostors.units_off(
+      "cluster",
+      KEY,
+      {"up1": (2, 2, 3)},
+      edits.Peak(jnp.zeros((b, 1, 1)), place, place, place),
+      jnp.ones((b, 1, 1), bool),
+      jnp.broadcast_to(jnp.array([3.0, 1.0, -1.0]), (b, 1, 1, 3)),
+      lambda keep: jnp.zeros(b),
+      known,
+      (1, 1, 1),
+      published,
+    )
+    return np.stack([rung["up1"] for rung in off])
+
+  np.testing.assert_array_equal(chosen(False)[..., 0], 1)
+  first, *others = chosen(True)
+  np.testing.assert_array_equal(first[:, 0], 1)
+  for units in others:
+    np.testing.assert_allclose(units.mean(0), [0.75, 0.25, 0], atol=0.06)
+  # Each rung draws anew: two agree by chance alone.
+  same = (others[0] == others[1]).all(1).mean()
+  assert same == pytest.approx(0.75**2 + 0.25**2, abs=0.07)
+
+
 def random_off(counts, published, b=300, key=KEY):
   layers = {"up1": (4, 4, 50), "up2": (8, 8, 40)}
   nothing = jnp.zeros((b, 1, 1))

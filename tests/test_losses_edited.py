@@ -365,6 +365,38 @@ def test_a_batch_without_any_edit():
   np.testing.assert_array_equal(results["edited"][0], results["regular"][0])
 
 
+def _metrics(**changed):
+  """Of pairs that all look and sound alike, of score -1, but for `changed`."""
+  ones = jnp.ones((B, 2, 2, 1))
+  batch = {
+    "image_map": -ones,
+    "audio_map": jnp.ones((B, 3, 1)),
+    "valid": jnp.ones((B, 3), bool),
+    "image_id": jnp.arange(B),
+    "speech_id": jnp.arange(B),
+    "edited": (-ones, jnp.ones(B)),
+  }
+  return contrastive.contrastive(
+    **batch | changed,
+    score=scores.misa,
+    objective=objectives.drawn("edited"),
+    key=KEY,
+  )[1]
+
+
+def test_a_collapsed_model_is_right_about_nothing():
+  got = _metrics()
+  assert got["image_to_speech"] == got["speech_to_image"] == 0
+  assert got["edited"] == 0 and got["edits"] == 1
+  assert got["positive"] == got["impostor"] == -1
+
+
+def test_an_anchor_without_impostors_counts_as_right():
+  got = _metrics(image_id=jnp.zeros(B, int))
+  assert got["image_to_speech"] == got["speech_to_image"] == 1
+  assert got["positive"] == -1 and got["impostor"] == 0
+
+
 @pytest.mark.parametrize("kind", scores.ALL_PAIRS)
 def test_paired_scores_are_the_diagonal(kind):
   rng = np.random.default_rng(8)

@@ -188,6 +188,18 @@ def test_a_distance_that_is_no_number_stays_one():
   np.testing.assert_allclose(got[:, 0], [2 - 3**0.5, np.nan], rtol=1e-6)
 
 
+def test_vectors_down_to_the_shortest_have_a_direction():
+  """Of lengths 1.1e-6 and 0.9e-6, by the bound of 1e-6; and by one of 2."""
+  x = jnp.array([[0.66e-6, 0.88e-6], [0.54e-6, 0.72e-6]])
+  np.testing.assert_allclose(
+    scores.l2_normalize(x), [[0.6, 0.8], [0, 0]], rtol=1e-5
+  )
+  x = jnp.array([[1.26, 1.68], [1.14, 1.52]])
+  np.testing.assert_allclose(
+    scores.l2_normalize(x, 2.0), [[0.6, 0.8], [0, 0]], rtol=1e-6
+  )
+
+
 def test_an_unknown_kind_names_the_nearest():
   images, audio, valid = map(jnp.asarray, _maps())
   with pytest.raises(ValueError, match="did you mean 'misa'"):

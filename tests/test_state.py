@@ -55,17 +55,18 @@ def updated(use, steps, slope):
   """A weight of 1, a bias of -2, after updates with gradients `slope` times."""
   tx = optimizer(use, steps)
   params = {"weight": jnp.ones(()), "bias": jnp.full((), -2.0)}
-  state = TrainState.create(params, {}, tx)
+  state = TrainState.create(params, {"seen": jnp.zeros(())}, tx)
 
   @jax.jit
   def update(state):
-    return state.update(jax.tree.map(lambda g: g * 1.0, slope), {}, tx)
+    stats = {"seen": state.batch_stats["seen"] + 1}
+    return state.update(jax.tree.map(lambda g: g * 1.0, slope), stats, tx)
 
   path = []
   for _ in range(steps):
     state = update(state)
     path.append([float(state.params[name]) for name in ("weight", "bias")])
-  assert int(state.step) == steps
+  assert int(state.step) == steps == float(state.batch_stats["seen"])
   return np.array(path)
 
 
@@ -109,12 +110,16 @@ def test_adamw_decays_apart_from_the_gradient():
   np.testing.assert_allclose(got[0], expected, rtol=1e-6)
 
 
-def test_adam_has_the_momenta_of_the_config():
-  """Kingma and Ba (2015), algorithm 1, with b1 = 0.5 and b2 = 0.9."""
+def test_adam_divides_by_the_size_of_the_gradient():
+  """One that does not change is divided by its own size every time."""
   got = updated(optim(name="adam", momentum=0.5), 3, SLOPE)
-  # A gradient that does not change is divided by its own size every time.
   np.testing.assert_allclose(got[:, 0], [0.5, 0.0, -0.5], atol=1e-6)
-  tx = optimizer(optim(name="adam", momentum=0.5), 2)
+
+
+@pytest.mark.parametrize(("name", "decay"), [("adam", 0.0), ("adamw", 0.2)])
+def test_both_adams_have_the_momenta_of_the_config(name, decay):
+  """Kingma and Ba (2015), algorithm 1, with b1 = 0.5 and b2 = 0.9."""
+  tx = optimizer(optim(name=name, momentum=0.5, weight_decay=decay), 2)
   w, state, m, v = jnp.zeros(()), tx.init(jnp.zeros(())), 0.0, 0.0
   expected = 0.0
   for step, g in enumerate((1.0, -2.0), start=1):
@@ -122,7 +127,8 @@ def test_adam_has_the_momenta_of_the_config():
     w = optax.apply_updates(w, update)
     m, v = 0.5 * m + 0.5 * g, 0.9 * v + 0.1 * g * g
     unbiased = m / (1 - 0.5**step), v / (1 - 0.9**step)
-    expected -= 0.5 * unbiased[0] / (np.sqrt(unbiased[1]) + 1e-8)
+    way = unbiased[0] / (np.sqrt(unbiased[1]) + 1e-8)
+    expected -= 0.5 * (way + decay * expected)
   np.testing.assert_allclose(w, expected, rtol=1e-5)
 
 
