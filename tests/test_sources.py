@@ -168,8 +168,18 @@ def test_a_source_that_changes_while_it_is_read_is_refused(
     return read(*args)
 
   monkeypatch.setattr(stamps.decoding, "read_audio", change)
+  # A process that is killed at the second look leaves no data set either, and
+  # no other process sees one before it.
+  read_files, seen = stamps.stamps_folder.read_files, []
+
+  def note(*args):
+    seen.append(list((tmp_path / "stamps").glob("*/1.0.0")))
+    return read_files(*args)
+
+  monkeypatch.setattr(stamps.stamps_folder, "read_files", note)
   with pytest.raises(UserError, match="has changed while it was read"):
     load("stamps", source, tmp_path)
+  assert seen == [[], []]
   (folder,) = (tmp_path / "stamps").iterdir()
   assert not (folder / "1.0.0").exists()
   load("stamps", source, tmp_path)

@@ -77,13 +77,10 @@ def prepare_once(
     with _alone(folder.parent):
       # Another process may have finished it meanwhile.
       if not _is_there(folder):
-        _write(make(), megabytes)
-        if identify and identify() != config.fingerprint:
-          shutil.rmtree(folder)
-          raise UserError(
-            f"the source of {folder.parent.name} has changed while it was "
-            "read: start again once nothing writes to it"
-          )
+        builder = make()
+        if identify:
+          _check_source_last(builder, identify)
+        _write(builder, megabytes)
   with whole(folder):
     builder = make()
     _check_files(builder)
@@ -210,7 +207,7 @@ def _quietly(
 
 
 def _is_there(folder: pathlib.Path) -> bool:
-  """Whether a data set was prepared: TFDS renames a folder that is whole."""
+  """Tells whether a data set was prepared: TFDS renames a whole folder."""
   with files.refused(folder):
     return folder.exists()
 
@@ -227,6 +224,27 @@ def _check_files(builder: tfds.core.DatasetBuilder) -> None:
   tfds.features.FeaturesDict.from_config(str(folder))
   if builder._info().metadata is not None:
     json.loads((folder / "metadata.json").read_bytes())["pairs"]
+
+
+def _check_source_last(
+  builder: tfds.core.DatasetBuilder, identify: Callable[[], str]
+) -> None:
+  """Has the source identified again when all is read, before the renaming.
+
+  A folder that is there is thus never of a source that changed meanwhile, and
+  other processes, which do not wait for the lock then, may open it.
+  """
+  prepare = builder._download_and_prepare
+
+  def checked(*args: Any, **kwargs: Any) -> None:
+    prepare(*args, **kwargs)
+    if identify() != builder.builder_config.fingerprint:
+      raise UserError(
+        f"the source of {builder.builder_config.name} has changed while it "
+        "was read: start again once nothing writes to it"
+      )
+
+  builder._download_and_prepare = checked
 
 
 def _write(
@@ -267,7 +285,7 @@ def _write(
 
 
 def _refusal(error: BaseException | None) -> str | None:
-  """What the file system said, behind an error; None if it said nothing.
+  """Finds the file system's message behind an error; None if there is none.
 
   TFDS and ArrayRecord wrap it, the latter as text.
   """
