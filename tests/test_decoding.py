@@ -252,6 +252,53 @@ def test_silence_is_that_of_the_whole(tmp_path):
   refused(lambda p: decoding.read_audible(p, RATE), path, "is silent")
 
 
+@pytest.mark.parametrize("bound", ["MAX_SECONDS", "MAX_VALUES"])
+def test_a_silent_section_of_a_recording_past_a_bound_is_used(
+  bound, tmp_path, monkeypatch
+):
+  path = tmp_path / "x.wav"
+  sound = np.zeros((RATE, 2))
+  sound[-100:] = 0.5
+  soundfile.write(path, sound, RATE)
+  small = {"MAX_SECONDS": 0.5, "MAX_VALUES": RATE}[bound]
+  monkeypatch.setattr(decoding, bound, small)
+  monkeypatch.setattr(decoding, "_BLOCK_VALUES", 1001)
+  part = decoding.read_audible(path, RATE, lambda _: slice(4000, 5000))
+  assert len(part) == 1000 and not part.any()
+
+
+def test_a_recording_is_read_up_to_its_first_sound(tmp_path, monkeypatch):
+  path = tmp_path / "x.wav"
+  sound = np.zeros((RATE, 2))
+  sound[2345] = [0.5, 0.25]
+  soundfile.write(path, sound, RATE)
+  monkeypatch.setattr(decoding, "_BLOCK_VALUES", 2000)
+  whole, lengths = soundfile.SoundFile.read, []
+
+  def note(*args, **options):
+    found = whole(*args, **options)
+    lengths.append(len(found))
+    return found
+
+  monkeypatch.setattr(soundfile.SoundFile, "read", note)
+  decoding.read_audible(path, RATE, lambda _: slice(4000, 5000))
+  assert lengths[1:] == [1000, 1000, 1000]
+
+
+def test_an_end_that_cannot_be_read_does_not_refuse_a_silent_section(
+  tmp_path, monkeypatch
+):
+  path = tmp_path / "x.wav"
+  soundfile.write(path, np.zeros(RATE), RATE)
+
+  def fail(*_, **__):
+    raise soundfile.LibsndfileError(1)
+
+  monkeypatch.setattr(soundfile.SoundFile, "blocks", fail)
+  part = decoding.read_audible(path, RATE, lambda _: slice(4000, 5000))
+  assert len(part) == 1000
+
+
 # Data sets count what passes a bound as bad.
 
 

@@ -30,6 +30,7 @@ MAX_JPEG_SCANS = 100
 MAX_SVG_RATIO = 50  # Of a drawing's longer side to the shorter.
 MAX_SECONDS = 600  # Of a recording, as far as it is used.
 MAX_VALUES = 2**26  # Frames x channels that are read: 256 MiB of float32.
+_BLOCK_VALUES = 2**20  # That are read at once to look for sound.
 MAX_RATE_HZ = 384_000  # The filter that resamples grows with the rate.
 # Others run outside programs (EPS), or are read by code that few look at.
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
@@ -152,9 +153,31 @@ def read_audible(
 ) -> Int16[np.ndarray, "n"]:
   """As `read_audio`; ValueError for a recording that is mere silence too."""
   sound = read_audio(path, sample_rate, section)
-  if not sound.any() and not read_audio(path, sample_rate).any():
+  if not sound.any() and _is_silent(path):
     raise ValueError(f"the recording {path} is silent")
   return sound
+
+
+def _is_silent(path: str | pathlib.Path) -> bool:
+  """Tells whether a recording is silent from its first sample to its last.
+
+  It is read up to its first sound, and no further than `MAX_VALUES`. What
+  cannot be read to its end is not called silent.
+  """
+  try:
+    with soundfile.SoundFile(path) as file:
+      most = MAX_VALUES // file.channels
+      blocks = file.blocks(
+        max(1, _BLOCK_VALUES // file.channels),
+        frames=min(file.frames, most),
+        dtype="float32",
+        always_2d=True,
+      )
+      if any((np.abs(x.mean(axis=1)) > 0.5 / 32768).any() for x in blocks):
+        return False
+      return file.frames <= most
+  except (soundfile.SoundFileError, OSError):
+    return False
 
 
 def _resampled(
