@@ -386,6 +386,21 @@ def saved_state(workdir, config):
   return jax.device_get(state)
 
 
+def test_as_many_are_drawn_on_1_and_8_devices(folder):
+  config = tiny(folder)
+  config.eval.update({"batch": 10**9, "samples": 13})
+  splits, sheets = data.load(config.data), []
+  for count in (1, 8):
+    grid = MAKE_MESH(count)
+    task = tasks.build(config, grid, splits)
+    state = jax.device_put(jax.jit(task.init)(KEY), mesh.replicated(grid))
+    sheets.append(task.pictures(state)["samples"])
+  one, eight = sheets
+  assert one.shape == eight.shape == (8, 13 * 8, 3)
+  # A rounding moves a pixel by one of its steps.
+  np.testing.assert_allclose(one.astype(int), eight.astype(int), atol=1)
+
+
 def test_a_whole_run_and_one_in_parts(
   folder, tmp_path, monkeypatch, two_devices
 ):

@@ -20,7 +20,7 @@ from tests.drawing_world import (
 )
 from tests.filling import filled, normal, variables_of
 from tests.test_options import load
-from vgsgan import data, export, mesh, trainer
+from vgsgan import data, export, mesh, tasks, trainer
 from vgsgan.data.builders.scenes import encode
 from vgsgan.errors import UserError
 from vgsgan.models.generator import Generator
@@ -132,6 +132,27 @@ def test_latents_are_new_at_each_step_and_those_of_a_step_the_same(little):
   seen = [np.asarray(draw(s, i)) for s in range(3) for i in range(2)]
   assert len({row.tobytes() for z in seen for row in z}) == 24
   np.testing.assert_array_equal(seen[3], other(1, 1))
+
+
+@pytest.mark.parametrize("batch", [8, 10**9])
+def test_as_many_are_evaluated_on_1_and_8_devices(little, batch):
+  """As many as the config says, and the same ones."""
+  config = config_of(little)
+  config.eval.update({"batch": batch, "samples": 13})
+  config.inversion.steps = 0
+  image = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), "u1")
+  splits = {"validation": [{"image": encode(x)} for x in image]}
+  results = []
+  for count in (1, 8):
+    grid = MAKE_MESH(count)
+    made = tasks.build(config, grid, splits)
+    state = jax.device_put(jax.jit(made.init)(KEY), mesh.replicated(grid))
+    results.append(made.evaluate(state, "validation", lambda: None))
+  one, eight = (dict(jax.tree.leaves_with_path(found)) for found in results)
+  assert one.keys() == eight.keys()
+  assert results[0]["drawn"]["pictures"] == 13
+  for path, value in one.items():
+    assert eight[path] == pytest.approx(value, rel=1e-4, abs=1e-5), path
 
 
 @pytest.mark.parametrize(

@@ -302,7 +302,9 @@ def build(
     }
 
   def pictures(state: TrainState) -> dict[str, np.ndarray]:
-    drawn = next(samples(state, splits["validation"], config.eval.batch))
+    # The batch may be larger, so that every device has as many.
+    count = min(config.eval.batch, config.eval.samples)
+    drawn = next(samples(state, splits["validation"], count))
     return {"samples": sheet(drawn, min(16, len(drawn)))}
 
   return Task(

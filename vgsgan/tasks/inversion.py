@@ -224,7 +224,9 @@ def build(
   def drawn(state: TrainState, split: str) -> Iterable[dict[str, Array]]:
     for number in range(-(-config.eval.samples // size)):
       chosen = np.int32(SPLITS[split]), np.int32(number)
-      yield look_at_drawn(state, *jax.device_put(chosen, everywhere))
+      found = look_at_drawn(state, *jax.device_put(chosen, everywhere))
+      real = number * size + np.arange(size) < config.eval.samples
+      yield found | {"real": real}
 
   def stored(state: TrainState, split: str) -> Iterable[dict[str, Array]]:
     stream = pipeline.EvalStream(
@@ -240,7 +242,7 @@ def build(
       for found in batches(state, split):
         poll()
         rows = jax.device_get(found)
-        real = rows.pop("real", np.ones(size, bool))
+        real = rows.pop("real")
         for field, values in rows.items():
           parts[field].append(values[real])
       rows = {field: np.concatenate(x) for field, x in parts.items()}
