@@ -91,7 +91,7 @@ def finish(this: Run, anew: bool) -> None:
   this.log.write_json(this.workdir / "results.json", results)
   processes.meet("wrote the results")  # Others may go on to read them.
   log = this.log
-  log.info(f"results on test of step {best}, {results['chosen_by']}:")
+  log.info(f"results on test at step {best}, chosen by {results['chosen_by']}:")
   lines = [
     f"  {name}: {', '.join(f'{k} {said(x)}' for k, x in figures.items())}"
     for name, figures in sections(splits["test"])
