@@ -5,26 +5,33 @@ Should the renderer take too much, or end in an error of its own, this program
 ends and not the one that prepares data. It can open no file once it draws.
 """
 
+import contextlib
 import resource
 import sys
 
 import resvg_py
 
 
+def _limit(kind: int, most: int) -> None:
+  """Sets a limit of this process, no higher than it is."""
+  _, limit = resource.getrlimit(kind)
+  if limit != resource.RLIM_INFINITY:
+    most = min(most, limit)
+  resource.setrlimit(kind, (most, most))
+
+
 def main() -> None:
   """Takes width and height, pixels, seconds and bytes as arguments."""
   width, height, seconds, memory = map(int, sys.argv[1:])
   text = sys.stdin.buffer.read().decode()
+  with contextlib.suppress(ValueError, OSError):  # macOS refuses this one.
+    _limit(resource.RLIMIT_AS, memory)
   for kind, most in (
     (resource.RLIMIT_CPU, seconds),
-    (resource.RLIMIT_AS, memory),
     (resource.RLIMIT_NOFILE, 3),  # Those that are open stay so.
     (resource.RLIMIT_CORE, 0),
   ):
-    _, limit = resource.getrlimit(kind)
-    if limit != resource.RLIM_INFINITY:
-      most = min(most, limit)
-    resource.setrlimit(kind, (most, most))
+    _limit(kind, most)
   try:
     # dpi: resvg_py's default of 0 turns widths in pt, mm or cm into nothing
     # ("SVG has an invalid size"); CSS says 96. Both sides: a drawing is scaled
