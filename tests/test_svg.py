@@ -175,6 +175,59 @@ def test_other_ways_out_are_refused(inside, before, tmp_path, undrawn):
   refused(tmp_path, drawing(inside, before=before), "outside")
 
 
+HIDDEN = '<g class="a" {}><image id="b" {} width="9" height="9"/></g>'
+SHOWN = {
+  "sheet": "<style>.a{display:inline}</style>"
+  + HIDDEN.format('display="none"', "{}"),
+  "sheet after it": HIDDEN.format('display="none"', "{}")
+  + "<style>.a{display:inline}</style>",
+  "sheet by data": HIDDEN.format('display="none"', "{}")
+  + "<style><![CDATA[.a{dis]]><![CDATA[play:inline}]]></style>",
+  "important": "<style>.a{display:inline !important}</style>"
+  + HIDDEN.format('style="display:none"', "{}"),
+  "last": HIDDEN.format('style="display:none;display:inline"', "{}"),
+  "comment": HIDDEN.format('style="fill:red/*;display:none;*/"', "{}"),
+  "string": HIDDEN.format(
+    "style=\"font-family:'a; display:none; b'\"",
+    "{}",
+  ),
+  "capitals": HIDDEN.format('display="NONE"', "{}"),
+  "use": HIDDEN.format('display="none"', "{}") + '<use href="#b"/>',
+  "pattern": '<pattern id="p" width="9" height="9" display="none"><image {} '
+  'width="9" height="9"/></pattern><path d="M0 0h9v9z" fill="url(#p)"/>',
+}
+
+
+@pytest.mark.parametrize("kind", SHOWN)
+def test_what_is_hidden_and_drawn_all_the_same_is_checked(
+  kind, tmp_path, undrawn
+):
+  inside = SHOWN[kind].replace("{}", 'href="{}"')
+  direct = resvg_py.svg_to_bytes(
+    svg_string=drawing(inside.replace('"{}"', f'"{RED}"')),
+    skip_system_fonts=True,
+  )
+  assert pixels(direct)[..., 3].any()
+  text = drawing(inside.replace('"{}"', '"secret.png"'))
+  refused(tmp_path, text, "outside", "secret.png")
+  _, embedded = svg.check(drawing(inside.replace('"{}"', f'"{RED}"')).encode())
+  assert len(embedded) == 1
+
+
+@pytest.mark.parametrize(
+  "hidden",
+  [
+    'display="none"',
+    'style="display:none"',
+    'style="fill:url(#g);stroke:#000; display : none ;"',
+  ],
+)
+def test_what_stays_hidden_is_not_checked(hidden):
+  """A sheet that sets no display does not show it."""
+  inside = "<style>.a{fill:red}</style>" + HIDDEN.format(hidden, 'href="a.png"')
+  assert svg.check(drawing(inside).encode())[1] == []
+
+
 def test_the_renderer_opens_no_file_in_any_case(tmp_path):
   """Not even for a drawing that passed the checks: they are passed by."""
   green = tmp_path / "green.png"
@@ -286,6 +339,25 @@ def test_the_renderer_has_little_of_everything(tmp_path, monkeypatch):
   monkeypatch.setenv("PYTHONPATH", str(tmp_path))
   found = json.loads(svg.render("", 1, 1))
   assert found == [30, 30, 2**31, 2**31, 3, 3, 0, 0]
+
+
+def test_a_system_that_bounds_no_memory_draws_all_the_same(
+  tmp_path, monkeypatch
+):
+  """macOS refuses this bound. The others are still set."""
+  (tmp_path / "resvg_py.py").write_text(
+    "import resource\n"
+    "set = resource.setrlimit\n"
+    "def refuse(kind, limits):\n"
+    "  if kind == resource.RLIMIT_AS:\n"
+    "    raise ValueError('current limit exceeds maximum limit')\n"
+    "  set(kind, limits)\n"
+    "resource.setrlimit = refuse\n"
+    "def svg_to_bytes(**_):\n"
+    "  return repr(resource.getrlimit(resource.RLIMIT_NOFILE)).encode()\n"
+  )
+  monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+  assert svg.render("", 1, 1) == b"(3, 3)"
 
 
 def test_a_signal_for_the_run_is_not_for_the_renderer(tmp_path, monkeypatch):

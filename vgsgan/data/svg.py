@@ -23,7 +23,11 @@ MAX_MEMORY_BYTES = 2**31
 _RASTER = re.compile(r"\s*data:image/(png|jpe?g|gif|webp);base64,", re.I)
 # Any url() but of an element, url(#a), or of data.
 _OUTSIDE = re.compile(r"@import|url\(\s*['\"]?\s*(?![#'\"\s)]|data:)", re.I)
-_DISPLAY = re.compile(r"(?:^|[;\s])display\s*:\s*([a-z-]+)", re.I)
+# Values of `display` in a style attribute.
+_DISPLAY = re.compile(r"(?:^|;)\s*display\s*:\s*([^;]*?)\s*(?=;|$)")
+# What a `display` may stand within, or be spelt by, that does not count.
+_UNCLEAR = re.compile(r"['\"\\({]|/\*")
+_REFERENCE = re.compile(r"#([^\s'\")]+)")
 
 
 def check(content: bytes) -> tuple[str, list[bytes]]:
@@ -48,9 +52,12 @@ def check(content: bytes) -> tuple[str, list[bytes]]:
   if len(content) > MAX_BYTES:
     raise ValueError(f"it has more than {MAX_BYTES} bytes")
   text = content.decode("utf-8-sig")
-  reader = _Reader(text)
   try:
+    reader = _Reader(text)
     reader.parse()
+    if reader.may_show_hidden():
+      reader = _Reader(text, skips_hidden=False)
+      reader.parse()
   except expat.ExpatError as error:
     raise ValueError(str(error)) from error
   return text, reader.embedded
@@ -94,10 +101,15 @@ class _Reader:
     embedded: the encoded pictures.
   """
 
-  def __init__(self, text: str):
+  def __init__(self, text: str, *, skips_hidden: bool = True):
     self.embedded: list[bytes] = []
     self._text = text
+    self._skips_hidden = skips_hidden
     self._hidden = 0  # Depth within an element that is not displayed.
+    self._hidden_ids: set[str] = set()
+    self._references: set[str] = set()  # Of elements, from what is displayed.
+    self._in_sheet = False
+    self._sheets: list[str] = []
     self._entities = 0  # Bytes, as often as they are there.
 
   def parse(self) -> None:
@@ -107,9 +119,19 @@ class _Reader:
     parser.EntityDeclHandler = self._entity
     parser.StartElementHandler = self._start
     parser.EndElementHandler = self._end
-    parser.CharacterDataHandler = self._check_urls
+    parser.CharacterDataHandler = self._characters
     parser.ProcessingInstructionHandler = self._instruction
     parser.Parse(self._text, True)
+
+  def may_show_hidden(self) -> bool:
+    """Tells whether a style sheet or a reference can show what is skipped."""
+    sheets = "".join(self._sheets)
+    references = self._references.union(_REFERENCE.findall(sheets))
+    return (
+      "display" in sheets.lower()
+      or "\\" in sheets  # Escapes can spell any word.
+      or not references.isdisjoint(self._hidden_ids)
+    )
 
   def _entity(self, name, is_parameter, value, *_):
     # Illustrator writes names of namespaces as entities. None of others.
@@ -120,19 +142,28 @@ class _Reader:
       raise ValueError(f"its entities have more than {MAX_BYTES} bytes")
 
   def _start(self, tag, attributes):
+    self._in_sheet |= _is_sheet(tag)
     # What is hidden is not drawn. Inkscape leaves pictures there that were
     # traced, by path.
-    if self._hidden or _is_hidden(attributes):
+    if self._skips_hidden and (self._hidden or _is_hidden(attributes)):
       self._hidden += 1
+      self._hidden_ids.update(filter(None, [attributes.get("id")]))
       return
     for name, value in attributes.items():
+      self._references.update(_REFERENCE.findall(value))
       if name.rpartition(":")[2] != "href":
         self._check_urls(value)
       elif tag.rpartition(":")[2] != "a":  # A link for readers.
         self._check_href(value)
 
-  def _end(self, _):
+  def _end(self, tag):
+    self._in_sheet &= not _is_sheet(tag)
     self._hidden = max(0, self._hidden - 1)
+
+  def _characters(self, data):
+    if self._in_sheet:
+      self._sheets.append(data)
+    self._check_urls(data)
 
   def _check_urls(self, value):
     found = _OUTSIDE.search(value)
@@ -156,10 +187,24 @@ class _Reader:
       raise ValueError(_outside(data))
 
 
+def _is_sheet(tag: str) -> bool:
+  return tag.rpartition(":")[2] == "style"
+
+
 def _is_hidden(attributes: dict[str, str]) -> bool:
-  styled = _DISPLAY.search(attributes.get("style", ""))
-  display = styled[1] if styled else attributes.get("display", "")
-  return display.strip().lower() == "none"
+  """Tells whether an element says, beyond doubt, that it is not displayed.
+
+  The renderer takes 'NONE' or 'none ' for no such value.
+  """
+  style = re.sub(r"url\(#[\w-]+\)", "", attributes.get("style", ""))
+  if "display" not in style.lower() and "\\" not in style:
+    return attributes.get("display") == "none"
+  values = _DISPLAY.findall(style)
+  return (
+    set(values) == {"none"}
+    and len(values) == style.lower().count("display")
+    and not _UNCLEAR.search(style)
+  )
 
 
 def _outside(reference: str) -> str:
