@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.ndimage
 
 from vgsgan.data import augment
 
@@ -88,3 +89,46 @@ def test_a_longer_vocal_tract_moves_a_formant():
   out, _ = augment.stretch(KEY, features, jnp.full(64, 10), 0.0, 0.2)
   peaks = np.asarray(out[:, 5]).argmax(1)
   assert 16 <= peaks.min() < 19 and 21 < peaks.max() <= 25
+
+
+def test_shifts_reach_every_offset_and_either_way_by_itself():
+  image = jnp.zeros((9, 9, 1)).at[4, 4].set(1.0)
+  images = jnp.broadcast_to(image, (600, 9, 9, 1))
+  moved = np.asarray(augment.shift_and_flip(KEY, images, pixels=2, flip=False))
+  offsets = np.argwhere(moved[..., 0])[:, 1:] - 4
+  counts = np.zeros((5, 5), int)
+  np.add.at(counts, tuple((offsets + 2).T), 1)
+  # 24 of each of 25 are expected, 4.8 is the deviation.
+  assert counts.sum() == 600 and counts.min() > 4 and counts.max() < 48
+
+
+def test_hidden_stretches_and_bands_do_not_hang_together():
+  b, t, f = 2000, 40, 40
+  out = augment.mask_bands(
+    KEY, jnp.ones((b, t, f)).at[:, :, ::2].set(3.0), jnp.full(b, t), 0.5, 20
+  )
+  hidden = np.asarray(out) == 2.0
+  in_time, in_mel = hidden.all(2), hidden.all(1)
+  widths = in_time.sum(1), in_mel.sum(1)
+  assert abs(np.corrcoef(*widths)[0, 1]) < 0.1
+  both = (widths[0] > 0) & (widths[1] > 0)
+  starts = [hide.argmax(1)[both] for hide in (in_time, in_mel)]
+  assert abs(np.corrcoef(*starts)[0, 1]) < 0.1
+  # Widths are uniform up to the widest.
+  for width in widths:
+    assert width.mean() == pytest.approx(10, abs=0.5)
+    assert width.max() in (20, 21)
+
+
+def test_blur_is_a_share_of_the_binomial_one():
+  images = jax.random.uniform(KEY, (50, 6, 7, 3))
+  out = np.asarray(augment.degrade(KEY, images, 0.8, 0.0, 0.0))
+  images = np.asarray(images)
+  kernel = np.array([1.0, 2.0, 1.0]) / 4
+  soft = images
+  for axis in (1, 2):
+    soft = scipy.ndimage.convolve1d(soft, kernel, axis, mode="nearest")
+  towards, moved = (x.reshape(50, -1) for x in (soft - images, out - images))
+  shares = (towards * moved).sum(1) / (towards**2).sum(1)
+  np.testing.assert_allclose(moved, shares[:, None] * towards, atol=1e-6)
+  assert 0 <= shares.min() < 0.1 and 0.7 < shares.max() <= 0.8

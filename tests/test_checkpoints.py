@@ -20,7 +20,7 @@ from tests.saved_states import (
   garble,
   make_state,
 )
-from vgsgan import checkpoints
+from vgsgan import checkpoints, step_folders
 from vgsgan.checkpoints import Checkpoints
 from vgsgan.errors import UserError
 from vgsgan.integrity import describe, seal
@@ -105,6 +105,28 @@ def test_smaller_is_better(tmp_path):
       saved.save(step, make_state(0), {}, {"loss": loss})
     saved.wait()
     assert (saved.best_step(), saved.steps()) == (1, [1, 3])
+  with Checkpoints(tmp_path / "c", **options) as saved:  # As read again.
+    assert saved.best_step() == 1
+    saved.save(4, make_state(0), {}, {"loss": 1.5})
+    saved.wait()
+    assert (saved.best_step(), saved.steps()) == (1, [1, 4])
+
+
+def test_steps_are_ordered_as_numbers(tmp_path):
+  for name in ("9", "100", "10", "2", "11.orbax-checkpoint-tmp"):
+    (tmp_path / name).mkdir()
+  assert step_folders.steps(tmp_path) == [2, 9, 10, 100]
+
+
+def test_what_is_set_aside_replaces_nothing(tmp_path):
+  folder = tmp_path / "checkpoints"
+  for content in ("first", "second", "third"):
+    (folder / "7").mkdir(parents=True)
+    (folder / "7" / "data").write_text(content)
+    step_folders.set_aside(folder, "damaged", 7)
+    assert not (folder / "7").exists()
+  kept = [path.read_text() for path in (tmp_path / "damaged").glob("*/data")]
+  assert sorted(kept) == ["first", "second", "third"]
 
 
 def test_orbax_does_not_look_for_preemption(tmp_path, monkeypatch):

@@ -575,6 +575,26 @@ def test_dropped_pictures_are_drawn_from_the_next_latent(monkeypatch, batch):
   assert found == [[2, number, drops(number)] for number in range(23)]
 
 
+def test_a_description_is_of_its_seed_split_and_number():
+  """Of one picture: no split repeats what another says of equal numbers."""
+  mask = np.ones((1, 4, 4), bool)
+  picture = world.Picture(
+    np.zeros(2, np.float32),
+    np.zeros((4, 4, 3), np.uint8),
+    np.zeros((1, 4), np.int32),
+    mask,
+  )
+
+  def captions(seed, split):
+    return [world.describe(picture, seed, split, i)[0] for i in range(40)]
+
+  drawn = [captions(seed, split) for seed in (0, 1) for split in range(3)]
+  assert drawn[0] == captions(0, 0)
+  for i, one in enumerate(drawn):
+    assert len(set(one)) > 1
+    assert all(one != other for other in drawn[i + 1 :])
+
+
 def test_what_is_usable():
   cases = (
     ([], False),

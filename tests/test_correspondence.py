@@ -21,6 +21,7 @@ from vgsgan.data.clips import MOST_LABELS, ClipExample
 from vgsgan.errors import UserError
 from vgsgan.evals import sources
 from vgsgan.hierarchy import Hierarchy
+from vgsgan.state import TrainState
 from vgsgan.tasks import correspondence, correspondence_figures
 
 SYSTEMS = ("l3", "ave", "avol")
@@ -289,6 +290,12 @@ def test_the_shortcut_is_in_the_sounds_that_belong_together_alone():
   assert all(start % 640 == 0 for start in aligned)
   assert len(set(aligned)) > 10
   assert max(aligned) <= RATE
+  # Of a second in two, from the first frame to the last that has room.
+  last = {
+    int(make(made, np.random.default_rng(i))["aligned"][0])
+    for i in range(40, 400)
+  }
+  assert last == set(range(0, RATE + 1, 640))
   assert sum(start % 640 == 0 for start in starts) < 4
   plain = ClipExample(RATE)(made, np.random.default_rng(0))
   assert "aligned" not in plain
@@ -332,6 +339,54 @@ def test_accuracy_counts_pairs_that_belong_together_and_that_do_not():
     told = dataclasses.replace(state, params=state.params | {"score": own})
     found = figures(told, "test", lambda: None)
     assert found["correspondence"]["value"] == want
+
+
+NO_STATE = TrainState(0, {}, {}, {})
+
+
+class Answers(correspondence_figures.Evaluation):
+  """Reads the numbers of clips; a pair belongs together if both are equal."""
+
+  def read(self, state, records, poll):
+    numbers = [records[i]["clip_id"] for i in range(len(records))]
+    return {"read": np.array(numbers)}
+
+  def pair_logits(self, state, images, sounds, poll):
+    return np.where(images == sounds, 1.0, -1.0)
+
+
+def answers_of(splits):
+  config = config_of("l3")
+  config.eval.cca_records = 3
+  model = correspondence.Correspondence(config, mesh.make_mesh(1))
+  return Answers(model, correspondence.example(config), splits)
+
+
+def test_accuracy_is_of_own_sounds_where_there_are_any():
+  clips = np.arange(6)
+  evaluation = answers_of({})
+  found = {"clip_id": clips, "image_map": clips, "sound": clips}
+
+  def figure(**more):
+    return evaluation.accuracy(NO_STATE, found | more, lambda: None)["value"]
+
+  assert figure() == 1.0
+  # Aligned sounds are pairs; those that stand against others are not.
+  assert figure(sound=clips + 10, own=clips) == 1.0
+  assert figure(own=clips + 10) == 0.5
+  assert figure(sound=np.zeros(6)) == pytest.approx((1 + 5) / 12)
+
+
+def test_correlations_are_learnt_of_training_pairs_alone():
+  numbers = {"train": range(50, 60), "validation": range(10), "test": range(9)}
+  evaluation = answers_of(
+    {
+      split: Labelled([{"clip_id": i} for i in which], TREE)
+      for split, which in numbers.items()
+    }
+  )
+  found = evaluation.training(NO_STATE, lambda: None)
+  np.testing.assert_array_equal(found["read"], [50, 51, 52])
 
 
 def test_each_picture_gets_another_clip_s_sound():
@@ -384,6 +439,29 @@ def test_a_map_that_knows_points_at_what_sounds_and_not_with_a_wrong_sound():
   # What sounds is nowhere: all four places are equally good.
   assert found["wrong_sound"]["value"] == pytest.approx(0.25)
   assert found["wrong_sound_elsewhere"]["value"] == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_wrong_sounds_are_told_apart_by_what_they_point_at(place):
+  """At the source, at one of two other objects, or at the third of them."""
+  n = 6
+  boxes = np.zeros((n, 3, 4))
+  corners = ((0, 0), (0, 0.5), (0.5, 0))
+  for i, (top, left) in enumerate(corners):
+    boxes[:, i] = (top, left, top + 0.5, left + 0.5)
+  # Half of the pictures show 0, 1, 2 and the others 3, 4, 5.
+  classes = np.arange(3) + 3 * (np.arange(n) % 2)[:, None]
+  source = np.zeros(n, int)
+  image = np.zeros((n, 2, 2, 6))
+  row, column = (int(2 * x) for x in corners[place])
+  for i in range(n):
+    image[i, row, column, [c for c in range(6) if c not in classes[i]]] = 1
+    image[i, 0, 0, classes[i, 0]] = 1
+  sound = np.eye(6)[classes[:, 0]]
+  found = sources.pointing(image, sound, boxes, classes, source, 0.5)
+  assert found["own_sound"]["value"] == 1
+  assert found["wrong_sound"]["value"] == (place == 0)
+  assert found["wrong_sound_elsewhere"]["value"] == (0.5 if place else 0)
 
 
 def test_strangers_sound_of_what_a_picture_lacks():

@@ -194,6 +194,29 @@ def test_pixels_get_the_statistics_of_imagenet():
   np.testing.assert_allclose(got, want, atol=1e-5)
 
 
+def test_pixels_come_back_as_they_were():
+  levels = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
+  seen = features.normalize_image(levels)
+  for off in (-0.4, 0.0, 0.4):  # Of a level: the nearest is stored.
+    moved = seen + off / 255.0 / np.array(features.IMAGENET_STD)
+    got = features.pixels(jnp.asarray(moved, jnp.float32))
+    np.testing.assert_array_equal(got, levels)
+  np.testing.assert_array_equal(features.pixels(seen + 99.0), levels * 0 + 255)
+
+
+def test_bands_are_taken_from_their_means_over_what_is_valid():
+  rng = np.random.default_rng(0)
+  levels = rng.normal(-30, 10, (3, 9, 4)).astype(np.float32)
+  lengths = np.array([9, 4, 0], np.int32)
+  found = np.asarray(
+    features.mean_normalize(*map(jnp.asarray, (levels, lengths)))
+  )
+  for clip, many, out in zip(levels, lengths, found, strict=True):
+    for band in range(4):
+      mean = np.mean(clip[:many, band]) if many else 0.0
+      np.testing.assert_allclose(out[:, band], clip[:, band] - mean, atol=1e-4)
+
+
 def test_quantize():
   pixels = np.linspace(-0.2, 1.2, 601, dtype=np.float32)
   got, slope = jax.vjp(features.quantize, jnp.asarray(pixels))

@@ -1,11 +1,16 @@
 """Figures of generated pairs, of some whose classes are known."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.idea_world import COLOURS, ideal_judges
+from tests.idea_world import COLOURS, ideal_judges, records, small
+from vgsgan import mesh
+from vgsgan.evals import generated
 from vgsgan.evals.generated import Clips
-from vgsgan.tasks import idea_figures
+from vgsgan.evals.generation import frechet_distance
+from vgsgan.state import TrainState
+from vgsgan.tasks import idea, idea_figures
 
 
 def clips_of(labels, rng):
@@ -93,3 +98,62 @@ def test_spectrograms_stand_upright():
   np.testing.assert_array_equal(
     idea_figures.upright(sound)[0, :, :, 0], [[0, 0, 0], [0, 0, 1]]
   )
+
+
+def test_diversity_is_the_mean_distance_of_two():
+  rows = np.array([[0.0, 0.0], [3.0, 0.0], [3.0, 4.0]])
+  assert generated.spread(rows) == pytest.approx((3 + 4 + 5) / 3)
+  assert generated.spread(np.ones((4, 2))) == 0
+  square = np.array([[0.0, 0.0], [3.0, 0.0], [3.0, 4.0], [0.0, 4.0]])
+  made = {"twice": 2 * square}
+  found = generated.likeness(square, generated.flat(square), made)
+  # Two sides of 3, two of 4, and both diagonals.
+  known = {"value": pytest.approx(8.0), "real": pytest.approx(4.0)}
+  assert found["diversity"]["twice"] == known | {"chance": 0.0}
+
+
+def test_no_row_is_compared_with_what_was_made_of_it():
+  rng = np.random.default_rng(0)
+  real, other = rng.normal(size=(2, 12, 3))
+  own = real.copy()  # A copy is not nearer to the even rows than the real.
+  own[0::2] = other[0::2]  # Nor do its own even rows matter.
+  found = generated.likeness(real, generated.flat(real), {"own": own})
+  figure = found["frechet"]["own"]
+  assert figure["value"] == figure["real"]
+  assert figure["real"] == frechet_distance(real[::2], real[1::2]) > 0
+
+
+class Plain:
+  """A latent is the first pixel and sample, 0 of what is dropped."""
+
+  config = small("ae")
+  variational = False
+
+  def pair(self, batch):
+    firsts = batch["image"][:, 0, 0, 0], batch["waveform"][:, 0]
+    return tuple(x[:, None].astype(jnp.float32) for x in firsts)
+
+  def encode(self, state, pair, keep):
+    return jnp.where(keep, jnp.concatenate(pair, 1), 0.0)
+
+  def decode(self, state, latent):
+    return latent[:, :1], latent[:, 1:]
+
+
+def test_what_is_made_of_one_half_is_made_without_the_other():
+  clips = records(9)
+  splits = dict.fromkeys(("train", "validation", "test"), clips)
+  transform = idea.example(Plain.config.data)
+  looks = idea_figures.Looks(Plain(), mesh.make_mesh(1), splits, transform)
+  state = TrainState(0, {}, {}, {})
+  found = looks.rows.of(state, clips, 9, lambda: None)
+  real = found.pop("real")
+  assert (real["picture"] != 0).all() and (real["sound"] != 0).any()
+  none = np.zeros((9, 1))
+  for name, picture, sound in (
+    ("from_both", real["picture"], real["sound"]),
+    ("from_picture", real["picture"], none),
+    ("from_sound", none, real["sound"]),
+  ):
+    np.testing.assert_array_equal(found[name]["picture"], picture)
+    np.testing.assert_array_equal(found[name]["sound"], sound)

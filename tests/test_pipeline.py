@@ -203,6 +203,43 @@ def test_pictures_of_every_mode_are_decoded_to_rgb(mode):
   np.testing.assert_array_equal(found, np.asarray(plain))
 
 
+def record_of(length):
+  png = io.BytesIO()
+  Image.new("RGB", (2, 2)).save(png, "PNG")
+  return {
+    "waveform": np.arange(1, length + 1, dtype=np.int16),
+    "image": png.getvalue(),
+    "concept": 3, "image_id": 4, "speech_id": 5,
+  }  # fmt: skip
+
+
+def test_evaluated_recordings_keep_their_beginning():
+  found = PairExample(6, random_crop=False)(
+    record_of(20), np.random.default_rng(0)
+  )
+  assert list(found["waveform"]) == [1, 2, 3, 4, 5, 6]
+  assert found["num_samples"] == 6
+
+
+def test_cut_recordings_are_of_every_length_from_the_shortest_to_the_whole():
+  """And begin anywhere; those that are shorter already are left whole."""
+  cut = PairExample(8, random_crop=True, shortest=3)
+  seen = set()
+  for seed in range(400):
+    found = cut(record_of(10), np.random.default_rng(seed))
+    many = int(found["num_samples"])
+    first = int(found["waveform"][0])
+    assert list(found["waveform"][:many]) == list(range(first, first + many))
+    assert not found["waveform"][many:].any()
+    seen.add((many, first))
+  # Each length, from each place that has room for it.
+  assert seen == {
+    (many, first) for many in range(3, 9) for first in range(1, 12 - many)
+  }
+  short = cut(record_of(2), np.random.default_rng(0))
+  assert short["num_samples"] == 2 and list(short["waveform"][:3]) == [1, 2, 0]
+
+
 def test_every_example_draws_its_own_numbers():
   draws = flat(read(stream(num_batches=20)), "draw")
   assert len(set(draws)) == len(draws)
@@ -230,6 +267,44 @@ def test_permuted_control_keeps_recordings_and_moves_pictures():
   for i in range(50):
     assert permuted[i]["image_concept"] == permuted[i]["image"]
     assert permuted[i]["concept"] == i
+  again, other = (data.Permuted(records, seed=seed) for seed in (1, 2))
+  assert [again[i]["image"] for i in range(50)] == pictures
+  assert [other[i]["image"] for i in range(50)] != pictures
+
+
+def test_what_is_equal_in_two_sources_is_one():
+  """By its bytes or its words: each source has counted from 0 by itself."""
+
+  def source(*rows):
+    return [
+      {
+        "image": image,
+        "waveform": np.array(sound, np.int16),
+        "caption": caption,
+        "image_id": i,
+        "speech_id": i,
+        "concept": i,
+      }
+      for i, (image, sound, caption) in enumerate(rows)
+    ]
+
+  joined = data.Joined(
+    (
+      source((b"A", [1], b"one"), (b"B", [2], b"two"), (b"C", [3], b"")),
+      source((b"D", [4], b"one"), (b"B", [5], b""), (b"E", [3], b"")),
+      source((b"F", [6], b"")),
+    )
+  )
+  found = [joined[i] for i in range(7)]
+  labels = {
+    name: [int(record[name]) for record in found]
+    for name in ("image_id", "speech_id", "concept")
+  }
+  assert labels == {
+    "image_id": [0, 1, 2, 3, 1, 4, 5],
+    "speech_id": [0, 1, 2, 0, 3, 2, 4],
+    "concept": [0, 1, 2, 0, 1, 2, 3],
+  }
 
 
 def test_a_batch_that_does_not_divide_is_refused_with_the_arithmetic():

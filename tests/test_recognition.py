@@ -224,6 +224,24 @@ def test_figures_by_hand():
   assert known["objects"] == 2
 
 
+@pytest.mark.parametrize(
+  ("rows", "found"), [(20, 1.0), (39, 1.0), (40, 0.0), (11, 1.0), (10, 0.0)]
+)
+def test_an_object_is_found_if_intersection_over_union_is_above_a_half(
+  rows, found
+):
+  """Too much of the picture is as wrong as too little: 20 rows are right."""
+  true, seen = blank(48), blank(48)
+  true[2:22, 4:14] = True
+  seen[2 : 2 + rows, 4:14] = True
+  words = ("large", "red", "rubber", "cube")
+  got = figures.found_objects(
+    [logits_of(seen, words)], [true[None]], [np.zeros((1, 4), int)]
+  )
+  assert got["count"]["value"] == 1
+  assert got["found"] == found  # 20/20, 20/39, 20/40, 11/20, 10/20.
+
+
 def test_nothing_found_is_no_error():
   mask = blank()
   mask[10:20, 5:15] = True

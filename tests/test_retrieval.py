@@ -4,8 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from vgsgan import scores
+from vgsgan import mesh, scores
+from vgsgan.data import pipeline
 from vgsgan.evals import ranking, retrieval
+from vgsgan.state import TrainState
+from vgsgan.tasks import reading
 
 
 def test_relevance_is_many_to_many():
@@ -80,3 +83,46 @@ def test_no_block_holds_more_than_its_share(galleries):
     assert [r.start for r, _ in rows] == list(range(0, total, 8))
     assert sum(len(matrix) for _, matrix in rows) == total
   assert shapes == {(8, 8, 8)}
+
+
+def test_what_fills_a_batch_is_not_read():
+  """A row a recording, and a row a picture: that of its first record."""
+  images = np.array([7, 7, 3, 9, 3, 5])
+  rows = [
+    {
+      "row": np.float32(i if i < 6 else 0),
+      "image_id": np.int32(images[i if i < 6 else 0]),
+      "speech_id": np.int32(20 + i if i < 6 else 20),
+      "real": np.bool_(i < 6),
+    }
+    for i in range(8)
+  ]
+  host = [pipeline.stack(rows[i : i + 4], 4) for i in (0, 4)]
+  ids = ("real", "image_id", "speech_id")
+
+  def encode(state, batch):
+    maps = batch["row"][:, None] + state.step
+    found = maps[..., None, None], maps[..., None] + 100, maps > -1
+    return found, {name: batch[name] for name in ids}
+
+  found = reading.collect(
+    encode,
+    TrainState(0, {}, {}, {}),
+    iter(host),
+    mesh.make_mesh(1),
+    lambda: None,
+  )
+  np.testing.assert_array_equal(found["image_id"], images)
+  np.testing.assert_array_equal(found["speech_id"], np.arange(20, 26))
+  np.testing.assert_array_equal(found["speech"].ravel(), np.arange(100, 106))
+  np.testing.assert_array_equal(found["gallery"], [7, 3, 9, 5])
+  np.testing.assert_array_equal(found["images"].ravel(), [0, 2, 3, 5])
+  assert found["valid"].shape == (6, 1)
+
+
+def test_the_best_epoch_is_the_best_in_both_directions():
+  results = {
+    "speech_to_image": {"R@1": {"value": 0.9}, "R@10": {"value": 0.25}},
+    "image_to_speech": {"R@1": {"value": 0.8}, "R@10": {"value": 0.75}},
+  }
+  assert reading.mean_recall_at_10(results) == 0.5

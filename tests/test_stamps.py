@@ -107,6 +107,26 @@ def test_splits_depend_on_the_seed_alone():
   assert (shuffled == first[order]).all()
 
 
+def test_the_first_stamps_are_of_a_seed_and_keep_their_order():
+  nowhere = pathlib.Path()
+  pairs = [
+    stamps_folder.Pair(f"stamp{i}", nowhere, nowhere, language, "", "")
+    for i in range(20)
+    for language in ("en", "fr")
+  ]
+
+  def names(count, seed):
+    found = stamps_index.first_stamps(pairs, count, seed)
+    assert found == [pair for pair in pairs if pair in found]
+    assert len(found) == 2 * len({pair.name for pair in found})
+    return {pair.name for pair in found}
+
+  assert len(names(5, 0)) == 5
+  assert names(5, 0) < names(9, 0)
+  assert len({frozenset(names(5, seed)) for seed in range(8)}) == 8
+  assert names(99, 0) == names(None, 0) == {pair.name for pair in pairs}
+
+
 def test_too_few_records_name_the_empty_split():
   with pytest.raises(UserError) as error:
     splits.cells(np.arange(5), np.arange(5), 0, 0.15, 0.1)
