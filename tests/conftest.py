@@ -1,6 +1,7 @@
 """Eight fake devices, and every annotation of vgsgan checked as it runs."""
 
 import os
+import signal
 import tempfile
 
 from tests import quick_xla
@@ -13,6 +14,9 @@ os.environ["XLA_FLAGS"] = (
 # Many runs of one small model: each program is compiled once.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp())
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+# Under nohup it is ignored, here and in the programs that tests start.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 from jaxtyping import install_import_hook
 
