@@ -15,12 +15,12 @@ os.environ["XLA_FLAGS"] = (
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp())
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
-# Under nohup it is ignored, here and in the programs that tests start.
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
 from jaxtyping import install_import_hook
 
 install_import_hook("vgsgan", "beartype.beartype")
+
+# Under nohup it is ignored, here and in the programs that tests start.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Fixtures that several files share.
 pytest_plugins = [
