@@ -358,10 +358,11 @@ def ends_itself(record, rng, how=signal.SIGBUS):
 
 
 def test_shared_memory_is_free_when_batches_are_closed():
-  before = shared_memory()
+  before, environment = shared_memory(), dict(os.environ)
   source = dataclasses.replace(stream(num_batches=50), transform=with_picture)
   found = pipeline.batches(source, 2, 1)
   first = [next(found) for _ in range(4)]
+  assert dict(os.environ) == environment
   found.close()
   plain = pipeline.batches(source, 0, 1)
   for batch in first:
@@ -369,6 +370,25 @@ def test_shared_memory_is_free_when_batches_are_closed():
     np.testing.assert_array_equal(batch["image"], next(plain)["image"])
   assert shared_memory() <= before
   assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("own", [None, "", "error::UserWarning,ignore:x"])
+def test_the_tracker_alone_is_quiet(own, monkeypatch):
+  monkeypatch.delenv("PYTHONWARNINGS", raising=False)
+  if own is not None:
+    monkeypatch.setenv("PYTHONWARNINGS", own)
+  seen = []
+
+  def start():
+    seen.append(os.environ["PYTHONWARNINGS"])
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+  monkeypatch.setattr(pipeline.resource_tracker, "ensure_running", start)
+  with pytest.raises(UserError, match="cannot share memory"):
+    next(pipeline.batches(stream(), 1, 1))
+  quiet = "ignore:resource_tracker:UserWarning"
+  assert seen == [f"{own},{quiet}" if own else quiet]
+  assert os.environ.get("PYTHONWARNINGS") == own
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import re
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
+from multiprocessing import resource_tracker
 from typing import Any, Protocol, runtime_checkable
 
 import grain
@@ -226,12 +227,9 @@ def _of_workers(
   # Workers parse absl flags of their own and refuse to start otherwise.
   if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()
-  # Python frees what a killed worker leaves, but writes about it at the end.
-  quiet = "ignore:resource_tracker:UserWarning"
-  known = filter(None, os.environ.get("PYTHONWARNINGS", "").split(","))
-  os.environ["PYTHONWARNINGS"] = ",".join(dict.fromkeys([*known, quiet]))
   options = grain.MultiprocessingOptions(num_workers)
   try:
+    _start_quiet_tracker()
     read = iter(dataset.mp_prefetch(options, worker_init_fn=_leave_ctrl_c))
     with contextlib.closing(read):
       for batch in read:
@@ -246,6 +244,24 @@ def _of_workers(
     raise UserError(
       f"{line}; the same command goes on from the last checkpoint"
     ) from error
+
+
+def _start_quiet_tracker() -> None:
+  """Starts Python's resource tracker, unless it runs.
+
+  It frees what a killed worker leaves, and would write about it at the end.
+  """
+  before = os.environ.get("PYTHONWARNINGS")
+  known = filter(None, (before or "").split(","))
+  quiet = [*known, "ignore:resource_tracker:UserWarning"]
+  os.environ["PYTHONWARNINGS"] = ",".join(quiet)
+  try:
+    resource_tracker.ensure_running()
+  finally:
+    # Other children get the user's own setting.
+    del os.environ["PYTHONWARNINGS"]
+    if before is not None:
+      os.environ["PYTHONWARNINGS"] = before
 
 
 def _leave_ctrl_c(index: int, count: int) -> None:
