@@ -1,8 +1,11 @@
 """Sources that users name: found or refused, and told apart."""
 
+import concurrent.futures
 import os
 import pathlib
 import shutil
+import threading
+import time
 
 import ml_collections
 import pytest
@@ -231,6 +234,27 @@ def test_later_starts_look_at_files_without_reading_them(
   for kept in (tmp_path / "digests").iterdir():
     kept.write_bytes(b"\xff")
   assert sources.content(files, tmp_path) == before and len(calls) == 3
+
+
+def test_processes_that_start_together_read_a_source_once(
+  files, tmp_path, monkeypatch
+):
+  age(monkeypatch)
+  read, calls, together = sources._digest, [], threading.Barrier(3)
+
+  def slow(files):
+    calls.append(1)
+    time.sleep(0.5)
+    return read(files)
+
+  def content(_):
+    together.wait()
+    return sources.content(files, tmp_path)
+
+  monkeypatch.setattr(sources, "_digest", slow)
+  with concurrent.futures.ThreadPoolExecutor(3) as pool:
+    found = list(pool.map(content, range(3)))
+  assert found == [read(files)] * 3 and len(calls) == 1
 
 
 def test_what_was_written_just_now_is_not_kept(files, tmp_path):

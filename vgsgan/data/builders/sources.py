@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from vgsgan import processes
 from vgsgan.errors import UserError
-from vgsgan.files import replace
+from vgsgan.files import locked, replace
 
 _AT = "-at_"
 # A file this young may change once more without another time: the clock of the
@@ -144,17 +144,40 @@ def content(files: Mapping[str, pathlib.Path], data_dir: pathlib.Path) -> str:
   """
   began = time.time_ns()
   looks, newest = _looks(files)
+  if newest >= began - _YOUNG_NS:
+    return _digest(files)
   kept = data_dir / "digests" / looks
-  with contextlib.suppress(OSError, UnicodeDecodeError):
-    if re.fullmatch("[0-9a-f]{16}", found := kept.read_text()):
-      return found
-  found = _digest(files)
-  if newest < began - _YOUNG_NS:
-    # Of data that cannot be written to, the source is read each time.
+  if found := _kept(kept):
+    return found
+  with contextlib.ExitStack() as stack:
+    # Where nothing can be written, each process reads the source each time.
     with contextlib.suppress(OSError, UserError):
       kept.parent.mkdir(parents=True, exist_ok=True)
+      stack.enter_context(_reading_alone(kept))
+    if found := _kept(kept):  # Another process has read it meanwhile.
+      return found
+    found = _digest(files)
+    with contextlib.suppress(OSError, UserError):
       replace(kept, found.encode())
-  return found
+    return found
+
+
+def _kept(path: pathlib.Path) -> str | None:
+  """Reads a digest that was kept; None if there is none."""
+  with contextlib.suppress(OSError, UnicodeDecodeError):
+    if re.fullmatch("[0-9a-f]{16}", found := path.read_text()):
+      return found
+  return None
+
+
+def _reading_alone(kept: pathlib.Path) -> contextlib.AbstractContextManager:
+  """Waits for the process that reads the same source, if there is one."""
+  return locked(
+    kept.with_name(f"{kept.name}.lock"),
+    f"another process still reads the source of {kept}",
+    processes.PREPARE_SECONDS,
+    lambda _: None,  # Without locks the source is read twice, no more.
+  )
 
 
 def _looks(files: Mapping[str, pathlib.Path]) -> tuple[str, int]:
