@@ -53,7 +53,7 @@ def components(
 
 
 class Labels(NamedTuple):
-  """Of pairs: labels of their images, of what is said, and of either.
+  """Labels of pairs: of their images, of what is said, and of either.
 
   concept: equal for pairs that share an image or what is said, directly or
     through other pairs; they are never impostors of each other.

@@ -104,7 +104,7 @@ def _build(data_dir: pathlib.Path) -> str:
 
 
 def _again(data_dir: pathlib.Path) -> str:
-  """What to do where it is damaged."""
+  """Says how a damaged data set is made again."""
   return f"delete that folder and run '{_build(data_dir)}'"
 
 

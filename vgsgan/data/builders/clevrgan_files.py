@@ -215,7 +215,7 @@ def latents(
 def read_files(
   source: str | pathlib.Path, splits: Sequence[str] = tuple(LISTS)
 ) -> dict[str, pathlib.Path]:
-  """What is read of a folder, by its name there; see `scan`."""
+  """Lists the files that are read of a folder, by name; see `scan`."""
   root = sources.expanded(source)
   found = [root / LATENTS_FILE]
   for split, pairs in scan(source, splits).items():

@@ -281,7 +281,7 @@ def around(
 def read_files(
   root: pathlib.Path, clips: Sequence[Clip], seed: int
 ) -> dict[str, pathlib.Path]:
-  """What is read of clips in a folder, by its name there.
+  """Lists the files that clips are read from, by their names in the folder.
 
   Args:
     root: of the folder.

@@ -133,7 +133,7 @@ def tree(folders: Sequence[str]) -> Hierarchy:
 def read_files(
   stamps: str | pathlib.Path, gcompris: str | pathlib.Path
 ) -> dict[str, pathlib.Path]:
-  """What is read of both sources, by its name."""
+  """Lists the files that are read of both sources, by name."""
   root = stamps_folder.stamps_root(stamps)
   pairs, _ = scan({"tuxpaint": root})
   found = [path for pair in pairs for path in (pair.image, pair.sound)]

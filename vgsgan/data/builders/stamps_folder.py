@@ -122,7 +122,7 @@ def stamps_root(root: str | pathlib.Path) -> pathlib.Path:
 def read_files(
   root: str | pathlib.Path, pairs: Sequence[Pair]
 ) -> dict[str, pathlib.Path]:
-  """What is read of pairs in a folder, by its name there."""
+  """Lists the files that pairs are read from, by their names in the folder."""
   root = stamps_root(root)
   found = [path for p in pairs for path in (p.image_path, p.audio_path)]
   found += [root / f"{p.name}.txt" for p in pairs]
