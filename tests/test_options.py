@@ -8,7 +8,9 @@ import sys
 
 import ml_collections
 import pytest
+from absl import flags
 
+import vgsgan
 from vgsgan import options
 from vgsgan.errors import UserError
 
@@ -62,8 +64,23 @@ def test_an_override_of_no_field_names_it_and_the_nearest(flag, said):
 @pytest.mark.parametrize(
   ("text", "said"),
   [
-    ("def get_config(:", "is not Python: "),
-    ("x = 1", "no function get_config"),
+    ("def get_config(:", " is not Python: "),
+    ("x = 1", " has no function get_config"),
+    ("get_config = 3", " has no function get_config"),
+    ("\nimport nowhere", ", line 2: ModuleNotFoundError: No module named"),
+    ("raise SystemExit('no')", ", line 1: SystemExit: no"),
+    (
+      "def get_config(arg):\n  raise ValueError('no\\nluck')",
+      ", line 2: ValueError: no luck",
+    ),
+    (
+      "def get_config():\n  return {}",
+      ": get_config cannot be called with the text after the colon: ",
+    ),
+    (
+      "def get_config(arg):\n  return {}",
+      ": get_config returns dict, and must return an ml_collections.Config",
+    ),
   ],
 )
 def test_a_file_that_is_no_config_is_named(tmp_path, text, said):
@@ -71,8 +88,92 @@ def test_a_file_that_is_no_config_is_named(tmp_path, text, said):
   path.write_text(text)
   with pytest.raises(UserError) as refused:
     options.load(path, "")
-  assert str(refused.value).startswith(f"config file {path} ")
+  assert str(refused.value).startswith(f"config file {path}{said}")
+  assert "\n" not in str(refused.value)
+
+
+def test_a_config_is_called_as_absl_calls_it(tmp_path):
+  """Without an argument where there is no colon."""
+  path = tmp_path / "mine.py"
+  made = "return ml_collections.ConfigDict({'seed': 3})"
+  path.write_text(f"import ml_collections\ndef get_config():\n  {made}")
+  assert options.load(path).seed == 3
+  path.write_text("def get_config(arg):\n  return arg")
+  with pytest.raises(UserError, match="cannot be called with no argument"):
+    options.load(path)
+
+
+def test_arguments_are_put_as_absl_takes_them(tmp_path, monkeypatch):
+  given = ["main", "--config=stamps:smoke", "--config.train.steps=1e3"]
+  given += ["--config.data.source=~/x", "--config.optim.lr=1", "--other=~/x"]
+  home = str(pathlib.Path.home())
+  for folder in (CONFIGS.parent, tmp_path):  # Beside configs/, and elsewhere.
+    monkeypatch.chdir(folder)
+    name, config, *others = options.with_config(given)
+    path, _, argument = config.removeprefix("--config=").partition(":")
+    assert (name, argument) == ("main", "smoke")
+    assert pathlib.Path(path).samefile(CONFIGS / "stamps.py")
+    assert others == [
+      "--config.train.steps=1000",
+      f"--config.data.source={home}/x",
+      "--config.optim.lr=1",
+      "--other=~/x",
+    ]
+  config = options.with_config(["main", "--config", "stamps", "--x"])
+  assert pathlib.Path(config[2]).samefile(CONFIGS / "stamps.py")
+
+
+@pytest.mark.parametrize(
+  ("flag", "said"),
+  [
+    ("--config.train.steps=1.5", "takes a whole number, such as 1200"),
+    ("--config.train.steps=inf", "takes a whole number, such as 1200"),
+    ("--config.train.steps=", "takes a whole number, such as 1200"),
+    ("--config.data.augment.flip=maybe", "the field takes true or false"),
+    ("--config=", "--config names no file"),
+    ("--config=stampz", "did you mean 'configs/stamps.py'?"),
+  ],
+)
+def test_a_value_that_a_field_cannot_take_is_one_line(flag, said, monkeypatch):
+  monkeypatch.chdir(CONFIGS.parent)
+  with pytest.raises(UserError) as refused:
+    options.with_config(["main", "--config=stamps", flag])
   assert said in str(refused.value)
+
+
+def test_help_and_the_version_are_answered(capsys):
+  for asked in ("--help", "-h", "--helpshort", "--helpfull", "--version"):
+    with pytest.raises(SystemExit) as left:
+      options.run(lambda _: pytest.fail("it ran"), ["main", "--x", asked])
+    assert left.value.code == 0
+    out, err = capsys.readouterr()
+    assert not err
+    if asked == "--version":
+      assert out == f"vgsgan {vgsgan.__version__}\n"
+  assert options._asked(["main", "--", "--help"]) == ""
+
+
+def test_the_flags_of_a_program_are_one_screen():
+  for program in ("main", "bench"):
+    done = subprocess.run(
+      [sys.executable, "-m", f"vgsgan.{program}", "--help"],
+      cwd=CONFIGS.parent,
+      capture_output=True,
+      text=True,
+    )
+    assert done.returncode == 0 and not done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) <= 40 and max(map(len, lines)) <= 80
+    assert any(line.startswith("  --config: ") for line in lines) or (
+      any(line.startswith("  --workdir: ") for line in lines)
+    )
+
+
+def test_a_path_may_start_at_the_users_home():
+  values = flags.FlagValues()
+  place = options.define_path("place", None, "A place.", flag_values=values)
+  values(["main", "--place=~/x"])
+  assert place.value == str(pathlib.Path.home() / "x")
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")))

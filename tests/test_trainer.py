@@ -18,6 +18,7 @@ from vgsgan import (
   checkpoints,
   data,
   evaluating,
+  jsonfiles,
   mesh,
   processes,
   tasks,
@@ -484,10 +485,34 @@ def test_a_damaged_best_checkpoint_gives_way_to_the_next_best(
   assert {best, after} == {2, 4}
 
 
-def test_another_batch_size_does_not_take_up_the_run(folder, tmp_path):
-  trainer.run(small(folder, steps=2, eval_every=2), tmp_path, "train")
-  with pytest.raises(UserError, match=r"another train\.batch: 8 -> 16"):
-    trainer.run(small(folder, steps=4, batch=16), tmp_path, "train")
+def test_another_run_is_not_taken_up_nor_data_read_for_it(
+  folder, tmp_path, monkeypatch
+):
+  """A huge batch of evaluation gives what an ordinary one does."""
+  config = small(folder, steps=2, eval_every=2)
+  config.eval.batch = 10**6
+  trainer.run(config, tmp_path, "train")
+  found = json.loads((tmp_path / "results.json").read_text())
+  config.eval.batch = 8
+  trainer.run(config, tmp_path, "eval")
+  again = json.loads((tmp_path / "results.json").read_text())
+  assert found.keys() == again.keys()
+  assert jsonfiles.flatten(found) == pytest.approx(jsonfiles.flatten(again))
+
+  monkeypatch.setattr(data, "load", lambda _: pytest.fail("data were read"))
+  for field, value, said in (
+    ("train.batch", 16, "step 2 has another train.batch: 8 -> 16; use the"),
+    ("seed", 5, "step 2 has another seed: 0 -> 5; use the"),
+    ("data.split_seed", 3, "another data.split_seed: 0 -> 3; use the"),
+  ):
+    config = small(folder, steps=4)
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(UserError) as refused:
+      trainer.run(config, tmp_path, "train")
+    assert said in str(refused.value)
+  with pytest.raises(UserError, match="has a run of 'grounding', and this"):
+    recogniser = load("recogniser").get_config("smoke")
+    trainer.run(recogniser, tmp_path, "eval")
 
 
 def test_eval_mode_repeats_the_final_evaluation(folder, tmp_path):
@@ -532,7 +557,7 @@ def test_training_learns_the_pairs_it_is_shown(folder, tmp_path, arg):
     ("data", "protocol", "cell", "protocol"),
     ("data", "languages", "fr,xx", "xx"),
     ("data", "source", "/nowhere", "apt-get install tuxpaint-stamps-default"),
-    ("image", "widths", (), "config.image or config.speech"),
+    ("image", "widths", (), "config.image.widths=(), blocks="),
     ("optim", "schedule", "step", "config.optim.decay_steps=0"),
     ("optim", "name", "adm", "did you mean 'adam'"),
     ("optim", "schedule", "cosin", "did you mean 'cosine'"),

@@ -162,7 +162,7 @@ def run(
       status = trainer.run(one, folder, mode)
       if status:
         return status
-    read = jsonfiles.read_json(folder / "results.json")
+    read = finished.results_of(folder)
     _require_same_source(folder, one, read, tested)
     # Refuses before the other runs.
     if not rows:

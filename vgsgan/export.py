@@ -13,7 +13,7 @@ import sys
 import jax
 from absl import flags, logging
 
-from vgsgan import data, finished, jsonfiles, mesh, options, tasks, terminal
+from vgsgan import data, finished, mesh, options, tasks, terminal
 from vgsgan.errors import UserError
 from vgsgan.worlds import pretrained
 
@@ -25,7 +25,7 @@ def export(workdir: pathlib.Path, network: str, out: pathlib.Path) -> None:
     UserError: the run is not finished, or goes on, or has no such network.
   """
   config = finished.config_of(workdir)
-  results = jsonfiles.read_json(workdir / "results.json")
+  results = finished.results_of(workdir)
   devices = mesh.make_mesh(1)
   say = terminal.Terminal()
   with say.status("opening the data set"):

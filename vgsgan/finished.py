@@ -3,12 +3,13 @@
 import contextlib
 import pathlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import ml_collections
 from jax.sharding import Mesh
 
-from vgsgan import checkpoints, mesh, tasks, workdirs
+from vgsgan import checkpoints, jsonfiles, mesh, tasks, workdirs
 from vgsgan.errors import UserError
 from vgsgan.state import TrainState
 
@@ -25,6 +26,22 @@ def config_of(workdir: pathlib.Path) -> ml_collections.ConfigDict:
   except UserError as error:
     raise UserError(f"{workdir / 'config.json'}: {error}") from error
   return config
+
+
+def results_of(workdir: pathlib.Path) -> dict[str, Any]:
+  """The results of a run, with the `step` that they are of.
+
+  Raises:
+    UserError: it is not finished, or its results are none of a run.
+  """
+  path = workdir / "results.json"
+  found = jsonfiles.read_json(path)
+  if not isinstance(found, dict) or not isinstance(found.get("step"), int):
+    raise UserError(
+      f"{path} holds no results: remove it and run --mode=eval "
+      f"--workdir={workdir}"
+    )
+  return found
 
 
 @contextlib.contextmanager

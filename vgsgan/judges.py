@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float
 
-from vgsgan import checkpoints, finished, jsonfiles, scores
+from vgsgan import checkpoints, finished, scores
 from vgsgan import data as datasets
 from vgsgan import mesh as mesh_lib
 from vgsgan.data import features
@@ -142,7 +142,7 @@ def _finished(workdir: str, task: str, data: ml_collections.ConfigDict) -> _Run:
       f"the judge in {folder} was trained with {was}, unlike what it is to "
       f"judge: train one of configs/{CONFIGS[task]} with {flags}"
     )
-  best = jsonfiles.read_json(folder / "results.json")["step"]
+  best = finished.results_of(folder)["step"]
   return _Run(folder, config, best)
 
 

@@ -20,6 +20,9 @@ from vgsgan.errors import UserError
 
 flags.disclaim_key_flags()  # What `define_path` defines is its caller's.
 
+# What absl takes.
+_BOOLEANS = ("true", "t", "1", "false", "f", "0")
+
 Variant = Callable[[ml_collections.ConfigDict], None]
 
 
@@ -73,10 +76,10 @@ class _Path(flags.ArgumentParser):
 
 
 def define_path(
-  name: str, default: str | None, help: str
-) -> flags.FlagHolder[str]:
-  """A flag that names a file or folder."""
-  return flags.DEFINE(_Path(), name, default, help)
+  name: str, default: str | None, help: str, **options: Any
+) -> flags.FlagHolder:
+  """A flag that names a file or folder; the rest as of `flags.DEFINE`."""
+  return flags.DEFINE(_Path(), name, default, help, **options)
 
 
 def with_config(argv: Sequence[str]) -> list[str]:
@@ -145,6 +148,8 @@ def _override(config: ml_collections.ConfigDict, arg: str) -> str:
     node = node[name]
   if isinstance(node, str) and value.startswith("~"):
     return f"{flag}={os.path.expanduser(value)}"
+  if isinstance(node, bool) and value.lower() not in _BOOLEANS:
+    raise UserError(f"{arg}: the field takes true or false")
   if not isinstance(node, int) or isinstance(node, bool):
     return arg
   try:

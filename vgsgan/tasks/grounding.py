@@ -145,6 +145,13 @@ def check_pairs(config: ml_collections.ConfigDict) -> None:
       f"config.image.embed={image.embed} and config.speech.embed="
       f"{speech.embed} must be equal: one embedding holds both"
     )
+  stages = {len(image[name]) for name in ("widths", "blocks", "strides")}
+  if image.tower == "resnet" and (len(stages) > 1 or 0 in stages):
+    raise UserError(
+      f"config.image.widths={tuple(image.widths)}, blocks="
+      f"{tuple(image.blocks)} and strides={tuple(image.strides)}: name one of "
+      "each a stage"
+    )
   if config.data.image_size % _PIXELS:
     raise UserError(
       f"config.data.image_size={config.data.image_size}: sides must be "
