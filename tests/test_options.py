@@ -104,7 +104,7 @@ def test_a_config_is_called_as_absl_calls_it(tmp_path):
 
 
 def test_arguments_are_put_as_absl_takes_them(tmp_path, monkeypatch):
-  given = ["main", "--config=stamps:smoke", "--config.train.steps=1e3"]
+  given = ["main", "--config=stamps.py:smoke", "--config.train.steps", "1e3"]
   given += ["--config.data.source=~/x", "--config.optim.lr=1", "--other=~/x"]
   home = str(pathlib.Path.home())
   for folder in (CONFIGS.parent, tmp_path):  # Beside configs/, and elsewhere.
