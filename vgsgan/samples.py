@@ -10,6 +10,7 @@ loudness are gone (`sounds` is the extra).
 """
 
 import io
+import inspect
 import pathlib
 from typing import Any
 
@@ -125,6 +126,9 @@ def waveform(
       "sounds are made by librosa, which is not installed: "
       'pip install -e ".[sounds]"'
     ) from error
+  # librosa 1.0, of Python 3.12 and newer, has another name for it.
+  named = inspect.signature(griffinlim).parameters
+  seed = "rng" if "rng" in named else "random_state"
   window = round(_WINDOW * sample_rate)
   magnitudes = inverse.mel_to_stft(
     10.0 ** (4.0 * (np.float64(spectrogram.T) - 1.0)),
@@ -138,7 +142,7 @@ def waveform(
     hop_length=round(_HOP * sample_rate),
     n_fft=window,
     window=np.hamming(window),
-    random_state=0,
+    **{seed: 0},
   )
   sound = signal.lfilter([1.0], [1.0, -_PREEMPHASIS], emphasised)
   return _PEAK * sound / max(np.abs(sound).max(), 1e-9)
