@@ -9,8 +9,8 @@ every sound as it can be had from its spectrogram, the real ones too: phases and
 loudness are gone (`sounds` is the extra).
 """
 
-import io
 import inspect
+import io
 import pathlib
 from typing import Any
 
