@@ -15,6 +15,7 @@ os.environ["XLA_FLAGS"] = (
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp())
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
+import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook("vgsgan", "beartype.beartype")
@@ -27,3 +28,20 @@ pytest_plugins = [
   "tests.launch_stage",
   "tests.saved_states",
 ]
+
+# Files of whole runs, of processes and of long compilations.
+SLOW = """
+  bench bench_torch checkpoints_faults classification clevrgan clips comparing
+  compile_cache compiling concept_refresh correspondence drawing drill
+  every_step every_task exchange gan generation_tasks grounding idea idea_runs
+  inversion inverter judges keys launch launch_kubernetes launch_local
+  launch_slurm launch_tpu losses_edited onednn passes preemption processes
+  recognition samples select show sounding sources streams trainer
+""".split()
+
+
+def pytest_collection_modifyitems(items):
+  """Marks what `pytest -m "not slow"`, the quick part, leaves out."""
+  for item in items:
+    if item.path.stem.removeprefix("test_") in SLOW:
+      item.add_marker(pytest.mark.slow)
