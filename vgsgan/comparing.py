@@ -12,6 +12,7 @@ from vgsgan import (
   bars,
   data,
   files,
+  finished,
   jsonfiles,
   processes,
   runs,
@@ -144,19 +145,19 @@ def run(
   tested: dict[str, Any] = {}
   # All at once: a mistake in the last arm shows before the first has run.
   every = list(arms(config))
-  finished = set()
+  done = set()
   for name, seed, one in every:
     folder = workdir / f"{name}-{seed}"
     with named(name):
       trainer.checked(one, mode)
     if mode == "train" and (folder / "results.json").exists():
       _require_same(folder, one)
-      finished.add(folder)
+      done.add(folder)
     else:
       runs.require_run(folder, one, mode)
   for name, seed, one in every:
     folder = workdir / f"{name}-{seed}"
-    if folder not in finished:
+    if folder not in done:
       if processes.first():
         print(f"{folder}:", flush=True)
       status = trainer.run(one, folder, mode)
