@@ -1,1 +1,1 @@
-"""What all floors share and that imports from none of them."""
+"""Modules that all packages share and that import none of them."""
