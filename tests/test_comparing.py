@@ -18,6 +18,7 @@ def config(**changes):
   columns = {"R@10": "splits.test.recall", "all": "splits.test.words.all"}
   return ml_collections.ConfigDict(
     {
+      "task": "grounding",
       "seed": 7,
       "mesh": {"model": 1},
       "optim": {"lr": 0.1, "name": "adam"},
@@ -54,6 +55,7 @@ def test_arms_are_copies_that_differ_in_their_fields():
   for name, seed, one in found:
     quick = name == "quick"
     assert one.to_dict() == {
+      "task": "grounding",
       "seed": seed,
       "mesh": {"model": 1},
       "optim": {"lr": 0.5 if quick else 0.1, "name": "adam"},
