@@ -119,6 +119,9 @@ def test_arguments_are_put_as_absl_takes_them(tmp_path, monkeypatch):
       "--config.optim.lr=1",
       "--other=~/x",
     ]
+  alone = ["--config.data.augment.flip", "--config.optim.lr", "-1", "--x"]
+  found = options.with_config(["main", "--config=stamps", *alone])
+  assert found[2:] == [alone[0], "--config.optim.lr=-1", "--x"]
   config = options.with_config(["main", "--config", "stamps", "--x"])
   assert pathlib.Path(config[2]).samefile(CONFIGS / "stamps.py")
 

@@ -57,3 +57,27 @@ def test_a_run_without_its_checkpoints_is_no_other_run(tmp_path):
   config.task = "drawing"
   with pytest.raises(UserError, match="has a run of 'grounding'"):
     runs.require_run(tmp_path, config, "train")
+
+
+@pytest.mark.parametrize("text", ["{}", "[1]", '{"step": "x"}'])
+def test_results_that_are_none_are_one_line(tmp_path, text):
+  (tmp_path / "results.json").write_text(text)
+  with pytest.raises(UserError, match=r"results\.json holds no results"):
+    finished.results_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+  ("text", "said"),
+  [
+    ("[1]", r"config\.json holds no config"),
+    ('{"task": "grounding", "train": 3}', "train is no section"),
+    ('{"task": "grounding"}', r"config\.json: config\.task='grounding' needs"),
+    ('{"task": "drawn"}', r"config\.json: config\.task='drawn' is unknown"),
+    ('{"seed": "x"}', r"config\.json: config\.task is missing"),
+  ],
+)
+def test_a_config_that_is_none_is_one_line(tmp_path, text, said):
+  (tmp_path / "config.json").write_text(text)
+  with pytest.raises(UserError, match=said) as refused:
+    finished.config_of(tmp_path)
+  assert "\n" not in str(refused.value)

@@ -116,12 +116,14 @@ def with_config(argv: Sequence[str]) -> list[str]:
 
 def _joined(argv: Sequence[str]) -> list[str]:
   """The arguments, with `--config.FIELD VALUE` as `--config.FIELD=VALUE`."""
-  joined, given = [], iter(argv)
-  for arg in given:
-    if arg.lstrip("-").startswith("config.") and "=" not in arg:
-      value = next(given, None)
-      arg = arg if value is None else f"{arg}={value}"
-    joined.append(arg)
+  joined: list[str] = []
+  for arg in argv:
+    before = joined[-1] if joined else ""
+    waits = before.lstrip("-").startswith("config.") and "=" not in before
+    if waits and not arg.startswith("--"):  # `--config.FIELD` alone is True.
+      joined[-1] = f"{before}={arg}"
+    else:
+      joined.append(arg)
   return joined
 
 
