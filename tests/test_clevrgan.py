@@ -576,7 +576,7 @@ def test_dropped_pictures_are_drawn_from_the_next_latent(monkeypatch, batch):
 
 
 def test_a_description_is_of_its_seed_split_and_number():
-  """Of one picture: no split repeats what another says of equal numbers."""
+  """No split repeats what another says of one picture at equal numbers."""
   mask = np.ones((1, 4, 4), bool)
   picture = world.Picture(
     np.zeros(2, np.float32),

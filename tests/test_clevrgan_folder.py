@@ -31,7 +31,7 @@ def color(name):
 
 
 def pitch(name):
-  """Of the recording of an ID, Hz."""
+  """Pitch of the recording of an ID, in Hz."""
   return 200 + 20 * number_of(name)
 
 

@@ -1,4 +1,4 @@
-"""What is compiled is compiled once, for one kind of CPU, and trusted."""
+"""Tests that programs are compiled once, for one kind of CPU, and trusted."""
 
 import json
 import os

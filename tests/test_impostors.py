@@ -186,7 +186,7 @@ def test_a_cluster_is_that_of_the_features_at_the_peak():
 
 
 def test_published_clusters_after_the_first_are_drawn_by_their_scores():
-  """Of concepts that score 3, 1 and -1; each switches off a unit of its own."""
+  """Concepts score 3, 1 and -1; each switches off a unit of its own."""
   b = 600
   known = impostors.Concepts(
     jnp.zeros(3), jnp.ones(3), jnp.eye(3), {"up1": jnp.eye(3)}

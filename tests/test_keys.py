@@ -89,7 +89,7 @@ def folder(tmp_path_factory):
 
 
 def drawn(case, uses, steps):
-  """How many random draws initialisation makes, and each step."""
+  """Counts the random draws of initialisation and of each step."""
   shapes, batch = jax.eval_shape(case.task.init, KEY), case.batch()
   state = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
   init = uses.of(lambda: case.task.init(keys.of(case.config.seed, "init")))

@@ -366,7 +366,7 @@ def test_a_batch_without_any_edit():
 
 
 def _metrics(**changed):
-  """Of pairs that all look and sound alike, of score -1, but for `changed`."""
+  """Metrics of pairs that all look and sound alike, but for `changed`."""
   ones = jnp.ones((B, 2, 2, 1))
   batch = {
     "image_map": -ones,

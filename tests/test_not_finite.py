@@ -62,7 +62,7 @@ def run(request):
 
 
 def stops(metrics, folder):
-  """Whether the trainer does, and says so in a file."""
+  """Tells whether the trainer stops and says so in a file."""
   run = mock.Mock(spec=Run)
   run.saved, run.log, run.workdir = mock.Mock(), mock.Mock(), folder
   run.record_ids.return_value = ["first"]

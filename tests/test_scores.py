@@ -167,7 +167,7 @@ def test_l2_normalize():
 @pytest.mark.parametrize("kind", sorted(scores.ALL_PAIRS))
 @pytest.mark.parametrize("normalize", [False, True])
 def test_a_number_that_is_none_stays_in_the_scores(kind, normalize):
-  """Of its own row and column alone; a length of NaN is not one too short."""
+  """A NaN stays in its row and column; a length of NaN is not too short."""
   rng = np.random.default_rng(3)
   images = rng.normal(size=(3, 4, 4, 8)).astype(np.float32)
   audio = rng.normal(size=(4, 5, 8)).astype(np.float32)
@@ -189,7 +189,7 @@ def test_a_distance_that_is_no_number_stays_one():
 
 
 def test_vectors_down_to_the_shortest_have_a_direction():
-  """Of lengths 1.1e-6 and 0.9e-6, by the bound of 1e-6; and by one of 2."""
+  """Lengths of 1.1e-6 and 0.9e-6 lie on either side of the bound of 1e-6."""
   x = jnp.array([[0.66e-6, 0.88e-6], [0.54e-6, 0.72e-6]])
   np.testing.assert_allclose(
     scores.l2_normalize(x), [[0.6, 0.8], [0, 0]], rtol=1e-5

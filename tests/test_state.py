@@ -18,7 +18,7 @@ def optim(**fields):
 
 
 def rates(optims, steps, counts):
-  """Of each, at these counts; all of them in one compiled program."""
+  """Rates of each schedule at these counts, in one compiled program."""
   schedules = [schedule(x, steps) for x in optims]
   run = jax.jit(lambda counts: [x(counts) for x in schedules])
   return np.stack(run(np.asarray(counts, np.int32)))
@@ -26,7 +26,7 @@ def rates(optims, steps, counts):
 
 @pytest.mark.parametrize("warmup", [0, 3])
 def test_steps_fall_at_every_whole_multiple(warmup):
-  """Of Python's integers; floats divided by XLA miss some, of 41 the first."""
+  """Compares with Python's integers: XLA's float division misses some."""
   lengths, counts = range(1, 201), range(warmup, 1205)
   use = {"schedule": "step", "warmup_steps": warmup}
   optims = [optim(decay_steps=n, **use) for n in lengths]
@@ -133,7 +133,7 @@ def test_both_adams_have_the_momenta_of_the_config(name, decay):
 
 
 def test_gradients_are_clipped_before_momentum_and_decay():
-  """Of length sqrt(1.25), they are as long as `clip_norm` at most."""
+  """Gradients of length sqrt(1.25) come to be as long as `clip_norm`."""
   got = updated(optim(clip_norm=0.1, weight_decay=0.2), 1, SLOPE)
   weight, bias = 0.1 / np.sqrt(1.25), -0.05 / np.sqrt(1.25)
   expected = 1 - 0.5 * (weight + 0.2), -2 - 0.5 * (bias - 0.4)

@@ -1,4 +1,4 @@
-"""What a run shows in terminals of several widths, looked at in a real one."""
+"""Tests what a run shows in real terminals of several widths."""
 
 import fcntl
 import io

@@ -308,7 +308,7 @@ def _has(results: dict[str, Any], path: str) -> bool:
 
 
 def _mean(values: list[float | int]) -> float:
-  """Of equal values that value, to the last bit."""
+  """Averages figures; the mean of equal ones is that value, to the last bit."""
   return float(values[0] if len({*values}) == 1 else np.mean(values))
 
 

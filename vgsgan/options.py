@@ -230,7 +230,7 @@ def no_device(error: Exception) -> str | None:
 
 
 def _asked(argv: Sequence[str]) -> str:
-  """What `--help` or `--version` asks for, or ''."""
+  """The text that `--help` or `--version` asks for, or ''."""
   given = argv[1 : argv.index("--")] if "--" in argv else argv[1:]
   if "--version" in given:
     return f"vgsgan {__version__}"

@@ -71,7 +71,7 @@ def abstract_state(this: Run) -> TrainState:
 
 
 def configured(config: ml_collections.ConfigDict, step: int) -> dict[str, Any]:
-  """What a config alone says of the position after `step` batches."""
+  """The part of the position after `step` batches that the config decides."""
   return {
     "examples": step * config.train.batch,
     "seed": config.seed,

@@ -15,7 +15,7 @@ _ROOM = 20  # Columns that the bar keeps to itself.
 
 
 class Timer:
-  """How long a `Terminal.status` took; `seconds` is set when it ends."""
+  """Times a `Terminal.status`; `seconds` is set when it ends."""
 
   seconds: float = 0.0
 

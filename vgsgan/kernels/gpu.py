@@ -65,7 +65,7 @@ def gradients(
 
 
 def serves(a: Array, interpret=None) -> bool:
-  """Whether the kernels are for such vectors, on the GPU at hand."""
+  """Tells whether the kernels serve such vectors on the GPU at hand."""
   # Without a GPU at hand programs are for Hopper, as JAX has it.
   version = getattr(jax.local_devices()[0], "compute_capability", HOPPER)
   hopper = interpret is not None or int(float(version)) == HOPPER
@@ -85,13 +85,13 @@ def _operands(a, a_valid, b, b_valid):
 
 
 def _blocks(length: int) -> tuple[int, int]:
-  """How many blocks of how many columns an item of a is."""
+  """Divides an item of `a` into blocks: their number and their columns."""
   columns = min(COLUMNS, pl.cdiv(length, SIDE) * SIDE)
   return pl.cdiv(length, columns), columns
 
 
 def _best(operands, interpret):
-  """Of all vectors of b: each item's best product, and how many equal it."""
+  """Best product of each item for all vectors of b, and how many equal it."""
   a, a_valid, b = operands
   parts, columns = _blocks(a_valid.shape[1])
   out = _like(a, (len(a), parts, len(b)), jnp.float32)
@@ -202,7 +202,7 @@ def _shares_kernel(
 
 
 def _place(columns):
-  """Which rows, which item, and which of its blocks of columns are taken."""
+  """Names the rows, the item and the block of columns of a program."""
   part = lax.axis_index("part")
   rows = pl.ds(lax.axis_index("rows") * ROWS, ROWS)
   return rows, lax.axis_index("item"), part, pl.ds(part * columns, columns)

@@ -243,7 +243,7 @@ class Idea(Alternating):
 def share_where(
   true: Bool[Array, "b n"], counts: Bool[Array, "b n"]
 ) -> Float[Array, ""]:
-  """Of what counts, the share that is true; 0 of nothing."""
+  """The share that is true of what counts; 0 of nothing."""
   return jnp.sum(true & counts) / jnp.maximum(jnp.sum(counts), 1)
 
 
@@ -253,7 +253,7 @@ def example(data: ml_collections.ConfigDict) -> ClipExample:
 
 
 def adversarial(config: ml_collections.ConfigDict) -> bool:
-  """Whether a discriminator is among the networks."""
+  """Tells whether a discriminator is among the networks."""
   return config.idea.kind.endswith("gan")
 
 
