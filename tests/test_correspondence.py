@@ -16,7 +16,7 @@ from sklearn.metrics import log_loss
 from configs import correspondence as configs
 from tests.placing import placed
 from vgsgan import contrastive, data, losses, mesh, objectives, scores, trainer
-from vgsgan.data.clip_sets import Labelled
+from vgsgan.data.clip_sets import REAL, Labelled
 from vgsgan.data.clips import MOST_LABELS, ClipExample
 from vgsgan.errors import UserError
 from vgsgan.evals import sources
@@ -487,6 +487,7 @@ def test_pictures_of_one_object_have_no_pointing_figures():
 def test_a_whole_run_on_two_devices(system, tmp_path, monkeypatch):
   two = mesh.make_mesh(2)
   splits = {"train": records(24), "validation": records(9), "test": records(10)}
+  splits[REAL] = records(7)
   monkeypatch.setattr(mesh, "make_mesh", lambda model: two)
   monkeypatch.setattr(data, "load", lambda config: splits)
   config = config_of(system)
@@ -498,6 +499,8 @@ def test_a_whole_run_on_two_devices(system, tmp_path, monkeypatch):
   results = json.loads((tmp_path / "results.json").read_text())
   for split, pairs in (("validation", 18), ("test", 20)):
     assert results["splits"][split]["correspondence"]["pairs"] == pairs
+  real = results["splits"]["test"]["real"]
+  assert real["correspondence"]["pairs"] == 14
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from vgsgan.data.splits import SPLITS
 from vgsgan.errors import UserError
 from vgsgan.hierarchy import Hierarchy
 
-# Of the real pairs that stand beside the own test split; for tests alone.
+# The name of the real pairs beside the splits; for tests alone.
 REAL = "real"
 
 
@@ -79,15 +79,13 @@ def _real(data: ml_collections.ConfigDict) -> dict[str, Records]:
   """Real pictures with real sounds, if asked for; too few to train on."""
   if not data.get("real"):
     return {}
-  from vgsgan.data.builders import clip_records, real_sounds
-  from vgsgan.data.builders.real_sounds_files import GCOMPRIS, STAMPS
+  from vgsgan.data.builders import clip_records, real_sounds, stamps
 
-  for folder in (STAMPS, GCOMPRIS):
-    if not pathlib.Path(folder).is_dir():
-      raise UserError(
-        f"config.data.real needs {folder}: install the Debian packages "
-        "tuxpaint-stamps-default and gcompris-qt-data"
-      )
+  if not pathlib.Path(stamps.SOURCE).is_dir():
+    raise UserError(
+      f"config.data.real needs {stamps.SOURCE}: install the Debian package "
+      "tuxpaint-stamps-default with `apt-get install tuxpaint-stamps-default`"
+    )
   config = real_sounds.RealSoundsConfig(
     image_size=data.image_size, sample_rate=data.sample_rate
   )

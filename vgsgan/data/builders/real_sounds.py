@@ -1,13 +1,14 @@
 """Real pictures with real sounds: a small set to test on, and to test on only.
 
-`real_sounds_files` says where they are from. Folders are the classes: the
-label of a record is the folder that its picture is in.
+The one source is the stamps of Tux Paint that have a sound effect: `NAME.ogg`
+or `NAME.wav` beside `NAME.png` or `NAME.svg`. `symbols/` is left out: its
+sounds are spoken letters and digits. Folders are the classes: the label of a
+record is the folder that its picture is in.
 """
 
 import dataclasses
 import hashlib
 import pathlib
-import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -22,8 +23,8 @@ from vgsgan.data.builders import (
   sources,
   stamps_folder,
 )
-from vgsgan.data.builders import real_sounds_files as files
-from vgsgan.errors import UserError
+from vgsgan.data.builders.stamps import SOURCE
+from vgsgan.hierarchy import Hierarchy
 from vgsgan.options import check_at_least
 
 
@@ -33,17 +34,15 @@ class RealSoundsConfig(tfds.core.BuilderConfig):
 
   Attributes:
     name: derived; what is passed is not used.
-    stamps: the folder of the stamps, or the one that has them in `stamps/`.
-    gcompris: the folder of the `.rcc` files of GCompris.
+    source: the folder of the stamps, or the one that has them in `stamps/`.
     image_size: side of the square pictures, pixels.
     sample_rate: of the waveforms, Hz.
     max_bad_share: share of the pairs that may be undecodable.
-    fingerprint: of the sources; `prepare` fills it in.
+    fingerprint: of the source; `prepare` fills it in.
   """
 
   name: str = ""
-  stamps: str = files.STAMPS
-  gcompris: str = files.GCOMPRIS
+  source: str = SOURCE
   image_size: int = 128
   sample_rate: int = 16000
   max_bad_share: float = 0.01
@@ -61,51 +60,107 @@ class RealSoundsConfig(tfds.core.BuilderConfig):
     self.name = "-".join(parts)
 
 
+@dataclasses.dataclass(frozen=True)
+class Pair:
+  """A picture and its sound; `folder` is the class, as "animals/birds"."""
+
+  id: str
+  folder: str
+  image: pathlib.Path
+  sound: pathlib.Path
+
+
+def scan(root: pathlib.Path) -> tuple[list[Pair], list[list[str]]]:
+  """Lists the pairs of the folder of the stamps.
+
+  Returns:
+    The pairs by folder and name, and the sounds without a picture beside them
+    as [path in the folder, reason].
+  """
+  pairs, strays = {}, []
+  with sources.readable(root):
+    sounds = list(_sounds(root))
+  for sound in sounds:
+    place = sound.relative_to(root)
+    images = map(sound.with_suffix, stamps_folder.PICTURES)
+    image = next((path for path in images if path.exists()), None)
+    if image is None:
+      strays.append([place.as_posix(), "no picture beside it"])
+      continue
+    name = place.with_suffix("").as_posix()
+    folder = name.rpartition("/")[0]
+    pairs.setdefault(name, Pair(name, folder, image, sound))
+  return [pairs[name] for name in sorted(pairs)], sorted(strays)
+
+
+def _sounds(root: pathlib.Path) -> Iterator[pathlib.Path]:
+  """The sound effects of a folder, in each of its folders Ogg before WAV."""
+  for folder, inside, names in sources.walk(root):
+    here = pathlib.Path(folder)
+    if here == root:
+      inside[:] = [name for name in inside if name != "symbols"]
+    for name in sorted(names):
+      sound = here / name
+      if sound.suffix in stamps_folder.SOUNDS and "_desc" not in name:
+        yield sound
+
+
+def tree(folders: Sequence[str]) -> Hierarchy:
+  """The tree of folders, of which some, as "animals/birds", are the labels."""
+  above = {
+    "/".join(folder.split("/")[:depth])
+    for folder in folders
+    for depth in range(folder.count("/") + 2)
+  }
+  nodes = sorted(above | {""})
+  index = {name: i for i, name in enumerate(nodes)}
+  return Hierarchy(
+    names=("root", *nodes[1:]),
+    edges=tuple((index[n.rpartition("/")[0]], index[n]) for n in nodes[1:]),
+    labels=tuple(index[folder] for folder in folders),
+  )
+
+
 class RealSounds(tfds.core.GeneratorBasedBuilder):
   """The TFDS builder; `prepare` is the way in."""
 
   # See builders/stamps.py.
   code_path = tfds.core.Path(__file__)
-  VERSION = tfds.core.Version("1.0.0")
-  RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "First release."}
+  VERSION = tfds.core.Version("2.0.0")
+  RELEASE_NOTES: ClassVar[dict[str, str]] = {
+    "2.0.0": "The stamps are the only source.",
+    "1.0.0": "First release.",
+  }
 
   def _info(self) -> tfds.core.DatasetInfo:
     return tfds.core.DatasetInfo(
       builder=self,
       description=(
-        "Pictures with the sound of what they show: sound effects of Tux "
-        "Paint's stamps, instruments, farm animals and music of GCompris. "
-        "Debian packages tuxpaint-stamps-default and gcompris-qt-data."
+        "Pictures of Tux Paint's stamps with the sound of what they show. "
+        "Debian package tuxpaint-stamps-default."
       ),
       features=clip_records.features(self.builder_config.image_size, "png"),
       supervised_keys=None,
       homepage="https://tuxpaint.org/stamps/",
-      license=(
-        "GPL-2.0 (Tux Paint); GPL-3.0, CC-BY-SA-4.0, CC-BY, CC0, public "
-        "domain, one sound CC Sampling Plus 1.0 (GCompris)"
-      ),
+      license="GPL-2.0",
       metadata=tfds.core.MetadataDict(),
     )
 
   def _split_generators(self, dl_manager):
-    del dl_manager  # Nothing to download: packages bring the sources.
+    del dl_manager  # Nothing to download: a package brings the source.
     return {"test": self._generate_examples()}
 
   def _generate_examples(self):
-    config, metadata = self.builder_config, self.info.metadata
-    with tempfile.TemporaryDirectory() as folder:
-      files.unpack(config.gcompris, pathlib.Path(folder))
-      folders = {
-        "tuxpaint": stamps_folder.stamps_root(config.stamps),
-        "gcompris": pathlib.Path(folder),
-      }
-      pairs, strays = files.scan(folders)
-      metadata.update(pairs=len(pairs), strays=strays, bad=[])
-      found = list(self._decoded(pairs))
-    folders = sorted({pair.folder for pair, _ in found})
-    metadata["hierarchy"] = clip_records.stored(files.tree(folders))
-    ids = splits.components(len(found), [_same(record) for _, record in found])
-    for (pair, record), clip_id in zip(found, ids, strict=True):
+    metadata = self.info.metadata
+    root = stamps_folder.stamps_root(self.builder_config.source)
+    pairs, strays = scan(root)
+    metadata.update(pairs=len(pairs), strays=strays, bad=[])
+    decoded = list(self._decoded(pairs))
+    folders = sorted({pair.folder for pair, _ in decoded})
+    metadata["hierarchy"] = clip_records.stored(tree(folders))
+    contents = [_contents(record) for _, record in decoded]
+    ids = splits.components(len(decoded), contents)
+    for (pair, record), clip_id in zip(decoded, ids, strict=True):
       labels = [folders.index(pair.folder)]
       yield (
         pair.id,
@@ -113,8 +168,8 @@ class RealSounds(tfds.core.GeneratorBasedBuilder):
       )
 
   def _decoded(
-    self, pairs: Sequence[files.Pair]
-  ) -> Iterator[tuple[files.Pair, dict[str, Any]]]:
+    self, pairs: Sequence[Pair]
+  ) -> Iterator[tuple[Pair, dict[str, Any]]]:
     config, metadata = self.builder_config, self.info.metadata
     for pair in tqdm(pairs, desc="real sounds", unit="pair", disable=None):
       try:
@@ -130,10 +185,10 @@ class RealSounds(tfds.core.GeneratorBasedBuilder):
         metadata["strays"].append([pair.id, "silent"])
 
 
-def _same(record: dict[str, Any]) -> list[bytes]:
-  """Keys of which clips that are one have one in common.
+def _contents(record: dict[str, Any]) -> list[bytes]:
+  """Digests of the picture and the sound; equal clips share one of them.
 
-  Of what is decoded: equal sounds are there in files that are not equal.
+  They are of what is decoded: unequal files may hold equal sounds.
   """
   parts = (record["image"], record["waveform"].tobytes())
   return [hashlib.sha256(part).digest() for part in parts]
@@ -153,15 +208,16 @@ def prepare(
     'bad'; `clip_records.hierarchy` reads the classes from it.
 
   Raises:
-    UserError: a source is missing or broken, too many of its pairs are
+    UserError: the source is missing or broken, too many of its pairs are
       undecodable, or the disk is full.
   """
   data_dir = sources.expanded(data_dir)
 
   def identify():
-    found = files.read_files(config.stamps, config.gcompris)
-    roots = [stamps_folder.stamps_root(config.stamps), config.gcompris]
-    return sources.identity(roots, found, data_dir)
+    root = stamps_folder.stamps_root(config.source)
+    pairs, _ = scan(root)
+    paths = [path for pair in pairs for path in (pair.image, pair.sound)]
+    return sources.identity([root], sources.named(root, paths), data_dir)
 
   config = dataclasses.replace(config, fingerprint=identify())
   builder = preparing.prepare_once(
@@ -174,21 +230,13 @@ def prepare(
   return builder
 
 
-def load(builder: RealSounds, split: str = "test") -> Sequence[dict]:
+def load(builder: RealSounds) -> Sequence[dict]:
   """Random access to the records; see `clip_records`.
 
   There is one split, 'test': the set is too small to train or choose on.
   Clips with one sound or one picture have one `clip_id`.
-
-  Raises:
-    UserError: another split is asked for.
   """
-  if split != "test":
-    raise UserError(
-      f"real_sounds has no split {split!r}: it is for tests alone, train on "
-      "another data set"
-    )
-  return preparing.open_split(builder, split)
+  return preparing.open_split(builder, "test")
 
 
 def _megabytes(builder: RealSounds) -> int:
