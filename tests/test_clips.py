@@ -457,11 +457,8 @@ def test_other_settings_have_folders_of_their_own():
     {"image_size": 8},
     {"sample_rate": 8000},
     {"split_seed": 1},
-    {"validation_share": 0.2},
     {"fingerprint": "a"},
   )
   names = {clips.ClipsConfig(**change).name for change in changes}
   assert len(names) == len(changes)
   assert not any("/" in name or " " in name for name in names)
-  with pytest.raises(UserError, match="validation_share"):
-    clips.ClipsConfig(validation_share=1.0)

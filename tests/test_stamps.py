@@ -322,7 +322,7 @@ def test_broken_or_blank_pictures_are_named(name, content, tmp_path):
 
 def test_labels(folder):
   scan = stamps_folder.scan(folder, LANGUAGES, symbols=False)
-  found = stamps_index.index(scan, "cells", 0, 0.15, 0.1)
+  found = stamps_index.index(scan, "cells", 0, None)
   row = {
     (p.name.split("/")[-1], p.language): i for i, p in enumerate(found.pairs)
   }
@@ -444,13 +444,11 @@ def test_settings_and_sources_have_folders_of_their_own(tmp_path):
       {"image_size": 32},
       {"sample_rate": 8000},
       {"split_seed": 1},
-      {"test_share": 0.2},
-      {"validation_share": 0.2},
       {"max_stamps": 9},
       {"fingerprint": "abc"},
     )
   }
-  assert len(names) == 11
+  assert len(names) == 9
 
 
 def test_names_of_many_languages_fit_a_file_system(tmp_path):

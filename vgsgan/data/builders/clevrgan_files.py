@@ -213,7 +213,7 @@ def latents(
 
 
 def read_files(
-  source: str | pathlib.Path, splits: Sequence[str] = tuple(LISTS)
+  source: str | pathlib.Path, splits: Sequence[str]
 ) -> dict[str, pathlib.Path]:
   """Lists the files that are read of a folder, by name; see `scan`."""
   root = sources.expanded(source)

@@ -31,6 +31,7 @@ from vgsgan.options import check_at_least
 # Of sound on either side of what belongs to a frame, seconds: by so much may
 # training misalign them.
 MARGIN = 1.0
+VALIDATION_SHARE = 0.1  # Of the videos of train.csv.
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
@@ -46,7 +47,6 @@ class ClipsConfig(tfds.core.BuilderConfig):
     image_size: side of the square pictures, pixels.
     sample_rate: of the waveforms, Hz.
     split_seed: chooses the frames, and the videos for validation.
-    validation_share: of the videos of train.csv.
     max_bad_share: share of the clips that may be missing or undecodable.
     fingerprint: of the source; `prepare` fills it in.
   """
@@ -58,7 +58,6 @@ class ClipsConfig(tfds.core.BuilderConfig):
   image_size: int = 256
   sample_rate: int = 16000
   split_seed: int = 0
-  validation_share: float = 0.1
   max_bad_share: float = 0.01
   fingerprint: str = ""
 
@@ -69,11 +68,6 @@ class ClipsConfig(tfds.core.BuilderConfig):
     check_at_least("data.seconds", self.seconds, 0.01)
     if not math.isfinite(self.seconds):
       raise UserError(f"config.data.seconds={self.seconds} must have an end")
-    if not 0 < self.validation_share < 1:
-      raise UserError(
-        f"config.data.validation_share={self.validation_share} must be "
-        "between 0 and 1"
-      )
     # Of a digest: names have blanks, IDs have slashes.
     under = repr(sorted(set(self.under))).encode()
     parts = (
@@ -81,7 +75,7 @@ class ClipsConfig(tfds.core.BuilderConfig):
       f"{self.sample_rate}hz",
       f"{self.seconds:g}s",
       f"seed{self.split_seed}",
-      f"validation{self.validation_share:g}",
+      f"validation{VALIDATION_SHARE:g}",
       f"under_{hashlib.sha256(under).hexdigest()[:8]}",
       f"source_{self.fingerprint}",
     )
@@ -213,9 +207,7 @@ def prepare(config: ClipsConfig, data_dir: str | pathlib.Path) -> Clips:
 def _scan(
   config: ClipsConfig, root: pathlib.Path, labels: Sequence[str]
 ) -> list[clips_files.Clip]:
-  return clips_files.scan(
-    root, labels, config.validation_share, config.split_seed
-  )
+  return clips_files.scan(root, labels, VALIDATION_SHARE, config.split_seed)
 
 
 def load(builder: Clips, split: str) -> Sequence[dict]:

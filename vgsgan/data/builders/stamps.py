@@ -50,8 +50,6 @@ class StampsConfig(tfds.core.BuilderConfig):
     image_size: side of the square pictures, pixels.
     sample_rate: of the waveforms, Hz.
     split_seed: chooses what is held out, and the stamps of `max_stamps`.
-    test_share: share of the records ('images': of the pictures) in test.
-    validation_share: likewise.
     max_bad_share: share of the pairs that may be undecodable.
     max_stamps: takes this many stamps at most; None for all.
     fingerprint: of the source; `prepare` fills it in.
@@ -65,8 +63,6 @@ class StampsConfig(tfds.core.BuilderConfig):
   image_size: int = 64
   sample_rate: int = 16000
   split_seed: int = 0
-  test_share: float = 0.15
-  validation_share: float = 0.1
   max_bad_share: float = 0.01
   max_stamps: int | None = None
   fingerprint: str = ""
@@ -93,8 +89,8 @@ class StampsConfig(tfds.core.BuilderConfig):
       f"{self.image_size}px",
       f"{self.sample_rate}hz",
       f"seed{self.split_seed}",
-      f"test{self.test_share:g}",
-      f"validation{self.validation_share:g}",
+      f"test{stamps_index.TEST_SHARE:g}",
+      f"validation{stamps_index.VALIDATION_SHARE:g}",
       *([f"first{self.max_stamps}"] if self.max_stamps is not None else []),
       f"source_{self.fingerprint}",
     ]
@@ -153,8 +149,6 @@ class Stamps(tfds.core.GeneratorBasedBuilder):
       _scan(config),
       config.protocol,
       config.split_seed,
-      config.test_share,
-      config.validation_share,
       config.max_stamps,
     )
     self.info.metadata.update(

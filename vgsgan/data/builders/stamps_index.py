@@ -12,6 +12,9 @@ from jaxtyping import Int, Shaped
 from vgsgan.data import splits
 from vgsgan.data.builders.stamps_folder import Pair, Scan
 
+# Of the records; of the stamps where whole stamps are held out.
+TEST_SHARE, VALIDATION_SHARE = 0.15, 0.1
+
 
 @dataclass(frozen=True)
 class Index:
@@ -39,9 +42,7 @@ def index(
   scan: Scan,
   protocol: str,
   seed: int,
-  test_share: float,
-  validation_share: float,
-  max_stamps: int | None = None,
+  max_stamps: int | None,
 ) -> Index:
   """Labels pairs and assigns them to splits.
 
@@ -49,9 +50,7 @@ def index(
     scan: the pairs.
     protocol: 'cells' or 'images', as in `vgsgan.data.splits`.
     seed: of the splits, and of the choice of stamps.
-    test_share: share of the records ('images': of the stamps) in test.
-    validation_share: likewise.
-    max_stamps: takes only the first stamps in a seeded order.
+    max_stamps: takes only the first stamps in a seeded order; None for all.
 
   Raises:
     UserError: a split would be empty.
@@ -74,7 +73,7 @@ def index(
       for p, b in zip(pairs, both, strict=True)
     ],
   )
-  shares = (seed, test_share, validation_share)
+  shares = (seed, TEST_SHARE, VALIDATION_SHARE)
   if protocol == "cells":
     split = splits.cells(image_id, splits.components(n, both), *shares)
   else:
