@@ -24,7 +24,7 @@ setuptools.setup(
   license="Apache-2.0",
   python_requires=">=3.11",
   packages=setuptools.find_packages(include=["vgsgan", "vgsgan.*"]),
-  package_data={"vgsgan.kernels": ["*.cc"], "vgsgan.worlds": ["*.npz"]},
+  package_data={"vgsgan.kernels": ["*.cc"], "vgsgan.models": ["*.npz"]},
   install_requires=[
     "absl-py>=2.1",
     "flax>=0.12.7",
@@ -44,7 +44,7 @@ setuptools.setup(
     "tqdm>=4.66",
   ],
   extras_require={
-    "bench": ["torch>=2.6"],  # For `python -m vgsgan.bench step --torch`.
+    "bench": ["torch>=2.6"],  # For `python -m vgsgan.tools.bench step --torch`.
     "cuda": ["jax[cuda13]"],  # NVIDIA GPUs.
     "tpu": ["jax[tpu]"],  # Cloud TPU.
     # Faster convolutions on a CPU; compiled once, with a C++ compiler. With

@@ -13,7 +13,7 @@ Arguments:
 
 import ml_collections
 
-from vgsgan import options
+from vgsgan.common import options
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:

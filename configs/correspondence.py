@@ -24,7 +24,7 @@ from typing import Any
 
 import ml_collections
 
-from vgsgan import options
+from vgsgan.common import options
 
 
 def arm(system: str, shortcut: bool = False) -> dict[str, Any]:

@@ -5,7 +5,7 @@
 
 The towers, score, loss, optimiser and edits of Surís et al. (CVPR 2019), on
 pictures of a 128 px generator that `configs/scenes_gan.py:published` trains and
-`python -m vgsgan.export` takes out of its run. The published generator is a
+`python -m vgsgan.tools.export` takes out of its run. The published generator is a
 progressive GAN, this one a BigGAN; its 8 x 8 layer, `up1`, stands for `layer4`.
 Not trained yet; no results are known.
 
@@ -25,7 +25,7 @@ latents as `z.npy`; it takes edits with --config.task=drawing,
 
 import ml_collections
 
-from vgsgan import options
+from vgsgan.common import options
 
 _EPOCH = 500  # Updates: 4,000 pairs in batches of 8.
 
@@ -49,7 +49,9 @@ def default() -> ml_collections.ConfigDict:
   config.data.data_dir = "~/.cache/vgsgan"
   config.data.source = ""  # A folder; of `folder` alone.
   config.data.max_bad_share = 0.01  # Likewise.
-  config.data.more = ""  # Folders with more training pairs: `vgsgan.select`.
+  config.data.more = (
+    ""  # Folders with more training pairs: `vgsgan.tools.select`.
+  )
   config.data.generator = ""  # To be set: the packaged one draws 32 px.
   config.data.recogniser = ""
   config.data.image_size = 128
@@ -102,7 +104,7 @@ def default() -> ml_collections.ConfigDict:
   config.score = ml_collections.ConfigDict()
   config.score.kind = "misa"
   config.score.normalize = False
-  config.score.exchange = "gather"  # Or "ring": see vgsgan/exchange.py.
+  config.score.exchange = "gather"  # Or "ring": see vgsgan/losses/exchange.py.
 
   config.loss = ml_collections.ConfigDict()
   config.loss.name = "both"

@@ -35,8 +35,8 @@ from typing import Any
 
 import ml_collections
 
-from vgsgan import options
-from vgsgan.errors import UserError
+from vgsgan.common import options
+from vgsgan.common.errors import UserError
 
 IDEA = ("ae", "vae", "gan", "vae-gan")
 

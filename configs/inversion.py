@@ -1,7 +1,7 @@
 """An encoder that finds the latents of pictures, for `edits.inverter`.
 
     python -m vgsgan.main --config=configs/inversion.py --workdir=runs/inversion
-    python -m vgsgan.export --workdir=runs/inversion --network=inverter \\
+    python -m vgsgan.tools.export --workdir=runs/inversion --network=inverter \\
       --out=inverter.npz
     python -m vgsgan.main --config=configs/quickstart.py:chunk \\
       --config.edits.inverter=inverter.npz --workdir=runs/inverted
@@ -19,7 +19,7 @@ Arguments:
 
 import ml_collections
 
-from vgsgan import options
+from vgsgan.common import options
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:

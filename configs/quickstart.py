@@ -13,8 +13,8 @@ from typing import Any
 
 import ml_collections
 
-from vgsgan import options
-from vgsgan.errors import UserError
+from vgsgan.common import options
+from vgsgan.common.errors import UserError
 
 
 def arm(loss: str, *phases: str) -> dict[str, Any]:
@@ -84,7 +84,9 @@ def default() -> ml_collections.ConfigDict:
   config.data.data_dir = "~/.cache/vgsgan"
   config.data.generator = ""  # The packaged one.
   config.data.recogniser = ""
-  config.data.more = ""  # Folders with more training pairs: `vgsgan.select`.
+  config.data.more = (
+    ""  # Folders with more training pairs: `vgsgan.tools.select`.
+  )
   config.data.image_size = 32
   config.data.most = 3
   config.data.truncation = 0.0
@@ -134,7 +136,7 @@ def default() -> ml_collections.ConfigDict:
   config.score = ml_collections.ConfigDict()
   config.score.kind = "misa"
   config.score.normalize = True
-  config.score.exchange = "gather"  # Or "ring": see vgsgan/exchange.py.
+  config.score.exchange = "gather"  # Or "ring": see vgsgan/losses/exchange.py.
 
   config.loss = ml_collections.ConfigDict()
   config.loss.name = "infonce"

@@ -10,7 +10,7 @@ Arguments, combined with commas (`configs/scenes_gan.py:labels`):
 
 import ml_collections
 
-from vgsgan import options
+from vgsgan.common import options
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:

@@ -12,7 +12,7 @@ Arguments, combined with commas (`configs/stamps.py:images,infonce`):
 
 import ml_collections
 
-from vgsgan import options
+from vgsgan.common import options
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -79,7 +79,7 @@ def default() -> ml_collections.ConfigDict:
   config.score = ml_collections.ConfigDict()
   config.score.kind = "cosine"
   config.score.normalize = False
-  config.score.exchange = "gather"  # Or "ring": see vgsgan/exchange.py.
+  config.score.exchange = "gather"  # Or "ring": see vgsgan/losses/exchange.py.
 
   config.loss = ml_collections.ConfigDict()
   config.loss.name = "triplet"

@@ -12,15 +12,15 @@ import pytest
 from tests.filling import filled, normal, variables_of
 from tests.placing import placed
 from tests.test_options import load
-from vgsgan import impostors, mesh
 from vgsgan.data import features
 from vgsgan.data.builders.scenes import encode
-from vgsgan.data.pairs import DrawnPairExample
-from vgsgan.models import audio
+from vgsgan.data.examples import DrawnPairExample
+from vgsgan.models import audio, pretrained
 from vgsgan.models.generator import Generator
-from vgsgan.state import TrainState
+from vgsgan.negatives import impostors
+from vgsgan.parallel import mesh
 from vgsgan.tasks import drawing, grounding
-from vgsgan.worlds import pretrained
+from vgsgan.train.state import TrainState
 
 KEY = jax.random.key(3)
 B = 8

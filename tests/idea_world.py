@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from tests.test_options import load
-from vgsgan import data, judges, mesh
+from vgsgan import data
 from vgsgan.data import features
 from vgsgan.data.builders.scenes import encode
 from vgsgan.models import decoders, mixture
 from vgsgan.models.layers import Norm
+from vgsgan.parallel import mesh
+from vgsgan.tasks import judges
 
 COLOURS = ((230, 40, 40), (40, 200, 60), (60, 80, 230))
 TONES = (300.0, 900.0, 2400.0)  # Hertz.

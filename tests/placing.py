@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from vgsgan import mesh
+from vgsgan.parallel import mesh
 
 
 def placed(state, devices):

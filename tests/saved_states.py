@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from vgsgan.checkpoints import Checkpoints
+from vgsgan.train.checkpoints.manager import Checkpoints
 
 
 @flax.struct.dataclass

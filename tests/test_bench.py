@@ -20,11 +20,20 @@ from tests.test_drawing import (  # noqa: F401
   state_of,
 )
 from tests.test_options import load
-from vgsgan import data, mesh, tasks
-from vgsgan.bench import checkpoint, command, edits, input, scores, step, timing
-from vgsgan.bench.case import Case, Compiled
-from vgsgan.errors import UserError
-from vgsgan.state import TrainState
+from vgsgan import data, tasks
+from vgsgan.common.errors import UserError
+from vgsgan.parallel import mesh
+from vgsgan.tools.bench import (
+  checkpoint,
+  command,
+  edits,
+  input,
+  scores,
+  step,
+  timing,
+)
+from vgsgan.tools.bench.case import Case, Compiled
+from vgsgan.train.state import TrainState
 
 SIDE = 64
 
@@ -310,7 +319,7 @@ import runpy, sys
 from vgsgan.bench import command
 command.MODES = {"step": lambda config, repeat: {
   "batch": config.train.batch, "repeat": repeat}}
-runpy.run_module("vgsgan.bench", run_name="__main__")
+runpy.run_module("vgsgan.tools.bench", run_name="__main__")
 """
 
 
@@ -352,7 +361,7 @@ from vgsgan.bench import command
 def full(config, repeat):
   raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 99 GiB")
 command.MODES = {"step": full}
-runpy.run_module("vgsgan.bench", run_name="__main__")
+runpy.run_module("vgsgan.tools.bench", run_name="__main__")
 """
 
 

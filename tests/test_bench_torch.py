@@ -9,11 +9,12 @@ import pytest
 
 from tests.drawing_world import plain_inputs, short_tower
 from tests.test_options import load
-from vgsgan import data, mesh, tasks
-from vgsgan.bench import step
-from vgsgan.bench.case import Case
-from vgsgan.errors import UserError
+from vgsgan import data, tasks
+from vgsgan.common.errors import UserError
+from vgsgan.parallel import mesh
 from vgsgan.tasks import grounding
+from vgsgan.tools.bench import step
+from vgsgan.tools.bench.case import Case
 
 
 def config_of(**fields):
@@ -52,7 +53,7 @@ def drawn_state(self, init):
 def pair_of(monkeypatch):
   """The two sides of a config, on one device and made-up records."""
   torch_step = pytest.importorskip(
-    "vgsgan.bench.torch_step", exc_type=ImportError
+    "vgsgan.tools.bench.torch_step", exc_type=ImportError
   )
   rng = np.random.default_rng(0)
   samples = 32 * 160
@@ -145,7 +146,9 @@ def test_what_pytorch_does_not_do_is_refused(pair_of, name, value):
 
 def test_without_torch_the_extra_is_named(monkeypatch):
   monkeypatch.setitem(sys.modules, "torch", None)
-  monkeypatch.delattr("vgsgan.bench.torch_step", raising=False)
-  monkeypatch.delitem(sys.modules, "vgsgan.bench.torch_step", raising=False)
+  monkeypatch.delattr("vgsgan.tools.bench.torch_step", raising=False)
+  monkeypatch.delitem(
+    sys.modules, "vgsgan.tools.bench.torch_step", raising=False
+  )
   with pytest.raises(UserError, match=r"pip install -e \"\.\[bench\]\""):
     step.with_torch(config_of(), 1)

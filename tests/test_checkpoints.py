@@ -20,10 +20,10 @@ from tests.saved_states import (
   garble,
   make_state,
 )
-from vgsgan import checkpoints, step_folders
-from vgsgan.checkpoints import Checkpoints
-from vgsgan.errors import UserError
-from vgsgan.integrity import describe, seal
+from vgsgan.common.errors import UserError
+from vgsgan.train.checkpoints import folders, manager
+from vgsgan.train.checkpoints.integrity import describe, seal
+from vgsgan.train.checkpoints.manager import Checkpoints
 
 
 @pytest.mark.parametrize("devices", [8, 2, 1])
@@ -73,10 +73,10 @@ def test_what_saves_lets_other_threads_go_first(tmp_path, monkeypatch):
     return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
   before = priority()
-  monkeypatch.setattr(checkpoints, "describe", describing)
+  monkeypatch.setattr(manager, "describe", describing)
   with Checkpoints(tmp_path) as saved:
     saved.save(1, make_state(1), {})
-  assert found == [checkpoints.NICE]
+  assert found == [manager.NICE]
   assert priority() == before
 
 
@@ -115,7 +115,7 @@ def test_smaller_is_better(tmp_path):
 def test_steps_are_ordered_as_numbers(tmp_path):
   for name in ("9", "100", "10", "2", "11.orbax-checkpoint-tmp"):
     (tmp_path / name).mkdir()
-  assert step_folders.steps(tmp_path) == [2, 9, 10, 100]
+  assert folders.steps(tmp_path) == [2, 9, 10, 100]
 
 
 def test_what_is_set_aside_replaces_nothing(tmp_path):
@@ -123,7 +123,7 @@ def test_what_is_set_aside_replaces_nothing(tmp_path):
   for content in ("first", "second", "third"):
     (folder / "7").mkdir(parents=True)
     (folder / "7" / "data").write_text(content)
-    step_folders.set_aside(folder, "damaged", 7)
+    folders.set_aside(folder, "damaged", 7)
     assert not (folder / "7").exists()
   kept = [path.read_text() for path in (tmp_path / "damaged").glob("*/data")]
   assert sorted(kept) == ["first", "second", "third"]

@@ -20,8 +20,8 @@ from tests.saved_states import (
   garble,
   make_state,
 )
-from vgsgan.checkpoints import Checkpoints
-from vgsgan.errors import UserError
+from vgsgan.common.errors import UserError
+from vgsgan.train.checkpoints.manager import Checkpoints
 
 # Damage.
 

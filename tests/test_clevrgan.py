@@ -13,15 +13,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vgsgan import contrastive, data
+from vgsgan import data
+from vgsgan.common.errors import UserError
 from vgsgan.data.builders import clevrgan, clevrgan_records
-from vgsgan.data.pairs import DrawnPairExample, PairExample
-from vgsgan.errors import UserError
+from vgsgan.data.builders import clevrgan_pictures as world
+from vgsgan.data.examples import DrawnPairExample, PairExample
 from vgsgan.evals.retrieval import relevance
+from vgsgan.losses import contrastive
+from vgsgan.models import pretrained
 from vgsgan.models.generator import Generator
 from vgsgan.models.recogniser import Recogniser
-from vgsgan.worlds import captions, pretrained, speech
-from vgsgan.worlds import clevrgan as world
+from vgsgan.worlds import captions, speech
 from vgsgan.worlds.attributes import ATTRIBUTES, WORDS
 
 GAN = {

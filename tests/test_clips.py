@@ -8,8 +8,8 @@ import pytest
 import soundfile
 from PIL import Image
 
+from vgsgan.common.errors import UserError
 from vgsgan.data.builders import clip_records, clips, clips_files
-from vgsgan.errors import UserError
 
 RATE = 8000
 # ID, name, children; the root of AudioSet has no node of its own. "Bowed" is

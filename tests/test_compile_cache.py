@@ -10,7 +10,8 @@ import jax
 import ml_collections
 import pytest
 
-from vgsgan import compile_cache, files, workdirs
+from vgsgan.common import files
+from vgsgan.train import compile_cache, workdirs
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Prints how many programs were read, and the bits of a gradient.

@@ -11,22 +11,16 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from tests.test_options import load
-from vgsgan import (
-  chips,
-  compile_report,
-  compiling,
-  footprint,
-  hlo,
-  mesh,
-  tasks,
-  trainer,
-)
-from vgsgan.bench.case import Case
+from vgsgan import tasks
+from vgsgan.common.errors import UserError
 from vgsgan.data import blank
 from vgsgan.data.builders import clevrgan_records
-from vgsgan.errors import UserError
-from vgsgan.state import TrainState
-from vgsgan.worlds import pretrained
+from vgsgan.models import pretrained
+from vgsgan.parallel import mesh
+from vgsgan.tools.bench.case import Case
+from vgsgan.tools.compile import chips, footprint, hlo, program, report
+from vgsgan.train import loop
+from vgsgan.train.state import TrainState
 
 NEEDS_LIBTPU = pytest.mark.skipif(
   importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
@@ -46,7 +40,7 @@ def small():
 
 
 def devices_on(where):
-  return jax.devices() if where == "cpu" else compiling.devices_of(where)
+  return jax.devices() if where == "cpu" else program.devices_of(where)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +54,7 @@ def test_a_contrastive_step_sends_what_the_algorithm_needs(where):
   splits = blank.splits(config)
   task = tasks.build(config, grid, splits)
   state, batch = footprint.abstract(config, task, splits["train"][0], grid)
-  step = trainer.jit_step(task.step, state, grid)
+  step = loop.jit_step(task.step, state, grid)
   found = hlo.collectives(step.lower(state, batch).compile().as_text())
 
   b, d = config.train.batch, config.speech.embed
@@ -88,7 +82,7 @@ def test_a_contrastive_step_sends_what_the_algorithm_needs(where):
 
 
 def test_figures_are_printed_and_kept(tmp_path, capsys):
-  assert compiling.run(small(), None, tmp_path) == 0
+  assert program.run(small(), None, tmp_path) == 0
   (found,) = json.loads((tmp_path / "compile.json").read_text())
   (step,) = found["steps"]
   assert (found["devices"], found["batch"]) == (8, 16)
@@ -133,7 +127,7 @@ def test_an_estimate_by_hand():
 def test_a_device_that_is_a_core_has_a_share_of_the_chip(
   topology, devices, cores
 ):
-  found = compiling.devices_of(topology)
+  found = program.devices_of(topology)
   assert len(found) == devices
   chip, whole = chips.published(found), chips.CHIPS[found[0].device_kind]
   assert chip.flops * cores == whole.flops
@@ -142,7 +136,7 @@ def test_a_device_that_is_a_core_has_a_share_of_the_chip(
 
 @NEEDS_LIBTPU
 def test_a_chip_of_which_nothing_is_published_here():
-  found = compiling.devices_of("tpu7x:2x2x1")
+  found = program.devices_of("tpu7x:2x2x1")
   assert chips.published(found) is None
   assert chips.memory_of(found) == 0
 
@@ -155,19 +149,19 @@ def test_a_table_where_nothing_has_to_be_sent():
     "least_sent": 0.0,
   }
   row = {"devices": 1, "batch": 4, "steps": [step]}
-  *_, line = compile_report.table([row])
+  *_, line = report.table([row])
   assert line == "| 1 | 4 | 2.0 | 3.00 | 0.00 | 0.00 |  | nan | nan |"
 
 
 def test_a_fixed_batch_a_device(monkeypatch):
-  monkeypatch.setattr(compiling, "devices_of", lambda name: [0] * int(name))
-  found = [(n, b) for n, _, b in compiling.slices("8, 16,256", 24)]
+  monkeypatch.setattr(program, "devices_of", lambda name: [0] * int(name))
+  found = [(n, b) for n, _, b in program.slices("8, 16,256", 24)]
   assert found == [("8", 24), ("16", 48), ("256", 768)]
 
 
 def refused(config, topology=None):
   with pytest.raises(UserError) as error:
-    compiling.run(config, topology, None)
+    program.run(config, topology, None)
   assert "\n" not in str(error.value)
   return str(error.value)
 
@@ -234,7 +228,7 @@ def test_an_unknown_topology(topology):
 
 @NEEDS_LIBTPU
 def test_the_compilers_own_word_on_memory():
-  grid = mesh.make_mesh(devices=compiling.devices_of(SLICE))
+  grid = mesh.make_mesh(devices=program.devices_of(SLICE))
   rows = jax.sharding.NamedSharding(grid, P())
   x = jax.ShapeDtypeStruct((80_000, 80_000), jnp.float32, sharding=rows)
   with pytest.raises(UserError, match=r"out of memory.*exceeds available") as e:
@@ -274,7 +268,7 @@ def test_a_generator_that_is_not_trained(tmp_path):
   data = ml_collections.ConfigDict(
     {"generator": "configs/scenes_gan.py:published,smoke"}
   )
-  compiling.use_untrained(data, path)
+  program.use_untrained(data, path)
   network = pretrained.unlabelled_generator(data.generator, 32)
   # Of the published layers, whose spectral norms have names of their own.
   assert network.module.spectral
@@ -306,9 +300,9 @@ def test_a_generator_that_is_not_trained_serves_every_topology(monkeypatch):
     seen.append(devices)
     return {}
 
-  monkeypatch.setattr(compiling, "devices_of", lambda name: [0] * int(name))
-  monkeypatch.setattr(compiling, "figures", figures)
-  monkeypatch.setattr(compiling, "report", lambda row: [])
-  monkeypatch.setattr(compiling, "table", lambda rows: [])
-  assert compiling.run(config, "1,2", None) == 0
+  monkeypatch.setattr(program, "devices_of", lambda name: [0] * int(name))
+  monkeypatch.setattr(program, "figures", figures)
+  monkeypatch.setattr(program, "report", lambda row: [])
+  monkeypatch.setattr(program, "table", lambda rows: [])
+  assert program.run(config, "1,2", None) == 0
   assert list(map(len, seen)) == [1, 2]

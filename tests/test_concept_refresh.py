@@ -9,11 +9,13 @@ import numpy as np
 
 from tests import drawing_world
 from tests.filling import normal, same
-from vgsgan import concepts, mesh, scores
-from vgsgan.data.pairs import DrawnPairExample
-from vgsgan.state import TrainState
-from vgsgan.tasks import concept_refresh
-from vgsgan.worlds import pretrained
+from vgsgan.data.examples import DrawnPairExample
+from vgsgan.losses import scores
+from vgsgan.models import pretrained
+from vgsgan.negatives import concepts
+from vgsgan.parallel import mesh
+from vgsgan.tasks import drawing_concepts
+from vgsgan.train.state import TrainState
 
 MAKE_MESH = mesh.make_mesh
 
@@ -53,7 +55,7 @@ def refresher(phases, count=4, rows=4, records=(), **model):
   )
   fake = types.SimpleNamespace(phases=phases, config=wrapped, **model)
   transform = DrawnPairExample(5120, False)
-  return concept_refresh.Refresh(fake, records, transform, MAKE_MESH(2))
+  return drawing_concepts.Refresh(fake, records, transform, MAKE_MESH(2))
 
 
 def test_planted_concepts_and_their_units_are_found():
@@ -161,9 +163,9 @@ def test_a_refresh_changes_the_concepts_and_nothing_else(generator, records):
 def test_maps_of_concepts_on_other_grids():
   places = np.zeros((1, 2, 2, 1), bool)
   places[0, 0, 1] = True
-  wide = concept_refresh.on_grid(places, 4, 6)[0, ..., 0]
+  wide = drawing_concepts.on_grid(places, 4, 6)[0, ..., 0]
   np.testing.assert_array_equal(
     wide, np.kron([[0, 1], [0, 0]], np.ones((2, 3)))
   )
-  narrow = concept_refresh.on_grid(wide[None, ..., None], 2, 2)
+  narrow = drawing_concepts.on_grid(wide[None, ..., None], 2, 2)
   np.testing.assert_array_equal(narrow, places)

@@ -7,7 +7,7 @@ import pytest
 import scipy.spatial.distance
 from sklearn.cluster import AgglomerativeClustering
 
-from vgsgan import concepts, edits
+from vgsgan.negatives import concepts, edits
 
 
 def _planted(seed=0, n=3000, sizes=(9, 6, 4, 3), alone=5, dead=4):

@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from vgsgan.worlds import captions, contrasts, scenes, speech
+from vgsgan.data.builders import contrasts
+from vgsgan.worlds import captions, scenes, speech
 from vgsgan.worlds.attributes import ATTRIBUTES, KIND
 
 

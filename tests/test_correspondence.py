@@ -15,14 +15,17 @@ from sklearn.metrics import log_loss
 
 from configs import correspondence as configs
 from tests.placing import placed
-from vgsgan import contrastive, data, losses, mesh, objectives, scores, trainer
+from vgsgan import data
+from vgsgan.common.errors import UserError
 from vgsgan.data.clip_sets import REAL, Labelled
 from vgsgan.data.clips import MOST_LABELS, ClipExample
-from vgsgan.errors import UserError
+from vgsgan.data.hierarchy import Hierarchy
 from vgsgan.evals import sources
-from vgsgan.hierarchy import Hierarchy
-from vgsgan.state import TrainState
-from vgsgan.tasks import correspondence, correspondence_figures
+from vgsgan.losses import contrastive, objectives, primitives, scores
+from vgsgan.parallel import mesh
+from vgsgan.tasks import correspondence, correspondence_evaluation
+from vgsgan.train import loop
+from vgsgan.train.state import TrainState
 
 SYSTEMS = ("l3", "ave", "avol")
 RATE = 16000
@@ -140,7 +143,7 @@ def test_pair_bce_is_the_log_loss_of_partner_and_impostors():
   positive = rng.normal(size=5).astype(np.float32)
   allowed = rng.random((5, 6)) < 0.6
   allowed[0] = True
-  got = losses.pair_bce(*map(jnp.array, (positive, logits, allowed)), "all")
+  got = primitives.pair_bce(*map(jnp.array, (positive, logits, allowed)), "all")
   for row in range(5):
     others = logits[row][allowed[row]]
     truth = np.array([1] + [0] * len(others))
@@ -157,7 +160,7 @@ def test_pair_bce_with_one_drawn_impostor():
   logits = jnp.array([[0.0, 3.0, -2.0]])
   noise = jnp.array([[0.9, 0.1, 0.5]])
   allowed = jnp.array([[False, True, True]])
-  got = losses.pair_bce(
+  got = primitives.pair_bce(
     jnp.array([1.0]), logits, allowed, "sampled", noise, nu=2.0
   )
   # The allowed one with the largest noise is the last.
@@ -169,16 +172,16 @@ def test_pair_bce_ignores_what_is_no_impostor_and_refuses_other_kinds():
   logits = jnp.array([[jnp.nan, 0.0]])
   allowed = jnp.array([[False, True]])
   positive = jnp.zeros(1)
-  slope = jax.grad(lambda x: losses.pair_bce(positive, x, allowed).sum())(
+  slope = jax.grad(lambda x: primitives.pair_bce(positive, x, allowed).sum())(
     logits
   )
   np.testing.assert_allclose(slope, [[0.0, 0.5]])
-  nobody = losses.pair_bce(positive, logits, jnp.zeros((1, 2), bool))
+  nobody = primitives.pair_bce(positive, logits, jnp.zeros((1, 2), bool))
   np.testing.assert_allclose(nobody, np.log(2), rtol=1e-6)
   with pytest.raises(ValueError, match="unknown negatives 'hardest'"):
-    losses.pair_bce(positive, logits, allowed, "hardest")
+    primitives.pair_bce(positive, logits, allowed, "hardest")
   with pytest.raises(ValueError, match="need noise"):
-    losses.pair_bce(positive, logits, allowed, "sampled")
+    primitives.pair_bce(positive, logits, allowed, "sampled")
 
 
 @pytest.mark.parametrize("devices", [1, 4])
@@ -239,7 +242,7 @@ def test_a_step_on_4_devices_is_that_on_1(system, monkeypatch):
     state = jax.jit(lambda m=model: m.init(jax.random.key(0)))()
     state = placed(state, use)
     sharded = mesh.shard(batch, use)
-    after, metrics = trainer.jit_step(model.step, state, use)(state, sharded)
+    after, metrics = loop.jit_step(model.step, state, use)(state, sharded)
     found.append((jax.device_get(after.params), float(metrics["loss"])))
   (one, loss), (four, other) = found
   assert loss == pytest.approx(other, rel=1e-5)
@@ -344,7 +347,7 @@ def test_accuracy_counts_pairs_that_belong_together_and_that_do_not():
 NO_STATE = TrainState(0, {}, {}, {})
 
 
-class Answers(correspondence_figures.Evaluation):
+class Answers(correspondence_evaluation.Evaluation):
   """Reads the numbers of clips; a pair belongs together if both are equal."""
 
   def read(self, state, records, poll):
@@ -391,9 +394,9 @@ def test_correlations_are_learnt_of_training_pairs_alone():
 
 def test_each_picture_gets_another_clip_s_sound():
   ids = np.array([3, 3, 1, 2, 5, 5, 5, 9])
-  other = correspondence_figures.partners(ids)
+  other = correspondence_evaluation.partners(ids)
   assert (ids[other] != ids).all()
-  plain = correspondence_figures.partners(np.arange(50))
+  plain = correspondence_evaluation.partners(np.arange(50))
   assert sorted(plain) == list(range(50))
   assert (plain != np.arange(50)).all()
 
@@ -495,7 +498,7 @@ def test_a_whole_run_on_two_devices(system, tmp_path, monkeypatch):
   config.train.update({"eval_every": 2, "save_every": 2})
   config.eval.cca_records = 0
   config.transfer_guard = "disallow"
-  assert trainer.run(config, tmp_path, "train") == 0
+  assert loop.run(config, tmp_path, "train") == 0
   results = json.loads((tmp_path / "results.json").read_text())
   for split, pairs in (("validation", 18), ("test", 20)):
     assert results["splits"][split]["correspondence"]["pairs"] == pairs

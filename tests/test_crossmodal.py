@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import ndcg_score
 
-from vgsgan.errors import UserError
+from vgsgan.common.errors import UserError
 from vgsgan.evals import crossmodal as c
 
 

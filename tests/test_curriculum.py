@@ -12,10 +12,12 @@ from tests.drawing_world import MAKE_MESH, one_line, small
 from tests.filling import same
 from tests.test_gan import saved_state
 from tests.test_trainer import lines, signal_at
-from vgsgan import data, mesh, tasks, trainer
-from vgsgan.errors import UserError
+from vgsgan import data, tasks
+from vgsgan.common.errors import UserError
+from vgsgan.negatives.curriculum import curriculum
+from vgsgan.parallel import mesh
 from vgsgan.tasks import drawing
-from vgsgan.tasks.curriculum import curriculum
+from vgsgan.train import loop
 
 quick_to_compile = drawing_world.quick_to_compile
 generator = drawing_world.generator
@@ -140,7 +142,7 @@ def test_a_run_in_parts_goes_through_its_phases_as_a_whole_one(
   generator, tmp_path, monkeypatch, in_memory
 ):
   config = phased(generator)
-  assert trainer.run(config, tmp_path / "whole", "train") == 0
+  assert loop.run(config, tmp_path / "whole", "train") == 0
   whole = lines(tmp_path / "whole")
   train = [line for line in whole if line["split"] == "train"]
   # The first two updates know no edits.
@@ -157,10 +159,10 @@ def test_a_run_in_parts_goes_through_its_phases_as_a_whole_one(
   for fetch, saved in ((3, 2), (2, 4)):
     with monkeypatch.context() as patched:
       signal_at(patched, signal.SIGTERM, fetch)
-      assert trainer.run(config, parts, "train") == 128 + signal.SIGTERM
+      assert loop.run(config, parts, "train") == 128 + signal.SIGTERM
     steps = [int(path.name) for path in (parts / "checkpoints").iterdir()]
     assert max(steps) == saved
-  assert trainer.run(config, parts, "train") == 0
+  assert loop.run(config, parts, "train") == 0
   assert lines(parts) == whole
   assert same(saved_state(parts, config), end)
   results = [tmp_path / name / "results.json" for name in ("whole", "parts")]

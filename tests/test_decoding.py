@@ -14,7 +14,7 @@ from scipy import signal
 
 from tests import stamps_fixture, test_clevrgan_folder, test_clips
 from tests.test_stamps import config
-from vgsgan.data import decoding, pairs
+from vgsgan.data import decoding, examples
 from vgsgan.data.builders import stamps
 
 RATE = 8000
@@ -135,10 +135,10 @@ def test_large_files_and_what_is_no_file_are_not_read(tmp_path, monkeypatch):
 def test_prepared_pictures_are_within_the_bounds_too(monkeypatch):
   content = io.BytesIO()
   Image.new("RGB", (9, 9), "red").save(content, "PNG")
-  assert pairs.decode(content.getvalue()).shape == (9, 9, 3)
+  assert examples.decode(content.getvalue()).shape == (9, 9, 3)
   monkeypatch.setattr(decoding, "MAX_SIDE_PX", 8)
   with pytest.raises(ValueError, match="9 x 9 pixels"):
-    pairs._decoded(content.getvalue())
+    examples._decoded(content.getvalue())
 
 
 # Recordings.

@@ -11,11 +11,14 @@ import pytest
 from tests import drawing_world
 from tests.drawing_world import KEY, MAKE_MESH, RATE, B, model_of, on, state_of
 from tests.filling import same
-from vgsgan import impostors, mesh, scores, trainer
+from vgsgan.common.errors import UserError
 from vgsgan.data import features
-from vgsgan.errors import UserError
+from vgsgan.losses import scores
+from vgsgan.negatives import impostors
+from vgsgan.negatives.curriculum import PHASES
+from vgsgan.parallel import mesh
 from vgsgan.tasks import drawing
-from vgsgan.tasks.curriculum import PHASES
+from vgsgan.train import loop
 
 quick_to_compile = drawing_world.quick_to_compile
 generator = drawing_world.generator
@@ -299,7 +302,7 @@ def test_a_step_is_the_same_on_1_and_8_devices(trained, batch, monkeypatch):
   model = copy.copy(trained.model)
   model.mesh = MAKE_MESH(8, model=2)
   there = on(model.mesh, trained.state, batch)
-  step = trainer.jit_step(model.phase_step("random"), there[0], model.mesh)
+  step = loop.jit_step(model.phase_step("random"), there[0], model.mesh)
   eight, others = jax.device_get(step(*there))
   one, metrics = jax.device_get(
     trained.step("random")(trained.state, batch, trained.changes)

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import pytest
 
 from tests import quick_xla
-from vgsgan.checkpoints import Checkpoints
-from vgsgan.drill import __main__ as drill
-from vgsgan.drill import compare, faults, runs
-from vgsgan.drill.moments import Drill
+from vgsgan.tools.drill import __main__ as drill
+from vgsgan.tools.drill import compare, faults, runs
+from vgsgan.tools.drill.moments import Drill
+from vgsgan.train.checkpoints.manager import Checkpoints
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -26,7 +26,7 @@ def test_a_short_drill(tmp_path):
   kinds = ("kill-saving", "damaged-data", "kill-one-of-two")
   done = subprocess.run(
     [
-      *(sys.executable, "-m", "vgsgan.drill", "--count=3"),
+      *(sys.executable, "-m", "vgsgan.tools.drill", "--count=3"),
       *(f"--kinds={','.join(kinds)}", f"--workdir={tmp_path}"),
       *("--config.data.num_train=24", "--config.data.num_validation=8"),
       "--config.data.num_test=8",
@@ -199,7 +199,7 @@ def test_mistakes_are_told_in_one_line(tmp_path, args, said):
   (tmp_path / "drills.jsonl").touch()
   done = subprocess.run(
     [
-      *(sys.executable, "-m", "vgsgan.drill", f"--workdir={tmp_path}"),
+      *(sys.executable, "-m", "vgsgan.tools.drill", f"--workdir={tmp_path}"),
       *("--config=configs/recogniser.py:smoke", *args),
     ],
     cwd=ROOT,

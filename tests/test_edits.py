@@ -7,7 +7,7 @@ import pytest
 import scipy.ndimage
 from jax.sharding import NamedSharding, PartitionSpec
 
-from vgsgan import edits
+from vgsgan.negatives import edits
 
 KEY = jax.random.key(3)
 SHARES = (0.95, 0.5, 0.2)

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from tests import every_task, stamps_fixture
-from vgsgan import mesh, tasks
-from vgsgan.bench.case import Case
+from vgsgan import tasks
+from vgsgan.parallel import mesh
+from vgsgan.tools.bench.case import Case
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ import pytest
 
 from tests import every_task, quick_xla, stamps_fixture
 from vgsgan import tasks
-from vgsgan.drill import compare, runs
+from vgsgan.tools.drill import compare, runs
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Nothing may ask for devices before the processes have met.

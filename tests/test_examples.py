@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from vgsgan.data.builders import clevrgan_records, clip_records, examples
+from vgsgan.data.builders import clevrgan_records, clip_records, parsing
 
 
 def tensor(shape, dtype, encoding="none"):
@@ -69,7 +69,7 @@ def require_same(one, other):
 )
 def test_a_record_is_that_of_tfds(features):
   as_stored = {"image": tfds.decode.SkipDecoding()}
-  parse = examples.parser(features)
+  parse = parsing.parser(features)
   rng = np.random.default_rng(0)
   for _ in range(20):
     example = {
@@ -90,7 +90,7 @@ def test_a_record_is_that_of_tfds(features):
 
 def test_only_what_is_not_flat_is_left_to_tfds():
   def is_left(features):
-    parse = examples.parser(tfds.features.FeaturesDict(features))
+    parse = parsing.parser(tfds.features.FeaturesDict(features))
     return getattr(parse, "func", None) is not None
 
   assert not is_left(KINDS)
@@ -101,7 +101,7 @@ def test_only_what_is_not_flat_is_left_to_tfds():
 
 def test_a_feature_that_was_not_stored():
   stored = tfds.features.FeaturesDict({"text": KINDS["text"]})
-  parse = examples.parser(tfds.features.FeaturesDict(KINDS))
+  parse = parsing.parser(tfds.features.FeaturesDict(KINDS))
   with pytest.raises(
     ValueError, match=r"^it has no boxes, bytes, count, fixed"
   ):

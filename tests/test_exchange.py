@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from vgsgan import exchange, hlo, programs, scores
+from vgsgan.losses import exchange, scores
+from vgsgan.tools.compile import hlo
+from vgsgan.train import costs
 
 B = 8
 
@@ -90,7 +92,7 @@ def test_each_device_has_its_rows_of_the_sum(axes):
   np.testing.assert_allclose(island(x), x.sum(0), rtol=1e-4, atol=1e-6)
   sent = hlo.sent("reduce-scatter", x[0].nbytes, n)
   for found in (
-    programs.collectives(traced.jaxpr, n, "cpu"),
+    costs.collectives(traced.jaxpr, n, "cpu"),
     hlo.collectives(traced.lower().compile().as_text()),
   ):
     assert {one.kind for one in found} <= {"reduce-scatter"}

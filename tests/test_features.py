@@ -11,8 +11,8 @@ import pytest
 import scipy.signal
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from vgsgan import mesh
 from vgsgan.data import features
+from vgsgan.parallel import mesh
 
 RATE = 16000
 

@@ -7,8 +7,9 @@ import threading
 
 import pytest
 
-from vgsgan import files, workdirs
-from vgsgan.errors import UserError
+from vgsgan.common import files
+from vgsgan.common.errors import UserError
+from vgsgan.train import workdirs
 
 
 def test_a_planted_link_is_not_followed(tmp_path, monkeypatch):

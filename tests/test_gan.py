@@ -17,13 +17,17 @@ from tests.filling import KEY, filled, normal, same, variables_of
 from tests.placing import placed
 from tests.test_options import load
 from tests.test_trainer import lines, signal_at
-from vgsgan import adversarial, checkpoints, data, mesh, tasks, trainer
+from vgsgan import data, tasks
+from vgsgan.common.errors import UserError
 from vgsgan.data.builders import scenes
-from vgsgan.errors import UserError
-from vgsgan.evals import generation
+from vgsgan.evals import frechet
+from vgsgan.losses import adversarial
 from vgsgan.models.generator import Generator
-from vgsgan.state import TrainState
+from vgsgan.parallel import mesh
 from vgsgan.tasks import gan
+from vgsgan.train import loop
+from vgsgan.train.checkpoints import manager
+from vgsgan.train.state import TrainState
 from vgsgan.worlds.attributes import ATTRIBUTES, WORDS
 
 MAKE_MESH = mesh.make_mesh
@@ -315,7 +319,7 @@ def test_eight_devices_do_as_one(plain, monkeypatch):
     placed(state, devices),
     there,
   )
-  update = trainer.jit_step(plain.model.step, there[0], devices)
+  update = loop.jit_step(plain.model.step, there[0], devices)
   eight, others = jax.device_get(update(*there))
   assert all(map(np.isfinite, metrics.values()))
   for name in metrics:
@@ -379,7 +383,7 @@ def saved_state(workdir, config):
   devices = mesh.make_mesh()
   task = tasks.build(config, devices, data.load(config.data))
   shapes = jax.eval_shape(lambda: task.init(jax.random.key(0)))
-  saved = checkpoints.Checkpoints(workdir / "checkpoints", best="selection")
+  saved = manager.Checkpoints(workdir / "checkpoints", best="selection")
   abstract = mesh.abstract(shapes, devices)
   state, _ = saved.restore(config.train.steps, abstract)
   saved.close()
@@ -406,14 +410,14 @@ def test_a_whole_run_and_one_in_parts(
 ):
   config = tiny(folder)
   whole, parts = tmp_path / "whole", tmp_path / "parts"
-  distance, sizes = generation.frechet_distance, set()
+  distance, sizes = frechet.frechet_distance, set()
 
   def noted(one, other):
     sizes.add((len(one), len(other)))
     return distance(one, other)
 
-  monkeypatch.setattr(generation, "frechet_distance", noted)
-  assert trainer.run(config, whole, "train") == 0
+  monkeypatch.setattr(frechet, "frechet_distance", noted)
+  assert loop.run(config, whole, "train") == 0
   # All are of half of the real, or the real would be no reference.
   assert sizes == {(4, 4)}
   sheets = sorted(whole.glob("samples/*"))
@@ -436,10 +440,10 @@ def test_a_whole_run_and_one_in_parts(
 
   with monkeypatch.context() as patched:
     signal_at(patched, signal.SIGTERM, 5)
-    status = trainer.run(config, parts, "train")
+    status = loop.run(config, parts, "train")
   assert status == 128 + signal.SIGTERM
   assert not (parts / "results.json").exists()
-  assert trainer.run(config, parts, "train") == 0
+  assert loop.run(config, parts, "train") == 0
   assert lines(whole) == lines(parts)
   assert same(saved_state(whole, config), saved_state(parts, config))
   for name in ("results.json", "samples/3.png", "samples/6.png"):

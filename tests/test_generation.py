@@ -5,7 +5,7 @@ import pytest
 from scipy import linalg
 from sklearn.neighbors import NearestNeighbors
 
-from vgsgan.evals import generation
+from vgsgan.evals import frechet
 
 
 def with_moments(rng, n, mean, covariance):
@@ -31,7 +31,7 @@ def test_frechet_of_one_dimension_is_known():
   a = with_moments(rng, 50, np.array([1.0]), np.array([[4.0]]))
   b = with_moments(rng, 80, np.array([-2.0]), np.array([[9.0]]))
   # (m1 - m2)^2 + (s1 - s2)^2.
-  assert generation.frechet_distance(a, b) == pytest.approx(9 + 1)
+  assert frechet.frechet_distance(a, b) == pytest.approx(9 + 1)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -44,35 +44,35 @@ def test_frechet_agrees_with_scipys_root(seed):
   b = with_moments(rng, 30, means[1], c2)
   root = linalg.sqrtm(c1 @ c2).real
   expected = np.sum((means[0] - means[1]) ** 2) + np.trace(c1 + c2 - 2 * root)
-  assert generation.frechet_distance(a, b) == pytest.approx(expected)
-  assert generation.frechet_distance(b, a) == pytest.approx(expected)
+  assert frechet.frechet_distance(a, b) == pytest.approx(expected)
+  assert frechet.frechet_distance(b, a) == pytest.approx(expected)
 
 
 def test_frechet_of_singular_covariances():
   rng = np.random.default_rng(1)
   a = rng.normal(size=(5, 40))  # Rank 4 of 40.
-  assert generation.frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
-  assert generation.frechet_distance(a, a + 2) == pytest.approx(160)
+  assert frechet.frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
+  assert frechet.frechet_distance(a, a + 2) == pytest.approx(160)
   # Along one line the roots are those of one dimension.
   line = np.zeros((1, 40))
   line[0, 7] = 1.0
   x = with_moments(rng, 9, np.zeros(1), np.eye(1))
-  got = generation.frechet_distance(x * line, 3 * x * line)
+  got = frechet.frechet_distance(x * line, 3 * x * line)
   assert got == pytest.approx((3 - 1) ** 2)
   constant = np.ones((4, 40))
-  assert generation.frechet_distance(constant, constant) == 0
+  assert frechet.frechet_distance(constant, constant) == 0
 
 
 def test_frechet_in_float32_is_computed_in_float64():
   x = np.random.default_rng(2).normal(size=(100, 8)).astype(np.float32) + 1e3
-  assert generation.frechet_distance(x, x) < 1e-6
+  assert frechet.frechet_distance(x, x) < 1e-6
 
 
 def test_manifold_by_hand():
   real = np.array([[0.0], [1.0], [3.0], [10.0]])
   # k = 1: radii 1, 1, 2, 7: [-1, 1], [0, 2], [1, 5], [3, 17].
   points = np.array([[-1.5], [-1.0], [2.0], [5.5], [17.0], [17.5]])
-  got = generation.inside(points, real, 1)
+  got = frechet.inside(points, real, 1)
   np.testing.assert_array_equal(got, [False, True, True, True, True, False])
 
 
@@ -82,19 +82,19 @@ def test_precision_and_recall_tell_quality_from_variety():
   real = np.concatenate([rng.normal(size=(60, 2)) + m for m in modes])
   # All of what is drawn is real, but of one mode only.
   one = rng.normal(size=(120, 2)) * 0.3
-  precision, recall = generation.precision_recall(real, one)
+  precision, recall = frechet.precision_recall(real, one)
   assert precision == 1 and 0.1 < recall < 0.5
   # Half of what is drawn is nothing real.
   junk = np.concatenate([real, real + np.array([0.0, 500.0])])
-  precision, recall = generation.precision_recall(real, junk)
+  precision, recall = frechet.precision_recall(real, junk)
   assert (precision, recall) == (0.5, 1)
-  assert generation.precision_recall(real, real) == (1, 1)
-  assert generation.precision_recall(real, real + 1e4) == (0, 0)
+  assert frechet.precision_recall(real, real) == (1, 1)
+  assert frechet.precision_recall(real, real + 1e4) == (0, 0)
 
 
 @pytest.mark.parametrize("k", [1, 3])
 def test_precision_and_recall_agree_with_sklearn(k, monkeypatch):
-  monkeypatch.setattr(generation, "_BLOCK", 7)
+  monkeypatch.setattr(frechet, "_BLOCK", 7)
   rng = np.random.default_rng(4)
   real, drawn = rng.normal(size=(50, 4)), 1.5 * rng.normal(size=(40, 4))
 
@@ -105,20 +105,20 @@ def test_precision_and_recall_agree_with_sklearn(k, monkeypatch):
     return (apart <= radius).any(1).mean()
 
   expected = share(drawn, real), share(real, drawn)
-  assert generation.precision_recall(real, drawn, k) == pytest.approx(expected)
+  assert frechet.precision_recall(real, drawn, k) == pytest.approx(expected)
 
 
 def test_real_halves_are_the_reference():
   rng = np.random.default_rng(5)
   real, like = rng.normal(size=(2, 400, 3))
-  got = generation.compare(real, like)
+  got = frechet.compare(real, like)
   assert got["pictures"] == 200
   for name in ("precision", "recall"):
     assert got[name]["value"] == pytest.approx(got[name]["real"], abs=0.1)
     assert got[name]["real"] > 0.85
   assert got["frechet_distance"]["value"] < 0.1
   assert got["frechet_distance"]["real"] < 0.1
-  worse = generation.compare(real, like[:50] + 1.0)
+  worse = frechet.compare(real, like[:50] + 1.0)
   assert worse["pictures"] == 50
   assert worse["frechet_distance"]["value"] == pytest.approx(3, abs=1)
 
@@ -126,19 +126,19 @@ def test_real_halves_are_the_reference():
 def test_the_real_are_as_far_from_the_real_as_the_reference():
   """In the mean over draws; with all rows it would be half of that."""
   rng = np.random.default_rng(6)
-  found = [generation.frechet(*rng.normal(size=(2, 48, 6))) for _ in range(60)]
+  found = [frechet.frechet(*rng.normal(size=(2, 48, 6))) for _ in range(60)]
   value, real = (np.array([x[k] for x in found]) for k in ("value", "real"))
   error = np.std(value - real) / np.sqrt(len(found))
   assert abs(np.mean(value - real)) < 3 * error < 0.15 * real.mean()
   # Neither is of more rows than the other where fewer are drawn.
   real, drawn = rng.normal(size=(48, 6)), rng.normal(size=(10, 6))
-  few = generation.frechet(real, drawn)
-  assert few["real"] == generation.frechet_distance(real[:20:2], real[1:20:2])
-  assert few["value"] == generation.frechet_distance(real[:20:2], drawn)
+  few = frechet.frechet(real, drawn)
+  assert few["real"] == frechet.frechet_distance(real[:20:2], real[1:20:2])
+  assert few["value"] == frechet.frechet_distance(real[:20:2], drawn)
 
 
 def test_too_few_rows_are_refused():
   with pytest.raises(ValueError, match="2 rows"):
-    generation.frechet_distance(np.zeros((1, 2)), np.zeros((5, 2)))
+    frechet.frechet_distance(np.zeros((1, 2)), np.zeros((5, 2)))
   with pytest.raises(ValueError, match="k = 3"):
-    generation.precision_recall(np.zeros((3, 2)), np.zeros((5, 2)))
+    frechet.precision_recall(np.zeros((3, 2)), np.zeros((5, 2)))

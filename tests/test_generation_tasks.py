@@ -13,11 +13,14 @@ from PIL import Image
 from tests.filling import filled, normal, same
 from tests.placing import placed
 from tests.test_options import load
-from vgsgan import data, generative, judges, mesh, trainer
+from vgsgan import data
+from vgsgan.common.errors import UserError
 from vgsgan.data.builders.scenes import encode
-from vgsgan.errors import UserError
+from vgsgan.losses import generative
 from vgsgan.models import decoders
-from vgsgan.tasks import generation, generation_figures, keys
+from vgsgan.parallel import mesh
+from vgsgan.tasks import generation, generation_evaluation, judges
+from vgsgan.train import keys, loop
 
 KEY = jax.random.key(4)
 MAKE_MESH = mesh.make_mesh
@@ -197,7 +200,7 @@ def test_eight_devices_do_as_one(plain, monkeypatch):
   monkeypatch.setattr(mesh, "SMALLEST_SPLIT", 64)
   devices = MAKE_MESH(8, model=2)
   there = placed(state, devices)
-  update = trainer.jit_step(model.step, there, devices)
+  update = loop.jit_step(model.step, there, devices)
   eight, others = jax.device_get(
     update(there, mesh.shard(jax.device_get(batch), devices))
   )
@@ -255,7 +258,7 @@ def in_memory(monkeypatch):
 def test_a_whole_run_of_every_variant(variant, tmp_path, in_memory):
   config = small(variant)
   config.transfer_guard = "disallow"
-  assert trainer.run(config, tmp_path, "train") == 0
+  assert loop.run(config, tmp_path, "train") == 0
   results = json.loads((tmp_path / "results.json").read_text())
   found = results["splits"]["test"]
   assert found["pictures"] == 9 and "judged" not in found
@@ -272,7 +275,7 @@ def test_a_whole_run_of_every_variant(variant, tmp_path, in_memory):
     return
   # The same state gives the same figures.
   before = (tmp_path / "results.json").read_bytes()
-  assert trainer.run(config, tmp_path, "eval") == 0
+  assert loop.run(config, tmp_path, "eval") == 0
   assert before == (tmp_path / "results.json").read_bytes()
 
 
@@ -296,7 +299,7 @@ def test_a_judge_is_asked_where_it_is_named(monkeypatch, in_memory):
   config.judges.update({"classifier": "a", "correspondence": "b"})
   splits = data.load(config.data)
   model = generation.model_of(config)
-  looks = generation_figures.Looks(model, MAKE_MESH(1), splits)
+  looks = generation_evaluation.Looks(model, MAKE_MESH(1), splits)
   found = looks.evaluate(with_sgd(model), "test", lambda: None)
   real = np.stack(shades(9, 2)) / 255.0
   np.testing.assert_allclose(asked[0], real, atol=1e-6)
@@ -304,13 +307,13 @@ def test_a_judge_is_asked_where_it_is_named(monkeypatch, in_memory):
   kept = found["judged"]["frechet"]["reconstructed"]
   features = real.mean((1, 2))
   assert kept["real"] == pytest.approx(
-    generation_figures.generated.frechet_distance(
+    generation_evaluation.generated.frechet_distance(
       features[::2], features[1::2]
     ),
     rel=1e-4,
   )
   # It judges what is kept, and so does not choose it.
-  assert generation_figures.likest(found) == (
+  assert generation_evaluation.likest(found) == (
     -found["coarse"]["frechet"]["sampled"]["value"]
   )
 
@@ -322,7 +325,7 @@ def test_new_latents_are_normal_or_like_those_of_the_training_pictures(
   splits = data.load(None)
   for variant in ("ae", "vae"):
     model = generation.model_of(small(variant))
-    looks = generation_figures.Looks(model, MAKE_MESH(1), splits)
+    looks = generation_evaluation.Looks(model, MAKE_MESH(1), splits)
     state = with_sgd(model)
     rows = looks.rows
     train = jnp.asarray(shades(24, 0)[:12])
@@ -385,7 +388,7 @@ def test_a_sheet_lays_rows_below_each_other():
   white, black = np.ones((2, 1, 2, 1)), -np.ones((2, 1, 2, 1))
   grey = np.zeros((2, 1, 2, 1))
   grey[1] = 3.0
-  page = generation_figures.sheet([white, black, grey])
+  page = generation_evaluation.sheet([white, black, grey])
   np.testing.assert_array_equal(
     page[..., 0], [[255] * 4, [0] * 4, [128, 128, 255, 255]]
   )

@@ -9,9 +9,9 @@ import scipy.spatial.distance
 import scipy.stats
 
 from tests.filling import normal
-from vgsgan import generative
 from vgsgan.evals import generated
 from vgsgan.evals.generated import Clips
+from vgsgan.losses import generative
 
 KEY = jax.random.key(7)
 

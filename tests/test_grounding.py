@@ -7,9 +7,9 @@ import optax
 import pytest
 
 from tests.test_options import load
-from vgsgan import mesh
-from vgsgan.state import TrainState
+from vgsgan.parallel import mesh
 from vgsgan.tasks import grounding
+from vgsgan.train.state import TrainState
 
 
 def updated(scale, rate):

@@ -5,8 +5,8 @@ import collections
 import numpy as np
 import pytest
 
-from vgsgan import hierarchy as h
-from vgsgan.errors import UserError
+from vgsgan.common.errors import UserError
+from vgsgan.data import hierarchy as h
 
 #        root
 #      /      \

@@ -10,7 +10,9 @@ from jax import lax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vgsgan import hlo, mesh, programs
+from vgsgan.parallel import mesh
+from vgsgan.tools.compile import hlo
+from vgsgan.train import costs
 
 MESH = mesh.make_mesh(8, model=2)
 ALL = ("data", "model")
@@ -52,7 +54,7 @@ def test_what_a_device_sends_by_hand(kind):
   compiled = traced.lower().compile()
   for found in (
     hlo.collectives(compiled.as_text()),
-    programs.collectives(traced.jaxpr, 8, "cpu"),
+    costs.collectives(traced.jaxpr, 8, "cpu"),
   ):
     assert [one.kind for one in found] == [kind]
     assert [one.devices for one in found] == [8]
@@ -64,7 +66,7 @@ def test_devices_that_take_part_together(axis, devices):
   traced = island(lambda x: lax.psum(x, axis), (16, 5))
   for found in (
     hlo.collectives(traced.lower().compile().as_text()),
-    programs.collectives(traced.jaxpr, 8, "cpu"),
+    costs.collectives(traced.jaxpr, 8, "cpu"),
   ):
     assert [one.devices for one in found] == [devices]
 
@@ -76,7 +78,7 @@ def test_a_loop_counts_as_often_as_it_turns():
   traced = island(f, (16, 5))
   for found in (
     hlo.collectives(traced.lower().compile().as_text()),
-    programs.collectives(traced.jaxpr, 8, "cpu"),
+    costs.collectives(traced.jaxpr, 8, "cpu"),
   ):
     assert [(one.times, one.payload) for one in found] == [(7, 40)]
 
@@ -85,7 +87,7 @@ def test_what_the_partitioner_adds_is_in_the_text_alone():
   rows = NamedSharding(MESH, P(ALL))
   x = jax.ShapeDtypeStruct((16, 5), jnp.float32)
   traced = jax.jit(lambda x: x.sum(), in_shardings=rows).trace(x)
-  assert not programs.collectives(traced.jaxpr, 8, "cpu")
+  assert not costs.collectives(traced.jaxpr, 8, "cpu")
   found = hlo.collectives(traced.lower().compile().as_text())
   assert [(one.kind, one.payload) for one in found] == [("all-reduce", 4)]
 
@@ -180,7 +182,7 @@ def test_operations_of_products_and_loops_by_hand():
   traced = jax.jit(f).trace(*arguments)
   whole = 5 * 2 * 16 * 6 * 6 + 2 * (8 * 4 * 4 * 2) * (3 * 3 * 3)
   expected = whole / 8 + 2 * 2 * 2 * 6
-  assert programs.flops(traced.jaxpr, 8, "cpu") == pytest.approx(expected)
+  assert costs.flops(traced.jaxpr, 8, "cpu") == pytest.approx(expected)
 
 
 def test_operations_as_xla_counts_them():
@@ -192,7 +194,7 @@ def test_operations_as_xla_counts_them():
   rng = np.random.default_rng(0)
   w = {"in": rng.normal(size=(64, 128)), "out": rng.normal(size=(128, 32))}
   traced = jax.jit(jax.grad(loss)).trace(w, rng.normal(size=(256, 64)))
-  found = programs.flops(traced.jaxpr, 1, "cpu")
+  found = costs.flops(traced.jaxpr, 1, "cpu")
   counted = traced.lower().compile().cost_analysis()["flops"]
   assert found == pytest.approx(counted, rel=0.05)
 
@@ -221,9 +223,9 @@ def test_branches_by_platform_by_hand():
   # what the last product gives is not needed again.
   both = jax.jit(jax.grad(loss)).trace(x).jaxpr
   for platform, n in (("tpu", 1), ("gpu", 2), ("cpu", 3)):
-    assert programs.flops(forward, 1, platform) == n * product
+    assert costs.flops(forward, 1, platform) == n * product
     expected = 5 * (n + (n - 1) + 2 * n) * product
-    assert programs.flops(both, 1, platform) == expected
+    assert costs.flops(both, 1, platform) == expected
 
 
 def test_branches_by_data_count_as_the_dearest():
@@ -234,7 +236,7 @@ def test_branches_by_data_count_as_the_dearest():
     jax.ShapeDtypeStruct((4, 4), jnp.float32),
     jax.ShapeDtypeStruct((), jnp.int32),
   )
-  assert programs.flops(traced.jaxpr, 1, "tpu") == 2 * 2 * 4**3
+  assert costs.flops(traced.jaxpr, 1, "tpu") == 2 * 2 * 4**3
 
 
 @pytest.mark.parametrize(
@@ -258,6 +260,6 @@ def test_products_of_bfloat16_in_a_product(dtype, precision, passes):
     jax.ShapeDtypeStruct((3, 3, 2, 2), dtype),
   )
   operations = 2 * 4**3 + 2 * (3 * 3) * (3 * 2 * 2)
-  assert programs.flops(traced.jaxpr, 1, "tpu") == operations
-  found = programs.bfloat16_flops(traced.jaxpr, 1, "tpu")
+  assert costs.flops(traced.jaxpr, 1, "tpu") == operations
+  found = costs.bfloat16_flops(traced.jaxpr, 1, "tpu")
   assert found == passes * operations

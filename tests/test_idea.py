@@ -21,11 +21,12 @@ from tests.idea_world import (
 )
 from tests.placing import placed
 from tests.test_options import load
-from vgsgan import mesh, trainer
 from vgsgan.data import features
 from vgsgan.evals import generated
 from vgsgan.models import decoders, mixture
-from vgsgan.tasks import idea, keys
+from vgsgan.parallel import mesh
+from vgsgan.tasks import idea
+from vgsgan.train import keys, loop
 
 KEY = jax.random.key(6)
 
@@ -319,7 +320,7 @@ def test_eight_devices_do_as_one(game, monkeypatch):
   monkeypatch.setattr(mesh, "SMALLEST_SPLIT", 64)
   devices = MAKE_MESH(8, model=2)
   there = placed(state, devices)
-  update = trainer.jit_step(model.step, there, devices)
+  update = loop.jit_step(model.step, there, devices)
   eight, others = jax.device_get(update(there, mesh.shard(batch, devices)))
   for name in metrics:
     np.testing.assert_allclose(

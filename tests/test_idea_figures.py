@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from tests.idea_world import COLOURS, ideal_judges, records, small
-from vgsgan import mesh
 from vgsgan.evals import generated
+from vgsgan.evals.frechet import frechet_distance
 from vgsgan.evals.generated import Clips
-from vgsgan.evals.generation import frechet_distance
-from vgsgan.state import TrainState
-from vgsgan.tasks import idea, idea_figures
+from vgsgan.parallel import mesh
+from vgsgan.tasks import idea, idea_evaluation
+from vgsgan.train.state import TrainState
 
 
 def clips_of(labels, rng):
@@ -39,7 +39,7 @@ def test_judged_figures_of_clips_whose_classes_are_known():
     "from_sound": Clips(other.picture, third.sound),
     "sampled": other,
   }
-  found = idea_figures.judged(
+  found = idea_evaluation.judged(
     ideal_judges(), real, np.stack([labels, np.full(12, -1)], 1), made
   )
   accuracy = {k: x["value"] for k, x in found["match"]["accuracy"].items()}
@@ -69,8 +69,8 @@ def test_what_does_not_belong_together_shows_in_pairs_alone():
   real, again = clips_of(labels, rng), clips_of(labels, rng)
   shuffled = Clips(again.picture, again.sound[rng.permutation(400)])
   made = {"again": again, "shuffled": shuffled}
-  found = idea_figures.likeness(
-    *idea_figures.looked(idea_figures.coarse, real, made)
+  found = idea_evaluation.likeness(
+    *idea_evaluation.looked(idea_evaluation.coarse, real, made)
   )
   away = {
     part: {name: x["value"] for name, x in figures["frechet"].items()}
@@ -89,14 +89,14 @@ def test_the_likest_pairs_are_kept_whatever_judges_find():
     return {"coarse": found(away), "judged": found(judged)}
 
   near, far = results(1.0, 9.0), results(2.0, 3.0)
-  assert idea_figures.likest(near) > idea_figures.likest(far)
+  assert idea_evaluation.likest(near) > idea_evaluation.likest(far)
 
 
 def test_spectrograms_stand_upright():
   sound = np.zeros((1, 3, 2))
   sound[0, 2, 0] = 1  # The last frame, the lowest band.
   np.testing.assert_array_equal(
-    idea_figures.upright(sound)[0, :, :, 0], [[0, 0, 0], [0, 0, 1]]
+    idea_evaluation.upright(sound)[0, :, :, 0], [[0, 0, 0], [0, 0, 1]]
   )
 
 
@@ -144,7 +144,7 @@ def test_what_is_made_of_one_half_is_made_without_the_other():
   clips = records(9)
   splits = dict.fromkeys(("train", "validation", "test"), clips)
   transform = idea.example(Plain.config.data)
-  looks = idea_figures.Looks(Plain(), mesh.make_mesh(1), splits, transform)
+  looks = idea_evaluation.Looks(Plain(), mesh.make_mesh(1), splits, transform)
   state = TrainState(0, {}, {}, {})
   found = looks.rows.of(state, clips, 9, lambda: None)
   real = found.pop("real")

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from tests.filling import normal
-from vgsgan import edits, impostors, mesh
+from vgsgan.negatives import edits, impostors
+from vgsgan.parallel import mesh
 
 KEY = jax.random.key(3)
 MAKE_MESH = mesh.make_mesh

@@ -12,12 +12,12 @@ from tests.drawing_world import KEY, B, model_of, one_line, state_of
 from tests.filling import normal, same
 from tests.test_drawing import equal_trees
 from tests.test_options import load
-from vgsgan import inversion
+from vgsgan.common.errors import UserError
 from vgsgan.data.builders.scenes import encode
-from vgsgan.data.pairs import DrawnPairExample
-from vgsgan.errors import UserError
+from vgsgan.data.examples import DrawnPairExample
+from vgsgan.models import pretrained
+from vgsgan.negatives import inversion
 from vgsgan.tasks import drawing
-from vgsgan.worlds import pretrained
 
 quick_to_compile = drawing_world.quick_to_compile
 generator = drawing_world.generator

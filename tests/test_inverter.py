@@ -20,13 +20,16 @@ from tests.drawing_world import (
 )
 from tests.filling import filled, normal, variables_of
 from tests.test_options import load
-from vgsgan import data, export, mesh, tasks, trainer
+from vgsgan import data, tasks
+from vgsgan.common.errors import UserError
 from vgsgan.data.builders.scenes import encode
-from vgsgan.errors import UserError
+from vgsgan.models import pretrained
 from vgsgan.models.generator import Generator
 from vgsgan.models.inverter import Inverter
+from vgsgan.parallel import mesh
 from vgsgan.tasks import inversion as task
-from vgsgan.worlds import pretrained
+from vgsgan.tools import export
+from vgsgan.train import loop
 
 quick_to_compile = drawing_world.quick_to_compile
 generator = drawing_world.generator
@@ -79,7 +82,7 @@ def finished(little, tmp_path_factory):
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(mesh, "make_mesh", lambda n=2, model=1: MAKE_MESH(n, model))
     patch.setattr(data, "load", lambda config: splits)
-    assert trainer.run(config_of(little), folder / "run", "train") == 0
+    assert loop.run(config_of(little), folder / "run", "train") == 0
     export.export(folder / "run", "inverter", folder / "inverter.npz")
   return folder
 

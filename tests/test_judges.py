@@ -13,12 +13,16 @@ from tests import test_classification
 from tests.filling import filled
 from tests.test_classification import CLASSES, STAR
 from tests.test_options import load
-from vgsgan import checkpoints, data, jsonfiles, judges, mesh
-from vgsgan.errors import UserError
+from vgsgan import data
+from vgsgan.common import jsonfiles
+from vgsgan.common.errors import UserError
 from vgsgan.models.correspondence import Tower
-from vgsgan.state import TrainState
+from vgsgan.parallel import mesh
+from vgsgan.tasks import judges
 from vgsgan.tasks.classification import Classification
 from vgsgan.tasks.correspondence import Correspondence
+from vgsgan.train.checkpoints import manager
+from vgsgan.train.state import TrainState
 
 BEST, LATER = 3, 5
 ROWS = 7
@@ -54,9 +58,7 @@ def finish(workdir, task):
   )
   best = state_of(model, 1)
   there = mesh.replicated(devices)
-  with checkpoints.Checkpoints(
-    workdir / "checkpoints", best="selection"
-  ) as saved:
+  with manager.Checkpoints(workdir / "checkpoints", best="selection") as saved:
     for step, state, figure in (
       (BEST, best, 0.9),
       (LATER, state_of(model, 2), 0.8),

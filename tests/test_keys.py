@@ -11,10 +11,11 @@ from jax._src import random as jax_random  # As JAX's own initialisers have it.
 
 from tests import every_task, stamps_fixture
 from tests.filling import KEY
-from vgsgan import mesh, tasks
-from vgsgan.bench.case import Case
+from vgsgan import tasks
 from vgsgan.data import pipeline
-from vgsgan.tasks import keys
+from vgsgan.parallel import mesh
+from vgsgan.tools.bench.case import Case
+from vgsgan.train import keys
 
 STEPS = 3
 DRAW = (

@@ -15,9 +15,9 @@ from PIL import Image
 from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import masked_crc32c
 
-from vgsgan import jsonfiles
-from vgsgan.errors import UserError
-from vgsgan.logbook import Logbook
+from vgsgan.common import jsonfiles
+from vgsgan.common.errors import UserError
+from vgsgan.train.logbook import Logbook
 
 
 def refuse_constant(name):

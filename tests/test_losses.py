@@ -11,11 +11,11 @@ import optax
 import pytest
 import scipy.special
 
-from vgsgan import contrastive, losses, objectives, scores
-from vgsgan.data.builders import clevrgan_records
-from vgsgan.data.pairs import DrawnPairExample
+from vgsgan.data.builders import clevrgan_pictures, clevrgan_records
+from vgsgan.data.examples import DrawnPairExample
 from vgsgan.kernels import maxsim
-from vgsgan.worlds import clevrgan, speech
+from vgsgan.losses import contrastive, objectives, primitives, scores
+from vgsgan.worlds import speech
 
 B = 8
 OBJECTIVES = {
@@ -217,7 +217,7 @@ def test_equal_captions_and_recordings_are_no_impostors(exchange, devices):
   # 0 and 5 are one recording, 2 says the same in another voice.
   texts = tuple("abacdaeb")
   voices = "xyyxyxxx"
-  picture = clevrgan.Picture(
+  picture = clevrgan_pictures.Picture(
     np.zeros(2, np.float32),
     np.zeros((8, 8, 3), np.uint8),
     np.full((1, 4), -1, np.int32),
@@ -366,7 +366,7 @@ def test_the_batch_has_to_divide():
 def _rank(positive, row, allowed, negatives, noise=None, margin=1.0):
   arrays = [jnp.asarray([x]) for x in (positive, row, allowed)]
   noise = None if noise is None else jnp.asarray([noise])
-  return float(losses.margin_rank(*arrays, margin, negatives, noise)[0])
+  return float(primitives.margin_rank(*arrays, margin, negatives, noise)[0])
 
 
 def test_margin_rank_by_hand():
@@ -378,7 +378,7 @@ def test_margin_rank_by_hand():
   assert _rank(2.0, row, allowed, "all") == (4.0 + 0.5 + 1.0 + 0.0) / 4
   noise = [0.1, 0.2, 0.8, 0.3, 0.9]
   assert _rank(2.0, row, allowed, "sampled", noise) == 1.0
-  for kind in losses.NEGATIVES:
+  for kind in primitives.NEGATIVES:
     assert _rank(2.0, row, [False] * 5, kind, noise) == 0.0
 
 
@@ -392,13 +392,13 @@ def _random_rows(seed, q=6, n=7):
   return [jnp.asarray(x, x.dtype if x.dtype == bool else "f4") for x in arrays]
 
 
-@pytest.mark.parametrize("kind", losses.NEGATIVES)
+@pytest.mark.parametrize("kind", primitives.NEGATIVES)
 def test_margin_rank_properties(kind):
   for seed in range(20):
     positive, row, allowed, noise = _random_rows(seed)
 
     def run(positive, row, noise=noise, allowed=allowed, margin=0.3):
-      return losses.margin_rank(positive, row, allowed, margin, kind, noise)
+      return primitives.margin_rank(positive, row, allowed, margin, kind, noise)
 
     got = run(positive, row)
     # Zero exactly where the margin is kept, for the strictest kinds.
@@ -423,7 +423,7 @@ def test_margin_rank_properties(kind):
     np.testing.assert_allclose(gradient[0], -gradient[1].sum(axis=1), atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", losses.NEGATIVES)
+@pytest.mark.parametrize("kind", primitives.NEGATIVES)
 def test_a_diverged_score_is_not_hidden(kind):
   assert math.isnan(_rank(np.nan, [1.0, 2.0], [True] * 2, kind, [0.1, 0.2]))
 
@@ -434,7 +434,7 @@ def test_triplet_sums_its_kinds():
   forward = objectives.Rows(positive, row, allowed, noise)
   backward = objectives.Rows(positive, *_random_rows(3)[1:])
   expected = [
-    losses.margin_rank(*rows[:3], 2.0, kind, rows.noise)
+    primitives.margin_rank(*rows[:3], 2.0, kind, rows.noise)
     for kind in ("sampled", "semi_hard")
     for rows in (forward, backward)
   ]
@@ -459,13 +459,13 @@ def test_soft_ce_is_the_closed_form():
   for seed in range(10):
     _, logits, allowed, targets = _random_rows(seed)
     np.testing.assert_allclose(
-      losses.soft_ce(logits, targets / targets.sum(1, keepdims=True)),
+      primitives.soft_ce(logits, targets / targets.sum(1, keepdims=True)),
       optax.softmax_cross_entropy(
         logits, targets / targets.sum(1, keepdims=True)
       ),
       rtol=1e-5,
     )
-    got = losses.soft_ce(50 * logits, targets, allowed)
+    got = primitives.soft_ce(50 * logits, targets, allowed)
     for i in range(1, len(logits)):
       kept = np.asarray(allowed[i])
       row = 50 * np.asarray(logits[i], float)[kept]
@@ -479,7 +479,7 @@ def test_soft_ce_is_blind_to_masked_columns(content):
   _, logits, allowed, targets = _random_rows(1)
 
   def run(logits):
-    return losses.soft_ce(logits, targets, allowed).sum()
+    return primitives.soft_ce(logits, targets, allowed).sum()
 
   value, gradient = jax.value_and_grad(run)(logits)
   filled = jnp.where(allowed, logits, content)
@@ -494,7 +494,7 @@ def test_soft_ce_of_an_impossible_column_without_weight():
   logits = jnp.array([[0.0, -jnp.inf]])
   targets = jnp.array([[1.0, 0.0]])
   value, gradient = jax.value_and_grad(
-    lambda x: losses.soft_ce(x, targets).sum()
+    lambda x: primitives.soft_ce(x, targets).sum()
   )(logits)
   assert value == 0 and np.all(np.isfinite(gradient))
 

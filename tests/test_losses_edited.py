@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from vgsgan import contrastive, objectives, scores
+from vgsgan.losses import contrastive, objectives, scores
 
 B = 8
 MARGIN = 0.7

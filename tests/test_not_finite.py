@@ -13,9 +13,10 @@ import pytest
 from tests import drawing_world
 from tests.filling import filled
 from tests.placing import placed
-from vgsgan import mesh, trainer
-from vgsgan.runs import Run
+from vgsgan.parallel import mesh
 from vgsgan.tasks import grounding
+from vgsgan.train import loop
+from vgsgan.train.runs import Run
 
 KEY = jax.random.key(0)
 DEVICES = 8
@@ -52,7 +53,7 @@ def run(request):
       "speech_concept": concepts,
     }
     there = placed(state, devices)
-    step = trainer.jit_step(model.step, there, devices)
+    step = loop.jit_step(model.step, there, devices)
 
     def metrics(state, batch):
       _, found = step(placed(state, devices), mesh.shard(batch, devices))
@@ -67,8 +68,8 @@ def stops(metrics, folder):
   run.saved, run.log, run.workdir = mock.Mock(), mock.Mock(), folder
   run.record_ids.return_value = ["first"]
   try:
-    trainer.check_finite(run, 7, metrics)
-  except trainer.NonFiniteError:
+    loop.check_finite(run, 7, metrics)
+  except loop.NonFiniteError:
     return run.log.write_json.called
   return False
 

@@ -10,9 +10,10 @@ import pytest
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from vgsgan import mesh, passes, programs
 from vgsgan.kernels import onednn, onednn_library
 from vgsgan.models import convolve
+from vgsgan.parallel import mesh
+from vgsgan.train import costs, forward
 
 pytestmark = pytest.mark.skipif(
   onednn_library.installed() is None,
@@ -163,10 +164,10 @@ def test_its_operations_are_those_of_the_convolution():
   x, kernel = operands(2, 5, 6, 4, 17, 3)
   traced = jax.jit(with_gradients(convolve.conv2d)).trace(x, kernel)
   # Forward and two gradients, each as many.
-  assert programs.flops(traced.jaxpr, 1, "cpu") == 3 * 2 * (2 * 5 * 6) * (
+  assert costs.flops(traced.jaxpr, 1, "cpu") == 3 * 2 * (2 * 5 * 6) * (
     4 * 17 * 9
   )
-  assert programs.bfloat16_flops(traced.jaxpr, 1, "tpu") == programs.flops(
+  assert costs.bfloat16_flops(traced.jaxpr, 1, "tpu") == costs.flops(
     traced.jaxpr, 1, "tpu"
   )
 
@@ -252,7 +253,7 @@ def test_remat_does_not_convolve_twice():
     made = jax.make_jaxpr(jax.grad(jax.checkpoint(loss, policy=policy)))(x)
     return str(made).count(onednn.PRIMITIVE.name)
 
-  assert count(passes._keep) == 2  # Forward, and the gradient.
+  assert count(forward._keep) == 2  # Forward, and the gradient.
   assert count(None) == 3
 
 

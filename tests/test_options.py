@@ -11,8 +11,8 @@ import pytest
 from absl import flags
 
 import vgsgan
-from vgsgan import options
-from vgsgan.errors import UserError
+from vgsgan.common import options
+from vgsgan.common.errors import UserError
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 

@@ -9,8 +9,8 @@ import pytest
 
 from configs import drawing as drawing_config
 from tests.drawing_world import MAKE_MESH
-from vgsgan import adversarial, mesh, passes, programs, scores
-from vgsgan.errors import UserError
+from vgsgan.common.errors import UserError
+from vgsgan.losses import adversarial, scores
 from vgsgan.models import (
   decoders,
   discriminator,
@@ -21,7 +21,9 @@ from vgsgan.models import (
 )
 from vgsgan.models.layers import Conv2D, Norm
 from vgsgan.models.recogniser import Recogniser
+from vgsgan.parallel import mesh
 from vgsgan.tasks import grounding
+from vgsgan.train import costs, forward
 
 KEY = jax.random.key(0)
 BF16 = jnp.dtype("bfloat16")
@@ -56,8 +58,8 @@ def gradients(train, norm, rows=12, devices=None):
   @jax.jit
   def found(params, x):
     def loss(params, x):
-      network = passes.network(module, params)
-      out, new = passes.run(train, network, stats, x, scale)
+      network = forward.network(module, params)
+      out, new = forward.run(train, network, stats, x, scale)
       every = out["mean"] @ out["map"].mean((1, 2)).T
       return jnp.mean(jax.nn.logsumexp(every, axis=1)), (out, new)
 
@@ -94,9 +96,9 @@ def test_running_statistics_pass_from_part_to_part():
   x = jnp.arange(8.0)[:, None]
   norm = Norm("batch")
   made = norm.init(KEY, x, train=False)
-  network = passes.network(norm, made["params"])
+  network = forward.network(norm, made["params"])
   train = how(accumulate=2)
-  out, new = passes.run(train, network, made["batch_stats"], x)
+  out, new = forward.run(train, network, made["batch_stats"], x)
   # Every other row: 0, 2, 4, 6 with mean 3, then 1, 3, 5, 7 with mean 4.
   assert new["batch"]["mean"] == pytest.approx(0.9 * 0.1 * 3 + 0.1 * 4)
   one = (jnp.arange(0.0, 8, 2) - 3) / jnp.sqrt(5.0 + 1e-5)
@@ -112,7 +114,7 @@ def test_rows_that_the_parts_cannot_share_pass_in_fewer():
     assert nothing is None
     return 2 * x, stats
 
-  out, _ = passes.run(how(accumulate=4), network, {}, jnp.arange(6.0), None)
+  out, _ = forward.run(how(accumulate=4), network, {}, jnp.arange(6.0), None)
   assert set(calls) == {3}
   np.testing.assert_array_equal(out, 2 * np.arange(6.0))
 
@@ -150,8 +152,8 @@ def test_less_is_kept_for_the_backward_pass():
 
   def kept(train):
     def made(x):
-      network = passes.network(module, params)
-      return passes.run(train, network, {}, x, jnp.ones(4))[0]
+      network = forward.network(module, params)
+      return forward.run(train, network, {}, x, jnp.ones(4))[0]
 
     pull = jax.vjp(made, x)[1]
     return sum(leaf.size for leaf in jax.tree.leaves(pull) if leaf.ndim == 4)
@@ -226,7 +228,7 @@ def test_an_inverter_too():
 
 def test_a_precision_that_is_not_there_is_refused():
   with pytest.raises(UserError, match=r"train.dtype='bf16' .*'bfloat16'"):
-    passes.dtype(how(dtype="bf16"))
+    forward.dtype(how(dtype="bf16"))
 
 
 def test_a_batch_in_parts_that_does_not_divide_is_refused():
@@ -267,8 +269,7 @@ def test_products_that_matter_are_not_rounded_by_a_faster_matrix_unit(name):
   """A product in float32 is six of bfloat16, to a unit that has only these."""
   jaxpr = jax.make_jaxpr(IN_FLOAT32[name])()
   of_bfloat16, products = (
-    count(jaxpr, 1, "tpu")
-    for count in (programs.bfloat16_flops, programs.flops)
+    count(jaxpr, 1, "tpu") for count in (costs.bfloat16_flops, costs.flops)
   )
   assert of_bfloat16 == 6 * products > 0
 
@@ -288,5 +289,5 @@ def test_a_spectral_norm_is_of_float32_and_its_layer_as_fast_as_without():
   )()
   # Two products of a power iteration, one more of sigma, and then u alone.
   norm, layer = 3 * 2 * m * n + 2 * n, 2 * rows * m * n
-  assert programs.flops(jaxpr, 1, "tpu") == norm + layer
-  assert programs.bfloat16_flops(jaxpr, 1, "tpu") == 6 * norm + layer
+  assert costs.flops(jaxpr, 1, "tpu") == norm + layer
+  assert costs.bfloat16_flops(jaxpr, 1, "tpu") == 6 * norm + layer

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vgsgan import data, mesh
+from vgsgan import data
+from vgsgan.common.errors import UserError
 from vgsgan.data import pipeline
-from vgsgan.data.pairs import PairExample, decode
-from vgsgan.errors import UserError
+from vgsgan.data.examples import PairExample, decode
+from vgsgan.parallel import mesh
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from vgsgan.preemption import Interrupted, Preemption
+from vgsgan.parallel.preemption import Interrupted, Preemption
 
 ENVIRONMENT = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
 

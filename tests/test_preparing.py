@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from vgsgan import files
+from vgsgan.common import files
+from vgsgan.common.errors import UserError
 from vgsgan.data.builders import preparing
-from vgsgan.errors import UserError
 
 
 class Tiny(tfds.core.GeneratorBasedBuilder, skip_registration=True):

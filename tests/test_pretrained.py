@@ -5,8 +5,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from vgsgan.errors import UserError
-from vgsgan.worlds import pretrained
+from vgsgan.common.errors import UserError
+from vgsgan.models import pretrained
 
 
 def tree():

@@ -11,9 +11,9 @@ import threading
 import jax
 import pytest
 
-from vgsgan import lost_lines, processes
+from vgsgan.common.errors import UserError
 from vgsgan.data.builders import preparing
-from vgsgan.errors import UserError
+from vgsgan.parallel import lost_lines, processes
 
 ROOT = pathlib.Path(__file__).parents[1]
 LOST = (-signal.SIGABRT, processes.LOST)

@@ -5,13 +5,17 @@ import ml_collections
 import pytest
 
 from tests.test_options import CONFIGS, load
-from vgsgan import comparing, data, footprint, jsonfiles, mesh, tasks, trainer
-from vgsgan.common import ranges
+from vgsgan import data, tasks
+from vgsgan.common import jsonfiles, ranges
+from vgsgan.common.errors import UserError
 from vgsgan.data import blank
 from vgsgan.data.clip_sets import Labelled
-from vgsgan.errors import UserError
-from vgsgan.hierarchy import Hierarchy
+from vgsgan.data.hierarchy import Hierarchy
+from vgsgan.parallel import mesh
 from vgsgan.tasks import recognition
+from vgsgan.tools import compare
+from vgsgan.tools.compile import footprint
+from vgsgan.train import loop
 
 MAKE_MESH = mesh.make_mesh
 VARIANTS = [
@@ -37,7 +41,7 @@ def of_task(name):
   file, variant = OF_TASK[name]
   config = load(file).get_config(variant)
   # Of several arms the last, which draws edits where there are any.
-  *_, (_, config) = comparing.first_runs(config)
+  *_, (_, config) = compare.first_runs(config)
   assert config.task == name
   return config
 
@@ -67,7 +71,7 @@ def refused(call, *arguments):
 @pytest.mark.parametrize(("file", "variant"), VARIANTS)
 def test_every_field_of_every_config_is_in_its_range(file, variant):
   config = load(file).get_config(variant)
-  for _, one in comparing.first_runs(config):
+  for _, one in compare.first_runs(config):
     for field, value in ranges.leaves(one):
       assert field in ranges.FIELDS, f"{field} needs its range"
       assert ranges.FIELDS[field].holds(value), field
@@ -251,15 +255,15 @@ def test_what_is_wrong_is_said_before_data_are_read(
   monkeypatch.setattr(data, "load", lambda _: pytest.fail("data were read"))
   config = of_task(task)
   put(config, field, value)
-  assert said in refused(trainer.run, config, tmp_path, "train")
+  assert said in refused(loop.run, config, tmp_path, "train")
 
 
 def test_an_arm_is_checked_before_the_first_one_runs(tmp_path, monkeypatch):
   monkeypatch.setattr(mesh, "make_mesh", lambda model=1: MAKE_MESH(1))
-  monkeypatch.setattr(trainer, "run", lambda *_: pytest.fail("an arm ran"))
+  monkeypatch.setattr(loop, "run", lambda *_: pytest.fail("an arm ran"))
   config = load("quickstart").get_config("smoke")
   config.compare.arms.edited.optim = ml_collections.ConfigDict({"lr": -1.0})
-  said = refused(comparing.run, config, tmp_path, "train")
+  said = refused(compare.run, config, tmp_path, "train")
   assert said.startswith("config.compare.arms.edited: config.optim.lr=-1.0 ")
 
 
@@ -267,12 +271,12 @@ def test_another_run_in_the_folder_of_a_later_arm_is_seen_first(
   tmp_path, monkeypatch
 ):
   monkeypatch.setattr(mesh, "make_mesh", lambda model=1: MAKE_MESH(1))
-  monkeypatch.setattr(trainer, "run", lambda *_: pytest.fail("an arm ran"))
+  monkeypatch.setattr(loop, "run", lambda *_: pytest.fail("an arm ran"))
   config = load("quickstart").get_config("smoke")
   folder = tmp_path / f"{list(config.compare.arms)[-1]}-0"
   folder.mkdir()
   jsonfiles.write_json(folder / "config.json", {"task": "gan"})
-  said = refused(comparing.run, config, tmp_path, "train")
+  said = refused(compare.run, config, tmp_path, "train")
   assert said.startswith(f"{folder} has a run of 'gan'")
 
 
@@ -288,7 +292,7 @@ def test_another_run_in_the_folder_of_a_later_arm_is_seen_first(
 def test_a_wrong_comparison_is_one_line(tmp_path, field, value, said):
   config = load("quickstart").get_config("smoke")
   config.compare[field] = value
-  assert said in refused(comparing.run, config, tmp_path, "train")
+  assert said in refused(compare.run, config, tmp_path, "train")
 
 
 @pytest.mark.parametrize("samples", [None, 90])

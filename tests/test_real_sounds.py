@@ -9,9 +9,9 @@ from PIL import Image
 
 from configs import correspondence
 from tests import stamps_fixture
+from vgsgan.common.errors import UserError
 from vgsgan.data import clip_sets
 from vgsgan.data.builders import clip_records, real_sounds, stamps
-from vgsgan.errors import UserError
 
 RATE = 16000
 # Class and pitch of the sound of what the small package holds.

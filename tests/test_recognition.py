@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 
 from tests.test_options import load
-from vgsgan import export, mesh, trainer, workdirs
+from vgsgan.common.errors import UserError
 from vgsgan.data import augment
-from vgsgan.errors import UserError
 from vgsgan.evals import recognition as figures
+from vgsgan.models import pretrained
 from vgsgan.models.image import space_to_depth
 from vgsgan.models.recogniser import Recogniser, depth_to_space, features
+from vgsgan.parallel import mesh
 from vgsgan.tasks import recognition
-from vgsgan.worlds import pretrained, recognise, scenes
+from vgsgan.tools import export
+from vgsgan.train import loop, workdirs
+from vgsgan.worlds import recognise, scenes
 from vgsgan.worlds.attributes import ATTRIBUTES, WORDS
 
 SMALL = Recogniser((8, 12, 16))
@@ -269,7 +272,7 @@ def finished(tmp_path_factory):
   with pytest.MonkeyPatch.context() as patch:
     two = mesh.make_mesh(2, model=2)
     patch.setattr(mesh, "make_mesh", lambda model: two)
-    assert trainer.run(config, folder / "run", "train") == 0
+    assert loop.run(config, folder / "run", "train") == 0
   return folder / "run"
 
 

@@ -4,11 +4,12 @@ import jax
 import numpy as np
 import pytest
 
-from vgsgan import mesh, scores
 from vgsgan.data import pipeline
 from vgsgan.evals import ranking, retrieval
-from vgsgan.state import TrainState
-from vgsgan.tasks import reading
+from vgsgan.losses import scores
+from vgsgan.parallel import mesh
+from vgsgan.tasks import grounding_evaluation
+from vgsgan.train.state import TrainState
 
 
 def test_relevance_is_many_to_many():
@@ -105,7 +106,7 @@ def test_what_fills_a_batch_is_not_read():
     found = maps[..., None, None], maps[..., None] + 100, maps > -1
     return found, {name: batch[name] for name in ids}
 
-  found = reading.collect(
+  found = grounding_evaluation.collect(
     encode,
     TrainState(0, {}, {}, {}),
     iter(host),
@@ -125,4 +126,4 @@ def test_the_best_epoch_is_the_best_in_both_directions():
     "speech_to_image": {"R@1": {"value": 0.9}, "R@10": {"value": 0.25}},
     "image_to_speech": {"R@1": {"value": 0.8}, "R@10": {"value": 0.75}},
   }
-  assert reading.mean_recall_at_10(results) == 0.5
+  assert grounding_evaluation.mean_recall_at_10(results) == 0.5

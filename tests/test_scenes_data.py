@@ -12,9 +12,9 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from vgsgan import data
+from vgsgan.common.errors import UserError
 from vgsgan.data.builders import clevr, scenes
 from vgsgan.data.scenes import SceneExample
-from vgsgan.errors import UserError
 from vgsgan.worlds import scenes as world
 from vgsgan.worlds.attributes import ATTRIBUTES
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vgsgan import scores
 from vgsgan.kernels import maxsim
+from vgsgan.losses import scores
 
 KINDS = tuple(scores.ALL_PAIRS)
 

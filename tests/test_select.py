@@ -12,12 +12,16 @@ import scipy.ndimage
 from PIL import Image
 
 from tests import drawing_world, stamps_fixture, test_clevrgan_folder
-from vgsgan import checkpoints, data, drawn_runs, jsonfiles, mesh, select
-from vgsgan import selection as selecting
+from vgsgan import data
+from vgsgan.common import jsonfiles
+from vgsgan.common.errors import UserError
 from vgsgan.data import features
-from vgsgan.data.pairs import decode
-from vgsgan.errors import UserError
+from vgsgan.data.examples import decode
+from vgsgan.parallel import mesh
 from vgsgan.tasks import drawing
+from vgsgan.tools import drawn_runs, select
+from vgsgan.tools import selection as selecting
+from vgsgan.train.checkpoints import manager
 
 CAPTION = 'a "red"\n cube: é'
 
@@ -47,9 +51,7 @@ def run(generator, tmp_path_factory):
   state = drawing_world.state_of(model)
   worse = state.replace(params=jax.tree.map(np.zeros_like, state.params))
   there = mesh.replicated(model.mesh)
-  with checkpoints.Checkpoints(
-    workdir / "checkpoints", best="selection"
-  ) as saved:
+  with manager.Checkpoints(workdir / "checkpoints", best="selection") as saved:
     for step, one, figure in ((3, state, 0.5), (5, worse, 0.4)):
       saved.save(step, jax.device_put(one, there), {}, {"selection": figure})
   jsonfiles.write_json(workdir / "config.json", config.to_dict())

@@ -16,10 +16,10 @@ from tests.drawing_world import (  # noqa: F401
   records,
   state_of,
 )
-from vgsgan import drawn_runs, panels, show
+from vgsgan.common.errors import UserError
 from vgsgan.data.builders.scenes import encode
-from vgsgan.data.pairs import decode
-from vgsgan.errors import UserError
+from vgsgan.data.examples import decode
+from vgsgan.tools import drawn_runs, panels, show
 
 WORDS = [
   {"spoken": "a", "word": None, "start": 0.0, "end": 0.1},

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vgsgan.common.errors import UserError
 from vgsgan.data.builders import sounding
-from vgsgan.errors import UserError
 from vgsgan.worlds import orchestra, scenes, sounds
 
 SIZE, RATE = 32, 8000

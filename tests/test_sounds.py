@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import signal
 
-from vgsgan.errors import UserError
+from vgsgan.common.errors import UserError
 from vgsgan.worlds import sounds
 from vgsgan.worlds.orchestra import INSTRUMENTS, Instrument
 

@@ -12,8 +12,8 @@ import pytest
 
 from tests import stamps_fixture, test_clevrgan_folder, test_clips
 from vgsgan import data
+from vgsgan.common.errors import UserError
 from vgsgan.data.builders import preparing, sources, stamps
-from vgsgan.errors import UserError
 
 LANGUAGES = ("fr", "ro")
 # For each data set: what makes a source, and one of its recordings.

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import signal
 
-from vgsgan.errors import UserError
+from vgsgan.common.errors import UserError
 from vgsgan.worlds import captions, engines, speech
 
 TEXT = "a large red metal cube left of a small blue sphere"

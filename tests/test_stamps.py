@@ -12,11 +12,11 @@ import soundfile
 from PIL import Image
 
 from tests import stamps_fixture
-from vgsgan import contrastive
+from vgsgan.common.errors import UserError
 from vgsgan.data import decoding, splits
 from vgsgan.data.builders import stamps, stamps_folder, stamps_index
-from vgsgan.errors import UserError
 from vgsgan.evals.retrieval import relevance
+from vgsgan.losses import contrastive
 
 LANGUAGES = ("fr", "ro", "ru")
 

@@ -7,7 +7,7 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from vgsgan.state import TrainState, optimizer, schedule
+from vgsgan.train.state import TrainState, optimizer, schedule
 
 
 def optim(**fields):

@@ -11,7 +11,8 @@ import sys
 import pytest
 import tqdm
 
-from vgsgan import logbook, streams
+from vgsgan.common import streams
+from vgsgan.train import logbook
 
 ROOT = pathlib.Path(__file__).parents[1]
 

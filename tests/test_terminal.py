@@ -11,8 +11,8 @@ import threading
 
 import pytest
 
-from vgsgan import evaluating, terminal
-from vgsgan.logbook import Logbook
+from vgsgan.train import evaluation, terminal
+from vgsgan.train.logbook import Logbook
 
 NAMES = ("change", "edited", "edits", "grad_norm", "impostor", "learning_rate")
 FIGURES = dict.fromkeys(NAMES, 0.55478) | {"loss": 2.3125}
@@ -102,7 +102,7 @@ def test_figures_without_a_chance_are_shown_at_the_end():
     "frechet": {"value": 1.5, "real": 0.25},
     "drawn": {"share": {"value": 0.5, "chance": 0.125}, "count": 3},
   }
-  found = dict(evaluating.sections(results))
+  found = dict(evaluation.sections(results))
   assert set(found) == {"all", "drawn"}
-  assert evaluating.said(found["all"]["frechet"]) == "1.5 (real 0.25)"
-  assert evaluating.said(found["drawn"]["share"]) == "0.5 (chance 0.125)"
+  assert evaluation.said(found["all"]["frechet"]) == "1.5 (real 0.25)"
+  assert evaluation.said(found["drawn"]["share"]) == "0.5 (chance 0.125)"

@@ -14,20 +14,14 @@ import pytest
 
 from tests import stamps_fixture
 from tests.test_options import load
-from vgsgan import (
-  checkpoints,
-  data,
-  evaluating,
-  jsonfiles,
-  mesh,
-  processes,
-  tasks,
-  trainer,
-  workdirs,
-)
+from vgsgan import data, tasks
+from vgsgan.common import jsonfiles
+from vgsgan.common.errors import UserError
 from vgsgan.data import pipeline
-from vgsgan.errors import UserError
 from vgsgan.evals import retrieval
+from vgsgan.parallel import mesh, processes
+from vgsgan.train import evaluation, loop, workdirs
+from vgsgan.train.checkpoints import manager
 
 MAKE_MESH = mesh.make_mesh
 TIMINGS = ("step_seconds", "examples_per_second", "input_share")
@@ -90,7 +84,7 @@ def saved_arrays(workdir, config):
   devices = mesh.make_mesh()
   task = tasks.build(config, devices, data.load(config.data))
   shapes = jax.eval_shape(lambda: task.init(jax.random.key(0)))
-  saved = checkpoints.Checkpoints(workdir / "checkpoints", best="selection")
+  saved = manager.Checkpoints(workdir / "checkpoints", best="selection")
   abstract = mesh.abstract(shapes, devices)
   state, _ = saved.restore(step, abstract)
   saved.close()
@@ -114,7 +108,7 @@ def signal_at(monkeypatch, number, batch):
 
 def test_a_run_leaves_what_the_house_promises(folder, tmp_path):
   config = small(folder)
-  assert trainer.run(config, tmp_path, "train") == 0
+  assert loop.run(config, tmp_path, "train") == 0
   assert json.loads((tmp_path / "config.json").read_text()) == json.loads(
     config.to_json()
   )
@@ -149,13 +143,13 @@ def assert_results(results):
 
 def test_interrupted_equals_uninterrupted(folder, tmp_path, monkeypatch):
   config = small(folder)
-  trainer.run(config, tmp_path / "whole", "train")
+  loop.run(config, tmp_path / "whole", "train")
   with monkeypatch.context() as patched:
     signal_at(patched, signal.SIGTERM, 5)
-    status = trainer.run(config, tmp_path / "parts", "train")
+    status = loop.run(config, tmp_path / "parts", "train")
   assert status == 128 + signal.SIGTERM
   assert not (tmp_path / "parts/results.json").exists()
-  assert trainer.run(config, tmp_path / "parts", "train") == 0
+  assert loop.run(config, tmp_path / "parts", "train") == 0
   assert lines(tmp_path / "whole") == lines(tmp_path / "parts")
   whole = saved_arrays(tmp_path / "whole", config)
   parts = saved_arrays(tmp_path / "parts", config)
@@ -172,7 +166,7 @@ def test_a_signal_during_evaluation_saves_and_the_evaluation_is_made_up(
   folder, tmp_path, monkeypatch
 ):
   config = small(folder)
-  trainer.run(config, tmp_path / "whole", "train")
+  loop.run(config, tmp_path / "whole", "train")
   plain = retrieval.score_blocks
 
   def asked(*args):
@@ -181,16 +175,16 @@ def test_a_signal_during_evaluation_saves_and_the_evaluation_is_made_up(
 
   with monkeypatch.context() as patched:
     patched.setattr(retrieval, "score_blocks", asked)
-    status = trainer.run(config, tmp_path / "parts", "train")
+    status = loop.run(config, tmp_path / "parts", "train")
   assert status == 128 + signal.SIGINT
   assert not lines(tmp_path / "parts", "validation")
   assert (tmp_path / "parts/checkpoints/3").is_dir()
-  trainer.run(config, tmp_path / "parts", "train")
+  loop.run(config, tmp_path / "parts", "train")
   assert lines(tmp_path / "whole") == lines(tmp_path / "parts")
 
 
 def test_validation_is_evaluated_once_a_step(folder, tmp_path, monkeypatch):
-  config, plain, splits = small(folder), evaluating.evaluate, []
+  config, plain, splits = small(folder), evaluation.evaluate, []
 
   def evaluate(this, state, split):
     splits.append(split)
@@ -199,24 +193,24 @@ def test_validation_is_evaluated_once_a_step(folder, tmp_path, monkeypatch):
     return plain(this, state, split)
 
   left = True
-  monkeypatch.setattr(evaluating, "evaluate", evaluate)
-  status = trainer.run(config, tmp_path, "train")
+  monkeypatch.setattr(evaluation, "evaluate", evaluate)
+  status = loop.run(config, tmp_path, "train")
   assert status == 128 + signal.SIGTERM
   assert splits == ["validation", "validation", "test"]
   splits.clear()
   left = False
-  assert trainer.run(config, tmp_path, "train") == 0
+  assert loop.run(config, tmp_path, "train") == 0
   assert splits == ["test"]
   results = (tmp_path / "results.json").read_text()
   # Evaluated anew it is the same, in the same order.
   splits.clear()
-  assert trainer.run(config, tmp_path, "eval") == 0
+  assert loop.run(config, tmp_path, "eval") == 0
   assert splits == ["validation", "test"]
   assert (tmp_path / "results.json").read_text() == results
   # What another config has evaluated is not believed.
   splits.clear()
   config.eval.batch = 16
-  assert trainer.run(config, tmp_path, "train") == 0
+  assert loop.run(config, tmp_path, "train") == 0
   assert splits == ["validation", "test"]
 
 
@@ -224,7 +218,7 @@ def test_a_crash_loses_at_most_the_steps_since_the_last_checkpoint(
   folder, tmp_path, monkeypatch
 ):
   config = small(folder, eval_every=6)
-  trainer.run(config, tmp_path / "whole", "train")
+  loop.run(config, tmp_path / "whole", "train")
   plain = pipeline.DeviceBatches.next
   count = 0
 
@@ -239,27 +233,27 @@ def test_a_crash_loses_at_most_the_steps_since_the_last_checkpoint(
   with monkeypatch.context() as patched:
     patched.setattr(pipeline.DeviceBatches, "next", fetch)
     with pytest.raises(MemoryError):
-      trainer.run(config, tmp_path / "parts", "train")
+      loop.run(config, tmp_path / "parts", "train")
   assert [x["step"] for x in lines(tmp_path / "parts")] == [1, 2, 3, 4, 5]
-  trainer.run(config, tmp_path / "parts", "train")
+  loop.run(config, tmp_path / "parts", "train")
   assert lines(tmp_path / "whole") == lines(tmp_path / "parts")
 
 
 def test_a_failing_evaluation_loses_no_step(folder, tmp_path, monkeypatch):
   config = small(folder, steps=4, eval_every=3, save_every=3)
-  trainer.run(config, tmp_path / "whole", "train")
+  loop.run(config, tmp_path / "whole", "train")
   with monkeypatch.context() as patched:
 
     def broken(*_):
       raise UserError("record 7 cannot be read")
 
-    patched.setattr(evaluating, "evaluate", broken)
+    patched.setattr(evaluation, "evaluate", broken)
     for _ in range(2):  # The second finds it due before it trains.
       with pytest.raises(UserError, match="record 7"):
-        trainer.run(config, tmp_path / "parts", "train")
+        loop.run(config, tmp_path / "parts", "train")
       kept = tmp_path / "parts/checkpoints/3"
       assert kept.is_dir()
-  trainer.run(config, tmp_path / "parts", "train")
+  loop.run(config, tmp_path / "parts", "train")
   assert lines(tmp_path / "whole") == lines(tmp_path / "parts")
 
 
@@ -276,10 +270,10 @@ def test_a_worker_that_ends_loses_no_step(folder, tmp_path, monkeypatch):
   with monkeypatch.context() as patched:
     patched.setattr(pipeline.DeviceBatches, "next", fetch)
     with pytest.raises(UserError, match="a worker process was ended"):
-      trainer.run(config, tmp_path / "parts", "train")
+      loop.run(config, tmp_path / "parts", "train")
   assert (tmp_path / "parts/checkpoints/2").is_dir()
-  trainer.run(config, tmp_path / "parts", "train")
-  trainer.run(config, tmp_path / "whole", "train")
+  loop.run(config, tmp_path / "parts", "train")
+  loop.run(config, tmp_path / "whole", "train")
   assert lines(tmp_path / "whole") == lines(tmp_path / "parts")
 
 
@@ -293,7 +287,7 @@ def test_the_loss_curve_is_the_same_on_1_and_8_devices(
     use_devices(monkeypatch, devices)
     config.mesh.model = model
     workdir = tmp_path / f"{devices}-{model}"
-    trainer.run(config, workdir, "train")
+    loop.run(config, workdir, "train")
     curves.append([x["loss"] for x in lines(workdir, "train")])
   one, eight, shared = curves
   np.testing.assert_allclose(one, eight, rtol=2e-4)
@@ -307,7 +301,7 @@ def curve(folder, tmp_path_factory):
   @functools.cache
   def of(**train):
     workdir = tmp_path_factory.mktemp("curve")
-    trainer.run(small(folder, eval_every=6, **train), workdir, "train")
+    loop.run(small(folder, eval_every=6, **train), workdir, "train")
     return [x["loss"] for x in lines(workdir, "train")]
 
   return of
@@ -337,13 +331,13 @@ def test_a_run_goes_on_with_another_number_of_devices(
 ):
   monkeypatch.setattr(mesh, "SMALLEST_SPLIT", 64)
   config = small(folder, eval_every=6)
-  trainer.run(config, tmp_path / "whole", "train")
+  loop.run(config, tmp_path / "whole", "train")
   with monkeypatch.context() as patched:
     signal_at(patched, signal.SIGTERM, 4)
-    trainer.run(config, tmp_path / "parts", "train")
+    loop.run(config, tmp_path / "parts", "train")
   use_devices(monkeypatch, 4)
   config.mesh.model = 2
-  assert trainer.run(config, tmp_path / "parts", "train") == 0
+  assert loop.run(config, tmp_path / "parts", "train") == 0
   whole, parts = (
     [x["loss"] for x in lines(tmp_path / name, "train")]
     for name in ("whole", "parts")
@@ -355,7 +349,7 @@ def test_a_run_goes_on_with_another_number_of_devices(
   ("module", "name", "advice"),
   [
     (
-      trainer,
+      loop,
       "compile_step",
       ("train.accumulate", "exchange=ring"),
     ),
@@ -372,7 +366,7 @@ def test_too_little_memory_is_one_line(
 
   monkeypatch.setattr(module, name, full)
   with pytest.raises(UserError) as refused:
-    trainer.run(small(folder, steps=1, eval_every=1), tmp_path, "train")
+    loop.run(small(folder, steps=1, eval_every=1), tmp_path, "train")
   said = str(refused.value)
   assert said.startswith("out of memory: Out of memory while allocating 8 byte")
   assert "\n" not in said and all(word in said for word in advice)
@@ -396,8 +390,8 @@ def test_what_is_no_number_stops_the_run_and_says_where(
     return dataclasses.replace(task, step=step)
 
   monkeypatch.setattr(tasks, "build", spoil)
-  with pytest.raises(trainer.NonFiniteError) as stopped:
-    trainer.run(config, tmp_path, "train")
+  with pytest.raises(loop.NonFiniteError) as stopped:
+    loop.run(config, tmp_path, "train")
   message = str(stopped.value)
   assert "\n" not in message
   (report,) = tmp_path.glob("nonfinite-*.json")
@@ -412,11 +406,11 @@ def test_what_is_no_number_stops_the_run_and_says_where(
 
 
 def test_another_architecture_is_refused_by_parameter(folder, tmp_path):
-  trainer.run(small(folder, steps=2, eval_every=2), tmp_path, "train")
+  loop.run(small(folder, steps=2, eval_every=2), tmp_path, "train")
   other = small(folder, steps=4)
   other.speech.embed = other.image.embed = 48
   with pytest.raises(UserError, match="image/embed") as refused:
-    trainer.run(other, tmp_path, "train")
+    loop.run(other, tmp_path, "train")
   assert "--workdir" in str(refused.value)
 
 
@@ -424,25 +418,25 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(
   folder, tmp_path, capfd
 ):
   config = small(folder, steps=4, eval_every=4)
-  trainer.run(config, tmp_path, "train")
+  loop.run(config, tmp_path, "train")
   before = lines(tmp_path)
   newest = tmp_path / "checkpoints/4"
   for file in sorted(newest.rglob("d/*")):
     file.write_bytes(file.read_bytes()[:10])
-  trainer.run(config, tmp_path, "train")
+  loop.run(config, tmp_path, "train")
   assert f"{newest} is damaged" in capfd.readouterr().err
   assert lines(tmp_path) == before
 
 
 def test_other_data_do_not_take_up_the_run(folder, tmp_path):
   config = small(folder, steps=2, eval_every=2)
-  trainer.run(config, tmp_path, "train")
+  loop.run(config, tmp_path, "train")
   kept = (tmp_path / "config.json").read_text()
   other = small(folder, steps=4)
   other.data.split_seed = 1
   for mode in ("train", "eval"):
     with pytest.raises(UserError, match="split_seed: 0 -> 1"):
-      trainer.run(other, tmp_path, mode)
+      loop.run(other, tmp_path, mode)
   assert (tmp_path / "config.json").read_text() == kept
 
 
@@ -452,21 +446,21 @@ def test_a_source_that_has_changed_does_not_take_up_the_run(folder, tmp_path):
   config.data.update(
     {"source": str(source), "data_dir": str(tmp_path / "prepared")}
   )
-  trainer.run(config, tmp_path / "run", "train")
+  loop.run(config, tmp_path / "run", "train")
   # Where it is does not matter.
   source = source.rename(tmp_path / "moved")
   config.data.source = str(source)
-  assert trainer.run(config, tmp_path / "run", "eval") == 0
+  assert loop.run(config, tmp_path / "run", "eval") == 0
   (source / "animals/birds/bird6_desc_fr.ogg").unlink()
   for mode in ("train", "eval"):  # What it trained on might now be tested.
     with pytest.raises(UserError, match="another prepared"):
-      trainer.run(config, tmp_path / "run", mode)
+      loop.run(config, tmp_path / "run", mode)
 
 
 def test_two_runs_do_not_share_a_workdir(folder, tmp_path):
   with workdirs.alone(tmp_path):
     with pytest.raises(UserError, match="another run is using"):
-      trainer.run(small(folder), tmp_path, "train")
+      loop.run(small(folder), tmp_path, "train")
   with workdirs.alone(tmp_path):
     pass
 
@@ -475,11 +469,11 @@ def test_a_damaged_best_checkpoint_gives_way_to_the_next_best(
   folder, tmp_path, capfd
 ):
   config = small(folder, steps=4, eval_every=2, keep=4)
-  trainer.run(config, tmp_path, "train")
+  loop.run(config, tmp_path, "train")
   best = json.loads((tmp_path / "results.json").read_text())["step"]
   for file in sorted((tmp_path / f"checkpoints/{best}").rglob("d/*")):
     file.write_bytes(file.read_bytes()[:10])
-  assert trainer.run(config, tmp_path, "eval") == 0
+  assert loop.run(config, tmp_path, "eval") == 0
   assert f"{best} is damaged" in capfd.readouterr().err
   after = json.loads((tmp_path / "results.json").read_text())["step"]
   assert {best, after} == {2, 4}
@@ -491,10 +485,10 @@ def test_another_run_is_not_taken_up_nor_data_read_for_it(
   """A huge batch of evaluation gives what an ordinary one does."""
   config = small(folder, steps=2, eval_every=2)
   config.eval.batch = 10**6
-  trainer.run(config, tmp_path, "train")
+  loop.run(config, tmp_path, "train")
   found = json.loads((tmp_path / "results.json").read_text())
   config.eval.batch = 8
-  trainer.run(config, tmp_path, "eval")
+  loop.run(config, tmp_path, "eval")
   again = json.loads((tmp_path / "results.json").read_text())
   assert found.keys() == again.keys()
   assert jsonfiles.flatten(found) == pytest.approx(jsonfiles.flatten(again))
@@ -508,22 +502,22 @@ def test_another_run_is_not_taken_up_nor_data_read_for_it(
     config = small(folder, steps=4)
     config.update_from_flattened_dict({field: value})
     with pytest.raises(UserError) as refused:
-      trainer.run(config, tmp_path, "train")
+      loop.run(config, tmp_path, "train")
     assert said in str(refused.value)
   with pytest.raises(UserError, match="has a run of 'grounding', and this"):
     recogniser = load("recogniser").get_config("smoke")
-    trainer.run(recogniser, tmp_path, "eval")
+    loop.run(recogniser, tmp_path, "eval")
 
 
 def test_eval_mode_repeats_the_final_evaluation(folder, tmp_path):
   config = small(folder, steps=2, eval_every=2)
   with pytest.raises(UserError, match="no evaluated checkpoint"):
-    trainer.run(config, tmp_path, "eval")
-  trainer.run(config, tmp_path, "train")
+    loop.run(config, tmp_path, "eval")
+  loop.run(config, tmp_path, "train")
   results = tmp_path / "results.json"
   first = results.read_text()
   results.unlink()
-  assert trainer.run(config, tmp_path, "eval") == 0
+  assert loop.run(config, tmp_path, "eval") == 0
   assert results.read_text() == first
 
 
@@ -533,7 +527,7 @@ def test_training_learns_the_pairs_it_is_shown(folder, tmp_path, arg):
   config.optim.lr = 3e-3
   for name in config.data.augment:
     config.data.augment[name] = type(config.data.augment[name])(0)
-  trainer.run(config, tmp_path, "train")
+  loop.run(config, tmp_path, "train")
   losses = [x["loss"] for x in lines(tmp_path, "train")]
   assert losses[-1] < 0.7 * losses[0]
 
@@ -571,6 +565,6 @@ def test_a_wrong_value_is_named_in_one_line(
     config.data.data_dir = str(tmp_path)
   (config[section] if section else config)[field] = value
   with pytest.raises(UserError) as refused:
-    trainer.run(config, tmp_path, "train")
+    loop.run(config, tmp_path, "train")
   assert said in str(refused.value)
   assert "\n" not in str(refused.value)

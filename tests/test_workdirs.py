@@ -5,8 +5,9 @@ import json
 import pytest
 
 from tests.test_options import CONFIGS, load
-from vgsgan import finished, jsonfiles, logbook, runs, workdirs
-from vgsgan.errors import UserError
+from vgsgan.common import jsonfiles
+from vgsgan.common.errors import UserError
+from vgsgan.train import finished, logbook, runs, workdirs
 
 
 def aged(fields):

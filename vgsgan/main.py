@@ -10,18 +10,12 @@ import ml_collections
 from absl import flags, logging
 from ml_collections import config_flags
 
-from vgsgan import (
-  comparing,
-  compile_cache,
-  compiling,
-  finished,
-  memory,
-  options,
-  processes,
-  trainer,
-)
-from vgsgan.common import ranges
-from vgsgan.errors import UserError
+from vgsgan.common import memory, options, ranges
+from vgsgan.common.errors import UserError
+from vgsgan.parallel import processes
+from vgsgan.tools import compare
+from vgsgan.tools.compile import program
+from vgsgan.train import compile_cache, finished, loop
 
 MODES = ("train", "eval", "compile")
 
@@ -39,7 +33,7 @@ MODE = flags.DEFINE_enum(
   "train",
   MODES,
   "train: train, then evaluate; eval: evaluate only; compile: say what a step "
-  "would take, see vgsgan/compiling.py.",
+  "would take, see vgsgan/tools/compile/program.py.",
 )
 TOPOLOGY = flags.DEFINE_string(
   "topology",
@@ -88,10 +82,10 @@ def main(argv: list[str]) -> None:
     processes.start(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
   workdir = pathlib.Path(WORKDIR.value) if WORKDIR.value else None
   if MODE.value == "compile":
-    sys.exit(compiling.run(config, TOPOLOGY.value, workdir))
+    sys.exit(program.run(config, TOPOLOGY.value, workdir))
   ranges.check(config)
   compile_cache.start(config.get("compilation_cache", compile_cache.FOLDER))
-  start = comparing.run if "compare" in config else trainer.run
+  start = compare.run if "compare" in config else loop.run
   with processes.together():
     sys.exit(start(config, workdir, MODE.value))
 

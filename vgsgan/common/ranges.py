@@ -12,7 +12,7 @@ from typing import Any
 
 import ml_collections
 
-from vgsgan.errors import UserError
+from vgsgan.common.errors import UserError
 
 _MOST = 2**31 - 1  # Of what is counted in 32 bits on the devices.
 

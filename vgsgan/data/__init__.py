@@ -10,12 +10,12 @@ from typing import Any
 import ml_collections
 import numpy as np
 
+from vgsgan.common.errors import UserError
+from vgsgan.common.options import check_one_of
 from vgsgan.data import clip_sets
+from vgsgan.data.hierarchy import Hierarchy
 from vgsgan.data.pipeline import Record, Records
 from vgsgan.data.splits import SPLITS, Labels, label_pairs
-from vgsgan.errors import UserError
-from vgsgan.hierarchy import Hierarchy
-from vgsgan.options import check_one_of
 
 Splits = dict[str, Records]
 
@@ -134,7 +134,7 @@ def _scenes(data: ml_collections.ConfigDict) -> Splits:
 def _clevrgan(data: ml_collections.ConfigDict) -> Splits:
   """Pictures of a GAN, described aloud; more splits for tests."""
   from vgsgan.data.builders import clevrgan
-  from vgsgan.worlds.clevrgan import SPLITS as ALL_SPLITS
+  from vgsgan.data.builders.clevrgan_pictures import SPLITS as ALL_SPLITS
 
   config = clevrgan.ClevrganConfig(
     generator=data.generator,

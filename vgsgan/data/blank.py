@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from vgsgan.data.pipeline import Record
-from vgsgan.worlds import pretrained
+from vgsgan.models import pretrained
 from vgsgan.worlds.attributes import ATTRIBUTES
 
 # Enough for what tasks ask of a split before they are built.

@@ -5,10 +5,10 @@ import pathlib
 
 import ml_collections
 
+from vgsgan.common.errors import UserError
+from vgsgan.data.hierarchy import Hierarchy
 from vgsgan.data.pipeline import Record, Records
 from vgsgan.data.splits import SPLITS
-from vgsgan.errors import UserError
-from vgsgan.hierarchy import Hierarchy
 
 # The name of the real pairs beside the splits; for tests alone.
 REAL = "real"

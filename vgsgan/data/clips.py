@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Int16
 
 from vgsgan.data import pipeline
-from vgsgan.data.pairs import decode
+from vgsgan.data.examples import decode
 
 # Labels of a clip that are kept; AudioSet's clips have at most a dozen.
 MOST_LABELS = 12

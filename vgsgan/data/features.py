@@ -14,8 +14,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, Num, UInt8
 
-from vgsgan import mesh
 from vgsgan.data.mel import mel_filterbank
+from vgsgan.parallel import mesh
 
 Host = Array | np.ndarray
 

@@ -25,8 +25,8 @@ from absl import flags
 from jax.sharding import Mesh
 from jaxtyping import Int
 
-from vgsgan import mesh as mesh_lib
-from vgsgan.errors import UserError
+from vgsgan.common.errors import UserError
+from vgsgan.parallel import mesh as mesh_lib
 
 Record = dict[str, Any]
 

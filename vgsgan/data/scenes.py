@@ -3,7 +3,7 @@
 import numpy as np
 
 from vgsgan.data import pipeline
-from vgsgan.data.pairs import decode
+from vgsgan.data.examples import decode
 
 
 class SceneExample:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from vgsgan.errors import UserError
+from vgsgan.common.errors import UserError
 
 SPLITS = ("train", "validation", "test")
 

@@ -11,7 +11,7 @@ import numpy as np
 import scipy
 from jaxtyping import Float, Shaped
 
-from vgsgan.errors import UserError
+from vgsgan.common.errors import UserError
 from vgsgan.evals import ranking
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from vgsgan.evals.generation import frechet_distance
+from vgsgan.evals.frechet import frechet_distance
 
 Figure = dict[str, float]
 

@@ -4,7 +4,7 @@
 
 is the matchmap of every pair, pooled (the name is ColBERT's: Khattab and
 Zaharia, SIGIR 2020). MISA is MaxSim of an image's places for a clip's frames,
-SIMA of a clip's frames for an image's places; `vgsgan.scores` divides by the
+SIMA of a clip's frames for an image's places; `vgsgan.losses.scores` divides by the
 counts.
 
 The products of all pairs, `m i n j` numbers, are never held at once, as in

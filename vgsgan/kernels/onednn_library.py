@@ -22,7 +22,7 @@ import jax
 import jaxlib
 from absl import logging
 
-from vgsgan import files
+from vgsgan.common import files
 
 # What of a convolution is computed, and the symbol in `onednn.cc` that does.
 TARGETS = {

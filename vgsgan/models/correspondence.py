@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from vgsgan.losses.scores import l2_normalize
 from vgsgan.models.layers import Conv2D, Norm, max_pool
-from vgsgan.scores import l2_normalize
 
 
 class Tower(nn.Module):

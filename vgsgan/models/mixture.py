@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from vgsgan import scores
+from vgsgan.losses import scores
 from vgsgan.models.correspondence import global_max
 from vgsgan.models.decoders import Decoder, Encoder, Normal, draw, tower
 from vgsgan.models.image import space_to_depth

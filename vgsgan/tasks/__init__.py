@@ -15,12 +15,13 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from vgsgan import data, passes
+from vgsgan import data
 from vgsgan.common import ranges
+from vgsgan.common.errors import UserError
+from vgsgan.common.options import check_one_of
 from vgsgan.data import pipeline
-from vgsgan.errors import UserError
-from vgsgan.options import check_one_of
-from vgsgan.state import TrainState
+from vgsgan.train import forward
+from vgsgan.train.state import TrainState
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -98,7 +99,7 @@ def check(config: ml_collections.ConfigDict) -> None:
       each other.
   """
   check_fields(config)
-  passes.check(config.train)
+  forward.check(config.train)
   data.check(config.data)
   _module(config).check(config)
 

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from vgsgan import generative, passes
-from vgsgan.state import TrainState, optimizer, schedule
-from vgsgan.tasks import Batch, Metrics, keys
+from vgsgan.losses import generative
+from vgsgan.tasks import Batch, Metrics
+from vgsgan.train import forward, keys
+from vgsgan.train.state import TrainState, optimizer, schedule
 
 
 class Alternating:
@@ -63,8 +64,8 @@ class Alternating:
 
     Of a batch in parts, a network that compares rows sees those of a part.
     """
-    network = passes.network(self.modules[name], params)
-    return passes.run(self.config.train, network, stats, *args)
+    network = forward.network(self.modules[name], params)
+    return forward.run(self.config.train, network, stats, *args)
 
   def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     """One update of each network.

@@ -16,15 +16,16 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from vgsgan import losses, passes
-from vgsgan import mesh as mesh_lib
+from vgsgan.common.errors import UserError
+from vgsgan.common.options import check_one_of
 from vgsgan.data import augment, features, pipeline
 from vgsgan.data.clips import ClipExample
-from vgsgan.errors import UserError
+from vgsgan.losses import primitives
 from vgsgan.models.correspondence import Tower, global_max
-from vgsgan.options import check_one_of
-from vgsgan.state import TrainState, check_optimizer, optimizer, schedule
-from vgsgan.tasks import Batch, Metrics, Poll, Task, keys
+from vgsgan.parallel import mesh as mesh_lib
+from vgsgan.tasks import Batch, Metrics, Poll, Task
+from vgsgan.train import forward, keys
+from vgsgan.train.state import TrainState, check_optimizer, optimizer, schedule
 
 MODALITIES = ("image", "audio")
 NEEDS = (
@@ -75,7 +76,7 @@ class Classification:
         tuple(model.widths),
         tuple(model.pools),
         model.stride,
-        passes.dtype(config.train),
+        forward.dtype(config.train),
       ),
       classes,
     )
@@ -148,11 +149,11 @@ class Classification:
     def loss(params):
       parts, stats = {}, {}
       for name, x in inputs.items():
-        network = passes.network(self.network, params[name])
-        (_, logits), stats[name] = passes.run(
+        network = forward.network(self.network, params[name])
+        (_, logits), stats[name] = forward.run(
           self.config.train, network, state.batch_stats[name], x
         )
-        parts[f"{name}_loss"] = jnp.mean(losses.soft_ce(logits, target))
+        parts[f"{name}_loss"] = jnp.mean(primitives.soft_ce(logits, target))
       return sum(parts.values()), (parts, stats)
 
     (value, (parts, stats)), grads = jax.value_and_grad(loss, has_aux=True)(

@@ -16,16 +16,17 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
-from vgsgan import contrastive, losses, objectives, passes, scores
+from vgsgan.common.errors import UserError
+from vgsgan.common.options import check_one_of
 from vgsgan.data import augment, features, pipeline
 from vgsgan.data.clips import ClipExample
-from vgsgan.errors import UserError
 from vgsgan.evals import crossmodal
+from vgsgan.losses import contrastive, objectives, primitives, scores
 from vgsgan.models.correspondence import Projection, Tower, global_max
-from vgsgan.options import check_one_of
-from vgsgan.state import TrainState, check_optimizer, optimizer, schedule
-from vgsgan.tasks import Batch, Metrics, Task, check_batch, keys
-from vgsgan.tasks import correspondence_figures as figures
+from vgsgan.tasks import Batch, Metrics, Task, check_batch
+from vgsgan.tasks import correspondence_evaluation as figures
+from vgsgan.train import forward, keys
+from vgsgan.train.state import TrainState, check_optimizer, optimizer, schedule
 
 SYSTEMS = ("l3", "ave", "avol")
 MODALITIES = ("image", "audio")
@@ -74,7 +75,7 @@ class Correspondence:
         tuple(model.widths),
         tuple(model.pools),
         model.stride,
-        passes.dtype(config.train),
+        forward.dtype(config.train),
       )
       for name in MODALITIES
     }
@@ -153,8 +154,8 @@ class Correspondence:
     maps, new = {}, {}
     inputs = {"image": pictures, "audio": spectrograms[..., None]}
     for name, x in inputs.items():
-      network = passes.network(self.towers[name], params[name], train)
-      maps[name], new[name] = passes.run(
+      network = forward.network(self.towers[name], params[name], train)
+      maps[name], new[name] = forward.run(
         self.config.train, network, stats[name], x
       )
     pooled = {name: global_max(x) for name, x in maps.items()}
@@ -272,7 +273,9 @@ def example(config: ml_collections.ConfigDict) -> ClipExample:
 def check(config: ml_collections.ConfigDict) -> None:
   """Refuses what the task cannot be made of."""
   check_one_of("model.system", config.model.system, SYSTEMS)
-  check_one_of("loss.negatives", config.loss.negatives, losses.PAIR_NEGATIVES)
+  check_one_of(
+    "loss.negatives", config.loss.negatives, primitives.PAIR_NEGATIVES
+  )
   check_one_of(
     "data.spectrogram", config.data.spectrogram, features.SPECTROGRAMS
   )

@@ -5,7 +5,7 @@ generator draws each picture anew with one detail changed where the word is,
 and the caption has to score lower with it than with its own picture.
 
 A picture that the generator did not draw has no latent in its record. With
-`edits.inverter` it is looked for (`vgsgan.inversion`), and what the edit
+`edits.inverter` it is looked for (`vgsgan.negatives.inversion`), and what the edit
 changes is added to the picture itself: what the generator cannot draw of it is
 in the picture and its edit alike, and tells nothing.
 """
@@ -20,25 +20,31 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from vgsgan import edits, impostors, inversion, objectives, passes, scores
+from vgsgan.common.errors import UserError
+from vgsgan.common.options import check_one_of
 from vgsgan.data import features, pipeline
-from vgsgan.data.pairs import DrawnPairExample
-from vgsgan.errors import UserError
-from vgsgan.options import check_one_of
-from vgsgan.state import TrainState
+from vgsgan.data.examples import DrawnPairExample
+from vgsgan.losses import objectives, scores
+from vgsgan.models import pretrained
+from vgsgan.negatives import edits, impostors, inversion
+from vgsgan.negatives.curriculum import curriculum, ladder
 from vgsgan.tasks import (
   Batch,
   Metrics,
   Poll,
   Task,
   check_batch,
+  drawing_words,
   grounding,
-  words,
 )
-from vgsgan.tasks.concept_refresh import Refresh
-from vgsgan.tasks.curriculum import curriculum, ladder
-from vgsgan.tasks.reading import Reader, by_language, mean_recall_at_10
-from vgsgan.worlds import pretrained
+from vgsgan.tasks.drawing_concepts import Refresh
+from vgsgan.tasks.grounding_evaluation import (
+  Reader,
+  by_language,
+  mean_recall_at_10,
+)
+from vgsgan.train import forward
+from vgsgan.train.state import TrainState
 
 NEEDS = (*grounding.NEEDS, "edits", "data.generator")
 
@@ -52,7 +58,7 @@ class Drawing(grounding.Grounding):
     network = pretrained.unlabelled_generator(
       config.data.generator, config.data.image_size
     )
-    self.generator = network.module.clone(dtype=passes.dtype(config.train))
+    self.generator = network.module.clone(dtype=forward.dtype(config.train))
     self.drawn_with = network.variables
     self.layers = self._layers(use.layers)
     self.ladder = ladder(use)
@@ -313,7 +319,7 @@ def build(
     found = reader.read(state, splits[split], poll)
     results = reader.retrieval(found, subsets(split), poll)
     if split == "test" and "probe" in splits:
-      results |= words.evaluate(reader, state, splits, poll)
+      results |= drawing_words.evaluate(reader, state, splits, poll)
     return results
 
   steps = {

@@ -18,20 +18,21 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
-from vgsgan import adversarial, passes
-from vgsgan import mesh as mesh_lib
+from vgsgan.common.errors import UserError
+from vgsgan.common.memory import first_line
+from vgsgan.common.options import check_at_least
 from vgsgan.data import augment, pipeline
-from vgsgan.data.pairs import decode
+from vgsgan.data.examples import decode
 from vgsgan.data.scenes import SceneExample
-from vgsgan.errors import UserError
-from vgsgan.evals import generation
-from vgsgan.memory import first_line
+from vgsgan.evals import frechet, judging
+from vgsgan.losses import adversarial
+from vgsgan.models import pretrained
 from vgsgan.models.discriminator import Discriminator
 from vgsgan.models.generator import Generator
-from vgsgan.options import check_at_least
-from vgsgan.state import TrainState, check_optimizer, optimizer, schedule
-from vgsgan.tasks import Batch, Metrics, Task, keys
-from vgsgan.worlds import judging, pretrained
+from vgsgan.parallel import mesh as mesh_lib
+from vgsgan.tasks import Batch, Metrics, Task
+from vgsgan.train import forward, keys
+from vgsgan.train.state import TrainState, check_optimizer, optimizer, schedule
 from vgsgan.worlds.attributes import WORDS
 
 NETWORKS = ("generator", "discriminator")
@@ -54,7 +55,7 @@ class Gan:
     check(config)
     model = config.gan
     num_labels = len(WORDS) if model.labels else 0
-    dtype = passes.dtype(config.train)
+    dtype = forward.dtype(config.train)
     self.config = config
     self.generator = Generator(
       tuple(model.channels),
@@ -109,13 +110,13 @@ class Gan:
 
   def draw(self, params, stats, latent, labels) -> tuple[Array, Any]:
     """Pictures, in training mode, and the new statistics."""
-    network = passes.network(self.generator, params)
-    return passes.run(self.config.train, network, stats, latent, labels)
+    network = forward.network(self.generator, params)
+    return forward.run(self.config.train, network, stats, latent, labels)
 
   def judge(self, params, stats, images, labels, train=False):
     """Scores, and the new statistics."""
-    network = passes.network(self.discriminator, params, train)
-    return passes.run(self.config.train, network, stats, images, labels)
+    network = forward.network(self.discriminator, params, train)
+    return forward.run(self.config.train, network, stats, images, labels)
 
   def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     """One update of the discriminator and then one of the generator."""
@@ -298,7 +299,7 @@ def build(
     drawn = np.concatenate(drawn)
     real = np.stack([decode(r["image"]) for r in splits[split]]) / 255.0
     return judging.score(look, real.astype(np.float32), drawn) | {
-      "frechet_pixels": generation.frechet(coarse(real), coarse(drawn))
+      "frechet_pixels": frechet.frechet(coarse(real), coarse(drawn))
     }
 
   def pictures(state: TrainState) -> dict[str, np.ndarray]:

@@ -25,21 +25,22 @@ import ml_collections
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from vgsgan import generative, passes
+from vgsgan.common.errors import UserError
+from vgsgan.common.options import check_one_of
 from vgsgan.data import pipeline
-from vgsgan.errors import UserError
+from vgsgan.losses import generative
 from vgsgan.models.decoders import (
   Autoencoder,
   DcganDiscriminator,
   Decoder,
   Encoder,
 )
-from vgsgan.options import check_one_of
-from vgsgan.state import TrainState, check_optimizer
 from vgsgan.tasks import Batch, Task
-from vgsgan.tasks import generation_figures as figures
+from vgsgan.tasks import generation_evaluation as figures
 from vgsgan.tasks.alternating import Alternating
 from vgsgan.tasks.inversion import PictureExample
+from vgsgan.train import forward
+from vgsgan.train.state import TrainState, check_optimizer
 
 KINDS = ("ae", "vae", "gan")
 NETWORKS = ("plain", "dcgan")
@@ -93,7 +94,7 @@ class Autoencoding(Pictures):
         use.pools,
         tuple(use.decoder),
         self.config.data.image_size,
-        passes.dtype(self.config.train),
+        forward.dtype(self.config.train),
       )
     }
 
@@ -139,7 +140,7 @@ class Adversarial(Pictures):
     use, side = self.config.generation, self.config.data.image_size
     bottom = side // 2 ** len(use.decoder)
     shape = (bottom, bottom), tuple(use.decoder), 3
-    widths, dtype = tuple(use.widths), passes.dtype(self.config.train)
+    widths, dtype = tuple(use.widths), forward.dtype(self.config.train)
     if use.network == "dcgan":
       init = nn.initializers.normal(0.02)
       discriminator = DcganDiscriminator(widths, dtype)
@@ -172,7 +173,7 @@ class Adversarial(Pictures):
 
     Normalisation sees both together, so that one function judges both.
     """
-    network = passes.network(self.modules["discriminator"], params)
+    network = forward.network(self.modules["discriminator"], params)
 
     def tell(stats, real, drawn):
       # In turns, so that each stays on its device.
@@ -180,7 +181,7 @@ class Adversarial(Pictures):
       logits, new = network(stats, both)
       return (logits[::2, 0], logits[1::2, 0]), new
 
-    return passes.run(self.config.train, tell, stats, real, drawn)
+    return forward.run(self.config.train, tell, stats, real, drawn)
 
   def discriminator_loss(self, own, params, stats, inputs, chances):
     drawn, _ = self.generate(

@@ -17,17 +17,25 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from vgsgan import contrastive, losses, objectives, passes, scores
-from vgsgan import mesh as mesh_lib
+from vgsgan.common.errors import UserError
+from vgsgan.common.options import check_one_of
 from vgsgan.data import augment, features, pipeline
-from vgsgan.data.pairs import PairExample
-from vgsgan.errors import UserError
-from vgsgan.exchange import EXCHANGES
+from vgsgan.data.examples import PairExample
+from vgsgan.losses import contrastive, objectives, primitives, scores
+from vgsgan.losses.exchange import EXCHANGES
 from vgsgan.models import audio, image
 from vgsgan.models.layers import NORMS, frame_mask
-from vgsgan.options import check_one_of
-from vgsgan.state import TrainState, check_optimizer, optimizer, schedule
-from vgsgan.tasks import Batch, Metrics, Poll, Task, check_batch, keys, reading
+from vgsgan.parallel import mesh as mesh_lib
+from vgsgan.tasks import (
+  Batch,
+  Metrics,
+  Poll,
+  Task,
+  check_batch,
+  grounding_evaluation,
+)
+from vgsgan.train import forward, keys
+from vgsgan.train.state import TrainState, check_optimizer, optimizer, schedule
 
 SPEECH_TOWERS = {
   "davenet": audio.davenet,
@@ -138,7 +146,7 @@ def check_pairs(config: ml_collections.ConfigDict) -> None:
   check_one_of("loss.name", loss.name, LOSSES)
   if loss.name == "triplet":
     for name in negatives(loss):
-      check_one_of("loss.negatives", name, losses.NEGATIVES)
+      check_one_of("loss.negatives", name, primitives.NEGATIVES)
   check_optimizer(config.optim, "optim")
   if image.embed != speech.embed:
     raise UserError(
@@ -188,7 +196,7 @@ class Grounding:
     check_pairs(config)
     self.config = config
     self.mesh = mesh
-    dtype = passes.dtype(config.train)
+    dtype = forward.dtype(config.train)
     self.speech = speech_tower(config.speech).clone(dtype=dtype)
     self.image = image_tower(config.image).clone(dtype=dtype)
     self.score = make_score(config.score)
@@ -250,14 +258,14 @@ class Grounding:
 
   def maps(
     self, params, batch_stats, pictures, mel, num_frames, train: bool
-  ) -> tuple[reading.Maps, Any]:
+  ) -> tuple[grounding_evaluation.Maps, Any]:
     """Feature maps, the valid frames of the speech, and new statistics."""
     image_map, image_stats = self.see(
       params, batch_stats, pictures, train=train
     )
-    (speech_map, num_valid), speech_stats = passes.run(
+    (speech_map, num_valid), speech_stats = forward.run(
       self.config.train,
-      passes.network(self.speech, params["speech"], train),
+      forward.network(self.speech, params["speech"], train),
       batch_stats["speech"],
       mel,
       num_frames,
@@ -268,9 +276,9 @@ class Grounding:
 
   def see(self, params, batch_stats, pictures, train: bool):
     """Feature maps of pictures, and new statistics."""
-    network = passes.network(self.image, params["image"], train)
+    network = forward.network(self.image, params["image"], train)
     stats = batch_stats["image"]
-    return passes.run(self.config.train, network, stats, pictures)
+    return forward.run(self.config.train, network, stats, pictures)
 
   def look(self, params, batch_stats, pictures) -> jax.Array:
     """Feature maps of more pictures; running statistics are not noted."""
@@ -333,7 +341,9 @@ class Grounding:
     state = state.update(grads, batch_stats, self.tx)
     return state.replace(params=bounded(state.params)), metrics
 
-  def encode(self, state: TrainState, batch: Batch) -> reading.Maps:
+  def encode(
+    self, state: TrainState, batch: Batch
+  ) -> grounding_evaluation.Maps:
     """Feature maps for evaluation."""
     maps, _ = self.maps(
       state.params, state.batch_stats, *self.inputs(batch, None), train=False
@@ -350,11 +360,11 @@ def build(
   model = Grounding(config, mesh)
   data = config.data
   in_eval = PairExample(int(config.eval.seconds * data.sample_rate), False)
-  reader = reading.Reader(model, in_eval, mesh)
+  reader = grounding_evaluation.Reader(model, in_eval, mesh)
 
   @functools.cache
   def languages(split: str) -> dict[str, np.ndarray]:
-    return reading.by_language(splits[split])
+    return grounding_evaluation.by_language(splits[split])
 
   def evaluate(state: TrainState, split: str, poll: Poll) -> dict[str, Any]:
     found = reader.read(state, splits[split], poll)
@@ -369,6 +379,6 @@ def build(
     init=model.init,
     step=model.step,
     evaluate=evaluate,
-    select=reading.mean_recall_at_10,
+    select=grounding_evaluation.mean_recall_at_10,
     selection="mean R@10 of both directions",
   )

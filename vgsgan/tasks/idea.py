@@ -32,16 +32,17 @@ import ml_collections
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from vgsgan import generative, passes
+from vgsgan.common.errors import UserError
+from vgsgan.common.options import check_at_least, check_one_of
 from vgsgan.data import features, pipeline
 from vgsgan.data.clips import ClipExample
-from vgsgan.errors import UserError
+from vgsgan.losses import generative
 from vgsgan.models.mixture import Mixture, Pair, PairDiscriminator
-from vgsgan.options import check_at_least, check_one_of
-from vgsgan.state import TrainState, check_optimizer
 from vgsgan.tasks import Batch, Task
-from vgsgan.tasks import idea_figures as figures
+from vgsgan.tasks import idea_evaluation as figures
 from vgsgan.tasks.alternating import Alternating
+from vgsgan.train import forward
+from vgsgan.train.state import TrainState, check_optimizer
 
 KINDS = ("ae", "vae", "gan", "vae-gan")
 NEEDS = (
@@ -108,7 +109,7 @@ class Idea(Alternating):
           f"{halved}, not {shape}"
         )
     towers = tuple(use.widths), use.pools
-    dtype = passes.dtype(self.config.train)
+    dtype = forward.dtype(self.config.train)
     modules = {"discriminator": PairDiscriminator(*towers, dtype=dtype)}
     modules = modules if self.adversarial else {}
     return modules | {

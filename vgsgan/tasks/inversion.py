@@ -2,7 +2,7 @@
 
 It learns from pictures that the generator draws inside the step, of latents
 that are therefore known; no data are needed but to see how it does on pictures
-that were not drawn. See `vgsgan.inversion`.
+that were not drawn. See `vgsgan.negatives.inversion`.
 """
 
 import collections
@@ -17,16 +17,17 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from vgsgan import inversion, passes
-from vgsgan import mesh as mesh_lib
-from vgsgan.adversarial import truncated
+from vgsgan.common.errors import UserError
 from vgsgan.data import features, pipeline
-from vgsgan.data.pairs import decode
-from vgsgan.errors import UserError
+from vgsgan.data.examples import decode
+from vgsgan.losses.adversarial import truncated
+from vgsgan.models import pretrained
 from vgsgan.models.inverter import Inverter
-from vgsgan.state import TrainState, check_optimizer, optimizer, schedule
-from vgsgan.tasks import Batch, Metrics, Poll, Task, keys
-from vgsgan.worlds import pretrained
+from vgsgan.negatives import inversion
+from vgsgan.parallel import mesh as mesh_lib
+from vgsgan.tasks import Batch, Metrics, Poll, Task
+from vgsgan.train import forward, keys
+from vgsgan.train.state import TrainState, check_optimizer, optimizer, schedule
 
 # Latents of each are apart from those of the others.
 SPLITS = {"train": 0, "validation": 1, "test": 2}
@@ -63,7 +64,7 @@ class Inversion:
     self.model = Inverter(
       self.generator.latent_size,
       tuple(config.inverter.channels),
-      passes.dtype(config.train),
+      forward.dtype(config.train),
     )
     self.tx = optimizer(config.optim, config.train.steps)
     self.rate = schedule(config.optim, config.train.steps)
@@ -112,7 +113,7 @@ class Inversion:
         found = self.encode(params, pictures)
         return (found, self.draw(state, found)), stats
 
-      (found, again), _ = passes.run(how, network, {}, pictures)
+      (found, again), _ = forward.run(how, network, {}, pictures)
       parts = {
         "latent_error": jnp.mean(jnp.square(found - z)),
         "picture_error": jnp.mean(inversion.misfit(again, pictures)),

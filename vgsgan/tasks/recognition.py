@@ -15,17 +15,17 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt8
 
-from vgsgan import mesh as mesh_lib
-from vgsgan import passes
+from vgsgan.common.errors import UserError
+from vgsgan.common.options import check_one_of
 from vgsgan.data import augment, pipeline
 from vgsgan.data.scenes import SceneExample
-from vgsgan.errors import UserError
 from vgsgan.evals import recognition
 from vgsgan.models.layers import NORMS
 from vgsgan.models.recogniser import Recogniser
-from vgsgan.options import check_one_of
-from vgsgan.state import TrainState, check_optimizer, optimizer, schedule
-from vgsgan.tasks import Batch, Metrics, Task, keys
+from vgsgan.parallel import mesh as mesh_lib
+from vgsgan.tasks import Batch, Metrics, Task
+from vgsgan.train import forward, keys
+from vgsgan.train.state import TrainState, check_optimizer, optimizer, schedule
 from vgsgan.worlds.attributes import ATTRIBUTES
 
 STAGES = 3  # Widths that the network has.
@@ -77,7 +77,7 @@ class Recognition:
   def __init__(self, config: ml_collections.ConfigDict):
     check(config)
     self.config = config
-    dtype = passes.dtype(config.train)
+    dtype = forward.dtype(config.train)
     self.model = network(config.recogniser).clone(dtype=dtype)
     self.tx = optimizer(config.optim, config.train.steps)
     self.rate = schedule(config.optim, config.train.steps)
@@ -121,9 +121,9 @@ class Recognition:
     pictures, masks = self.inputs(key, batch["image"], batch["masks"])
 
     def loss(params):
-      (logits, _), changed = passes.run(
+      (logits, _), changed = forward.run(
         self.config.train,
-        passes.network(self.model, params["recogniser"]),
+        forward.network(self.model, params["recogniser"]),
         state.batch_stats["recogniser"],
         pictures,
       )

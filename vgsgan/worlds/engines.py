@@ -18,8 +18,8 @@ import types
 import numpy as np
 from jaxtyping import Int16
 
-from vgsgan.errors import UserError
-from vgsgan.options import nearest
+from vgsgan.common.errors import UserError
+from vgsgan.common.options import nearest
 
 # The accents of English, and what espeak-ng calls them.
 _ESPEAK = {

@@ -8,7 +8,7 @@ instrument its colour. So shape and colour tell an instrument.
 
 from typing import NamedTuple
 
-from vgsgan.hierarchy import Hierarchy
+from vgsgan.data.hierarchy import Hierarchy
 
 
 class Instrument(NamedTuple):

@@ -16,7 +16,7 @@ import numpy as np
 import scipy
 from jaxtyping import Float, Int16
 
-from vgsgan.errors import UserError
+from vgsgan.common.errors import UserError
 from vgsgan.worlds.orchestra import Instrument
 
 SOUNDFONT = "/usr/share/sounds/sf2/TimGM6mb.sf2"  # Where Debian puts it.

@@ -12,10 +12,10 @@ import tensorflow_datasets as tfds
 from jaxtyping import Int
 from PIL import Image
 
+from vgsgan.common.errors import UserError
 from vgsgan.data import decoding
 from vgsgan.data.builders import preparing, scenes, sources
 from vgsgan.data.pipeline import Record, Records
-from vgsgan.errors import UserError
 from vgsgan.worlds.attributes import ATTRIBUTES
 
 MOST = 10  # Objects in one picture.

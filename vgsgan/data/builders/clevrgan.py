@@ -1,4 +1,4 @@
-"""Audio CLEVRGAN as a TFDS data set, made by `vgsgan.worlds.clevrgan`.
+"""Audio CLEVRGAN as a TFDS data set, made by `vgsgan.data.builders.clevrgan_pictures`.
 
 A record is a picture that the generator drew from `z` and a recording of its
 caption. `train` and `validation` have voices of `speech.VOICES`; each picture
@@ -27,16 +27,22 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from vgsgan.data.builders import preparing, sources
+from vgsgan.common.errors import UserError
+from vgsgan.common.options import check_at_least
+from vgsgan.data.builders import (
+  clevrgan_pictures,
+  contrasts,
+  preparing,
+  sources,
+)
 from vgsgan.data.builders.clevrgan_records import (
   Item,
   Numbers,
   features,
   record,
 )
-from vgsgan.errors import UserError
-from vgsgan.options import check_at_least
-from vgsgan.worlds import clevrgan, contrasts, pretrained, speech
+from vgsgan.models import pretrained
+from vgsgan.worlds import speech
 from vgsgan.worlds.attributes import WORDS
 
 
@@ -123,7 +129,7 @@ class Clevrgan(tfds.core.GeneratorBasedBuilder):
       builder=self,
       description=(
         "Pictures that a GAN drew, described aloud, after Audio CLEVRGAN "
-        "(Surís et al., CVPR 2019); made by vgsgan.worlds.clevrgan."
+        "(Surís et al., CVPR 2019); made by vgsgan.data.builders.clevrgan_pictures."
       ),
       features=features(config.image_size, config.most),
       supervised_keys=None,
@@ -138,11 +144,13 @@ class Clevrgan(tfds.core.GeneratorBasedBuilder):
       *(voices * len(WORDS), config.semantic),
     )
     bar = tqdm(total=sum(total), desc="clevrgan", unit="record", disable=None)
-    draw = clevrgan.drawing(*self._networks, config.seed, config.truncation)
+    draw = clevrgan_pictures.drawing(
+      *self._networks, config.seed, config.truncation
+    )
     numbers = Numbers()
     return {
       split: self._generate_examples(draw, split, numbers, bar)
-      for split in clevrgan.SPLITS
+      for split in clevrgan_pictures.SPLITS
     }
 
   def _generate_examples(self, draw, split, numbers, bar):
@@ -154,10 +162,10 @@ class Clevrgan(tfds.core.GeneratorBasedBuilder):
 
 
 def items(
-  config: ClevrganConfig, draw: clevrgan.Draw, split: str
+  config: ClevrganConfig, draw: clevrgan_pictures.Draw, split: str
 ) -> Iterator[Item]:
   """What the records of a split are to hold, in order."""
-  index = clevrgan.SPLITS.index(split)
+  index = clevrgan_pictures.SPLITS.index(split)
   if split == "words":
     yield from _words(config)
     return
@@ -170,12 +178,14 @@ def items(
       said = (item.caption, item.voice, item.negatives, item.changed)
       yield Item(name, item.picture, name, *said)
     return
-  drawn = clevrgan.pictures(draw, index, count, config.most)
+  drawn = clevrgan_pictures.pictures(draw, index, count, config.most)
   for number, (name, picture) in enumerate(zip(names, drawn, strict=True)):
     if split == "probe":
       yield Item(name, picture, name)
       continue
-    caption, voice = clevrgan.describe(picture, config.seed, index, number)
+    caption, voice = clevrgan_pictures.describe(
+      picture, config.seed, index, number
+    )
     yield Item(name, picture, name, caption, voice)
     if split == "test":
       yield Item(f"{name}_again", picture, name, caption, speech.HELD_OUT)
@@ -184,10 +194,10 @@ def items(
 def _words(config: ClevrganConfig) -> Iterator[Item]:
   """Every word by every voice, with a black picture of nothing."""
   size, most = config.image_size, config.most
-  nothing = clevrgan.Picture(
+  nothing = clevrgan_pictures.Picture(
     np.zeros(0, np.float32),
     np.zeros((size, size, 3), np.uint8),
-    *clevrgan.labels([], most, size),
+    *clevrgan_pictures.labels([], most, size),
   )
   for word in WORDS:
     for voice in (*speech.VOICES, speech.HELD_OUT):
@@ -266,6 +276,8 @@ def _megabytes(builder: Clevrgan) -> int:
   """A high guess: three seconds of speech, uncompressed pictures."""
   config = builder.builder_config
   spoken = config.train + config.validation + 2 * config.test + config.semantic
-  pictures = spoken + config.probe + len(clevrgan.SPLITS) * config.semantic
+  pictures = (
+    spoken + config.probe + len(clevrgan_pictures.SPLITS) * config.semantic
+  )
   sound = spoken * 3 * 2 * config.sample_rate
   return 1 + round((sound + pictures * 4 * config.image_size**2) / 1e6)

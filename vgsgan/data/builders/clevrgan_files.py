@@ -21,9 +21,9 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
+from vgsgan.common.errors import UserError
 from vgsgan.data import decoding
 from vgsgan.data.builders import sources
-from vgsgan.errors import UserError
 
 LISTS = {"train": "train", "validation": "val", "test": "test"}
 SUFFIXES = ("", "_amt", "_synthetic")  # Of recordings, in order of preference.

@@ -15,8 +15,14 @@ import tensorflow_datasets as tfds
 from absl import logging
 from tqdm import tqdm
 
+from vgsgan.common.options import check_at_least
 from vgsgan.data import decoding, splits
-from vgsgan.data.builders import clevrgan_files, preparing, sources
+from vgsgan.data.builders import (
+  clevrgan_files,
+  clevrgan_pictures,
+  preparing,
+  sources,
+)
 from vgsgan.data.builders.clevrgan_records import (
   Item,
   Numbers,
@@ -24,8 +30,7 @@ from vgsgan.data.builders.clevrgan_records import (
   record,
 )
 from vgsgan.data.builders.stamps_index import digest
-from vgsgan.options import check_at_least
-from vgsgan.worlds import clevrgan, speech
+from vgsgan.worlds import speech
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
@@ -107,7 +112,7 @@ class ClevrganFolder(tfds.core.GeneratorBasedBuilder):
 
   def _generate_examples(self, split, pairs, latents, labels, bar):
     config = self.builder_config
-    nothing = clevrgan.labels([], 1, config.image_size)
+    nothing = clevrgan_pictures.labels([], 1, config.image_size)
     for pair in pairs:
       key = f"{split}:{pair.id}"
       bar.update()
@@ -118,7 +123,7 @@ class ClevrganFolder(tfds.core.GeneratorBasedBuilder):
         self.info.metadata["bad"].append([key, str(error)])
         preparing.check_bad(self.info.metadata, config.max_bad_share)
         continue
-      picture = clevrgan.Picture(latents[pair.row], image, *nothing)
+      picture = clevrgan_pictures.Picture(latents[pair.row], image, *nothing)
       item = Item(key, picture, pair.id, pair.caption)
       made = record(item, speech.Spoken(waveform, ()), Numbers())
       yield key, made | labels[pair.id]

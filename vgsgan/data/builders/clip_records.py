@@ -11,7 +11,7 @@ import dataclasses
 import numpy as np
 import tensorflow_datasets as tfds
 
-from vgsgan.hierarchy import Hierarchy
+from vgsgan.data.hierarchy import Hierarchy
 
 
 def features(size: int, encoding: str) -> tfds.features.FeaturesDict:

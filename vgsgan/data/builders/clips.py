@@ -18,6 +18,8 @@ import tensorflow_datasets as tfds
 from absl import logging
 from tqdm import tqdm
 
+from vgsgan.common.errors import UserError
+from vgsgan.common.options import check_at_least
 from vgsgan.data import decoding, splits
 from vgsgan.data.builders import (
   clip_records,
@@ -25,8 +27,6 @@ from vgsgan.data.builders import (
   preparing,
   sources,
 )
-from vgsgan.errors import UserError
-from vgsgan.options import check_at_least
 
 # Of sound on either side of what belongs to a frame, seconds: by so much may
 # training misalign them.

@@ -26,12 +26,12 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageOps
 
-from vgsgan import jsonfiles
+from vgsgan.common import jsonfiles
+from vgsgan.common.errors import UserError
+from vgsgan.common.options import nearest
 from vgsgan.data import decoding
 from vgsgan.data.builders import sources
-from vgsgan.errors import UserError
-from vgsgan.hierarchy import Hierarchy, from_ontology
-from vgsgan.options import nearest
+from vgsgan.data.hierarchy import Hierarchy, from_ontology
 
 LISTS = {"train": "train.csv", "test": "test.csv"}
 ONTOLOGY = "ontology.json"

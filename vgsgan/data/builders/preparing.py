@@ -15,11 +15,11 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
-from vgsgan import files
-from vgsgan.data.builders import examples, sources
-from vgsgan.errors import UserError
-from vgsgan.integrity import one_line
-from vgsgan.processes import PREPARE_SECONDS
+from vgsgan.common import files
+from vgsgan.common.errors import UserError
+from vgsgan.data.builders import parsing, sources
+from vgsgan.parallel.processes import PREPARE_SECONDS
+from vgsgan.train.checkpoints.integrity import one_line
 
 # What ArrayRecord's errors are known by: they have no number.
 _FULL = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT)))
@@ -112,7 +112,7 @@ class Split(Sequence):
   """
 
   source: Sequence  # Of bytes; a type that is looked at would read one.
-  parse: examples.Parse
+  parse: parsing.Parse
   name: str
   folder: str
   advice: str
@@ -168,7 +168,7 @@ def _open(builder: tfds.core.DatasetBuilder, name: str, advice: str) -> Split:
     source = builder.as_data_source(
       name, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
     )
-    parse = examples.parser(builder.info.features)
+    parse = parsing.parser(builder.info.features)
   return Split(source, parse, name, str(folder), advice)
 
 

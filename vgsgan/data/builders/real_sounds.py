@@ -16,6 +16,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 from tqdm import tqdm
 
+from vgsgan.common.options import check_at_least
 from vgsgan.data import decoding, splits
 from vgsgan.data.builders import (
   clip_records,
@@ -24,8 +25,7 @@ from vgsgan.data.builders import (
   stamps_folder,
 )
 from vgsgan.data.builders.stamps import SOURCE
-from vgsgan.hierarchy import Hierarchy
-from vgsgan.options import check_at_least
+from vgsgan.data.hierarchy import Hierarchy
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)

@@ -17,10 +17,10 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from tqdm import tqdm
 
+from vgsgan.common.errors import UserError
+from vgsgan.common.options import check_at_least
 from vgsgan.data import splits
 from vgsgan.data.builders import preparing, sources
-from vgsgan.errors import UserError
-from vgsgan.options import check_at_least
 from vgsgan.worlds import scenes
 from vgsgan.worlds.attributes import ATTRIBUTES
 

@@ -20,11 +20,11 @@ import tensorflow_datasets as tfds
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 from tqdm import tqdm
 
+from vgsgan.common.errors import UserError
+from vgsgan.common.options import check_at_least
 from vgsgan.data import splits
 from vgsgan.data.builders import preparing, sources
 from vgsgan.data.builders.scenes import encode
-from vgsgan.errors import UserError
-from vgsgan.options import check_at_least
 from vgsgan.worlds import orchestra, scenes, sounds
 
 _BATCH = 250  # Pictures rendered at a time.

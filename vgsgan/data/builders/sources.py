@@ -20,9 +20,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from tqdm import tqdm
 
-from vgsgan import processes
-from vgsgan.errors import UserError
-from vgsgan.files import locked, replace
+from vgsgan.common.errors import UserError
+from vgsgan.common.files import locked, replace
+from vgsgan.parallel import processes
 
 _AT = "-at_"
 # A file this young may change once more without another time: the clock of the

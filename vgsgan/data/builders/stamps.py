@@ -23,6 +23,8 @@ import tensorflow_datasets as tfds
 from absl import logging
 from tqdm import tqdm
 
+from vgsgan.common.errors import UserError
+from vgsgan.common.options import check_at_least
 from vgsgan.data import decoding, splits
 from vgsgan.data.builders import (
   preparing,
@@ -30,8 +32,6 @@ from vgsgan.data.builders import (
   stamps_folder,
   stamps_index,
 )
-from vgsgan.errors import UserError
-from vgsgan.options import check_at_least
 
 SOURCE = "/usr/share/tuxpaint/stamps"
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from vgsgan.common.errors import UserError
 from vgsgan.data import decoding
 from vgsgan.data.builders import sources
-from vgsgan.errors import UserError
 
 PACKAGE = (
   "install the Debian package tuxpaint-stamps-default (161 MB download, 230 MB "

@@ -1,0 +1,324 @@
+"""Arguments of config files, and one-line errors for wrong ones."""
+
+import difflib
+import inspect
+import os
+import pathlib
+import runpy
+import sys
+import textwrap
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import ml_collections
+from absl import app, flags
+
+from vgsgan import __version__
+from vgsgan.common import streams
+from vgsgan.common.errors import UserError
+
+flags.disclaim_key_flags()  # What `define_path` defines is its caller's.
+
+# What absl takes.
+_BOOLEANS = ("true", "t", "1", "false", "f", "0")
+
+Variant = Callable[[ml_collections.ConfigDict], None]
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+  """` did you mean X?`, or the whole list where nothing is near."""
+  match = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+  if match:
+    return f"did you mean {match[0]!r}?"
+  return "there are " + (", ".join(map(repr, known)) or "none")
+
+
+def choose(
+  config: ml_collections.ConfigDict,
+  argument: str | None,
+  variants: Mapping[str, Variant],
+) -> ml_collections.ConfigDict:
+  """Applies the variants named in `file.py:NAME,NAME`, in the mapping's order.
+
+  The mapping's order, not the argument's, so that `smoke` always shrinks what
+  the others chose.
+  """
+  names = [name.strip() for name in (argument or "").split(",") if name.strip()]
+  for name in names:
+    if name not in variants:
+      raise UserError(
+        f"unknown config argument {name!r}: {nearest(name, list(variants))}"
+      )
+  for name, variant in variants.items():
+    if name in names:
+      variant(config)
+  return config
+
+
+def check_one_of(field: str, value: str, known: Sequence[str]) -> None:
+  if value not in known:
+    raise UserError(
+      f"config.{field}={value!r} is unknown: {nearest(value, list(known))}"
+    )
+
+
+def check_at_least(field: str, value: int | float, least: int | float) -> None:
+  if not value >= least:
+    raise UserError(f"config.{field}={value} must be at least {least}")
+
+
+class _Path(flags.ArgumentParser):
+  """A file or folder; `~` is the user's home, which shells leave after `=`."""
+
+  def parse(self, argument: str) -> str:
+    return os.path.expanduser(argument)
+
+
+def define_path(
+  name: str, default: str | None, help: str, **options: Any
+) -> flags.FlagHolder:
+  """A flag that names a file or folder; the rest as of `flags.DEFINE`."""
+  return flags.DEFINE(_Path(), name, default, help, **options)
+
+
+def with_config(argv: Sequence[str]) -> list[str]:
+  """The arguments as absl is to see them, once their config is in order.
+
+  absl's own errors name neither a config file that is not there nor fields that
+  it has not. `--config=stamps` is `configs/stamps.py`; where a field counts,
+  1e3 is 1000; `~/` is the user's home.
+
+  Raises:
+    UserError: there is no such file, it gives no config, or the config has no
+      such field, or the field is no such number.
+  """
+  argv, config = _joined(argv), None
+  for place, arg in enumerate(argv):
+    name, equals, value = arg.partition("=")
+    if name not in ("--config", "-config"):
+      continue
+    value = value if equals else "".join(argv[place + 1 : place + 2])
+    path, colon, argument = value.partition(":")
+    if not path:
+      raise UserError("--config names no file, e.g. --config=configs/stamps.py")
+    file = config_file(path)
+    config = load(file, argument if colon else None)
+    if equals:
+      argv[place] = f"{name}={file}{colon}{argument}"
+    else:
+      argv[place + 1] = f"{file}{colon}{argument}"
+  if config is None:
+    return argv
+  check_overrides(config, argv)
+  return [_override(config, arg) for arg in argv]
+
+
+def _joined(argv: Sequence[str]) -> list[str]:
+  """The arguments, with `--config.FIELD VALUE` as `--config.FIELD=VALUE`."""
+  joined: list[str] = []
+  for arg in argv:
+    before = joined[-1] if joined else ""
+    waits = before.lstrip("-").startswith("config.") and "=" not in before
+    if waits and not arg.startswith("--"):  # `--config.FIELD` alone is True.
+      joined[-1] = f"{before}={arg}"
+    else:
+      joined.append(arg)
+  return joined
+
+
+def config_file(name: str) -> pathlib.Path:
+  """The file of `--config=NAME`: a path, or the name of one in `configs/`."""
+  path = pathlib.Path(os.path.expanduser(name))
+  if path.is_file() or path.suffix not in ("", ".py") or len(path.parts) != 1:
+    return path
+  own = pathlib.Path(__file__).parents[2] / "configs"
+  file = f"{path.stem}.py"
+  for folder in (pathlib.Path("configs"), own):
+    if (found := folder / file).is_file():
+      return found
+  return pathlib.Path("configs") / file
+
+
+def _override(config: ml_collections.ConfigDict, arg: str) -> str:
+  """`--config.FIELD=VALUE` with a value that absl takes."""
+  flag, equals, value = arg.partition("=")
+  if not equals or not flag.lstrip("-").startswith("config."):
+    return arg
+  node = config
+  for name in flag.lstrip("-").split(".")[1:]:
+    node = node[name]
+  if isinstance(node, str) and value.startswith("~"):
+    return f"{flag}={os.path.expanduser(value)}"
+  if isinstance(node, bool) and value.lower() not in _BOOLEANS:
+    raise UserError(f"{arg}: the field takes true or false")
+  if not isinstance(node, int) or isinstance(node, bool):
+    return arg
+  try:
+    number = float(value)
+    whole = number.is_integer()
+  except ValueError:
+    whole = False
+  if not whole:
+    raise UserError(f"{arg}: the field takes a whole number, such as {node}")
+  return arg if value.strip().lstrip("+-").isdigit() else f"{flag}={number:.0f}"
+
+
+def parse_flags(argv: list[str], known_only: bool = False) -> list[str]:
+  """Parses `argv`; whatever is wrong in it becomes one line.
+
+  Args:
+    argv: the program and its arguments.
+    known_only: flags that are not defined are returned with the arguments.
+  """
+  argv = with_config(argv)
+  try:
+    return flags.FLAGS(argv, known_only=known_only)
+  except flags.Error as error:
+    raise UserError(str(error).splitlines()[0]) from error
+
+
+def run(
+  main: Callable[[list[str]], Any],
+  argv: list[str] | None = None,
+  parser: Callable[[list[str]], list[str]] = parse_flags,
+) -> None:
+  """Runs a program; what a user can mend is one line, and the status 2.
+
+  `--help` and `--version` are answered, with the status 0.
+  """
+  argv = sys.argv if argv is None else argv
+  with streams.lasting():
+    if text := _asked(argv):
+      print(text)
+      sys.exit(0)
+    try:
+      app.run(main, argv, flags_parser=parser)
+    except UserError as error:
+      line = str(error)
+    except (AssertionError, RuntimeError) as error:
+      reason = no_device(error)
+      if reason is None:
+        raise
+      line = reason
+    else:
+      return
+    print(f"vgsgan: {line}", file=sys.stderr)
+    sys.exit(2)
+
+
+def no_device(error: Exception) -> str | None:
+  """One line, if JAX found no device of the platform that it was told."""
+  *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+  unfound = "Unable to initialize backend" in str(error)
+  # Of a platform whose plugin is not installed JAX asserts that it is.
+  asserted = isinstance(error, AssertionError) and (
+    frame.f_globals.get("__name__") == "jax._src.xla_bridge"
+  )
+  if not unfound and not asserted:
+    return None
+  asked = jax.config.jax_platforms
+  if not asked:
+    return f"there is no device: {' '.join(str(error).split())[:300]}"
+  reason = " ".join(str(error).partition("': ")[2].split())
+  reason = reason.partition(" (set JAX_PLATFORMS")[0].rstrip(". ")
+  return (
+    f"JAX_PLATFORMS or --jax_platforms names {asked!r}, of which there is no "
+    f"device here{f' ({reason[:200]})' if reason else ''}: leave it out to "
+    "take what there is, or install its driver (extras cuda and tpu)"
+  )
+
+
+def _asked(argv: Sequence[str]) -> str:
+  """The text that `--help` or `--version` asks for, or ''."""
+  given = argv[1 : argv.index("--")] if "--" in argv else argv[1:]
+  if "--version" in given:
+    return f"vgsgan {__version__}"
+  if {"--helpfull", "-helpfull"} & set(given):
+    return flags.FLAGS.get_help()
+  if not {"--help", "-help", "-h", "-?", "--helpshort"} & set(given):
+    return ""
+  own = flags.FLAGS.get_key_flags_for_module(argv[0])
+  lines = [(sys.modules["__main__"].__doc__ or "").strip(), ""]
+  for flag in own:
+    default = f" [{flag.default}]" if flag.default else ""
+    text = f"  --{flag.name}: {flag.help}{default}"
+    lines += textwrap.wrap(text, 80, subsequent_indent="      ")
+  return "\n".join([*lines, "", "--version; --helpfull: libraries' flags, too"])
+
+
+def load(
+  path: pathlib.Path, argument: str | None = None
+) -> ml_collections.ConfigDict:
+  """The config of a file, as `--config=path:argument` would give it.
+
+  Args:
+    path: of the file.
+    argument: None where there is no colon.
+
+  Raises:
+    UserError: there is no such file, or it gives no config.
+  """
+  if not path.is_file():
+    beside = [str(p) for p in path.parent.glob("*.py")]
+    raise UserError(f"no config file {path}: {nearest(str(path), beside)}")
+  try:
+    found = runpy.run_path(str(path))
+  except SyntaxError as error:
+    raise UserError(f"config file {path} is not Python: {error}") from error
+  except (Exception, SystemExit) as error:
+    raise _fault(path, error) from error
+  if not callable(found.get("get_config")):
+    raise UserError(f"config file {path} has no function get_config")
+  given = () if argument is None else (argument,)
+  try:
+    inspect.signature(found["get_config"]).bind(*given)
+  except TypeError as error:
+    said = "the text after the colon" if given else "no argument"
+    raise UserError(
+      f"config file {path}: get_config cannot be called with {said}: {error}"
+    ) from error
+  try:
+    config = found["get_config"](*given)
+  except UserError:
+    raise
+  except (Exception, SystemExit) as error:
+    raise _fault(path, error) from error
+  if not isinstance(config, ml_collections.ConfigDict):
+    raise UserError(
+      f"config file {path}: get_config returns {type(config).__name__}, and "
+      "must return an ml_collections.ConfigDict"
+    )
+  return config
+
+
+def _fault(path: pathlib.Path, error: BaseException) -> UserError:
+  """An error that a config file raised: with its last line there."""
+  frames = traceback.extract_tb(error.__traceback__)
+  lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+  where = f", line {lines[-1]}" if lines else ""
+  reason = " ".join(f"{type(error).__name__}: {error}".split())
+  return UserError(f"config file {path}{where}: {reason}")
+
+
+def check_overrides(
+  config: ml_collections.ConfigDict, argv: Sequence[str]
+) -> None:
+  """Refuses `--config.a.b=...` where the config has no field `a.b`."""
+  for arg in argv:
+    if not arg.lstrip("-").startswith("config."):
+      continue
+    path = arg.lstrip("-").partition("=")[0].split(".")[1:]
+    node = config
+    for depth, name in enumerate(path):
+      known = list(node) if isinstance(node, ml_collections.ConfigDict) else []
+      if name not in known:
+        where = ".".join(["config", *path[:depth]])
+        if not known:
+          raise UserError(f"--config.{'.'.join(path)}: {where} has no fields")
+        raise UserError(
+          f"--config.{'.'.join(path)}: {where} has no field {name!r}; "
+          f"{nearest(name, known)}"
+        )
+      node = node[name]

@@ -1,0 +1,209 @@
+"""Audio CLEVRGAN, made here: pictures that a GAN drew, described aloud.
+
+The data of "Learning Words by Drawing Images" (Surís et al., CVPR 2019) are
+samples of a GAN, so that their latents are known, and people's descriptions of
+them. Here a recogniser says what a sample shows and a grammar describes that.
+A picture depends on the seed, its split and its number there alone (to the
+rounding of the device that draws), a description on what is recognised too.
+"""
+
+import functools
+import hashlib
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+from vgsgan.common.errors import UserError
+from vgsgan.models.pretrained import Network
+from vgsgan.worlds import captions, recognise, speech
+from vgsgan.worlds.attributes import ATTRIBUTES
+
+# Their order keeps their random numbers apart.
+SPLITS = ("train", "validation", "test", "probe", "words", "semantic")
+_BATCH = 250  # Pictures drawn at a time.
+_TRIES = 100  # Latents tried for a picture.
+
+# (split, numbers [b], tries [b]) -> latents, pixels, logits.
+Draw = Callable[[int, np.ndarray, np.ndarray], tuple[Array, Array, Array]]
+
+
+@dataclass(frozen=True)
+class Picture:
+  """What is known of a picture.
+
+  Attributes:
+    z: the latent it was drawn from.
+    image: its pixels.
+    attributes: of its objects from left to right, indices in the order of
+      ATTRIBUTES; -1 where that is unknown, or there is no object.
+    masks: their pixels.
+  """
+
+  z: Float[np.ndarray, "z"]
+  image: UInt8[np.ndarray, "s s 3"]
+  attributes: Int[np.ndarray, "n 4"]
+  masks: Bool[np.ndarray, "n s s"]
+
+  @property
+  def objects(self) -> list[dict[str, str | None]]:
+    """A word or None under each kind of ATTRIBUTES, from left to right."""
+    return [
+      {
+        kind: ATTRIBUTES[kind][i] if i >= 0 else None
+        for kind, i in zip(ATTRIBUTES, row, strict=True)
+      }
+      for row, mask in zip(self.attributes, self.masks, strict=True)
+      if mask.any()
+    ]
+
+
+def drawing(
+  generator: Network, recogniser: Network, seed: int, truncation: float
+) -> Draw:
+  """A compiled function that draws pictures and looks at them.
+
+  Args:
+    generator: draws without labels.
+    recogniser: looks.
+    seed: of all latents.
+    truncation: largest number in a latent; 0: no limit.
+
+  Returns:
+    `(split, numbers [b], tries [b]) -> (z [b, z], uint8 images [b, s, s, 3],
+    logits [b, s, s, 16])`; what belongs to a number depends on its try.
+
+  Raises:
+    UserError: the generator wants labels.
+  """
+  if generator.module.num_labels:
+    raise UserError(
+      "config.data.generator draws what labels say; a generator without "
+      "labels is needed: train it without configs/scenes_gan.py:labels"
+    )
+
+  def latent(split, number, attempt):
+    key = jax.random.key(seed)
+    for part in (split, number, attempt):
+      key = jax.random.fold_in(key, part)
+    shape = (generator.module.latent_size,)
+    if not truncation:
+      return jax.random.normal(key, shape)
+    return jax.random.truncated_normal(key, -truncation, truncation, shape)
+
+  @jax.jit
+  def draw(variables, judge, split, numbers, tries):
+    z = jax.vmap(latent, (None, 0, 0))(split, numbers, tries)
+    drawn = generator.module.apply(variables, z, train=False)
+    pixels = jnp.rint(jnp.clip(127.5 * (drawn + 1), 0, 255)).astype(jnp.uint8)
+    # Of what is kept, not of what was drawn: the two differ by rounding.
+    logits, _ = recogniser.module.apply(judge, pixels / 255.0, train=False)
+    return z, pixels, logits
+
+  return functools.partial(draw, generator.variables, recogniser.variables)
+
+
+def pictures(
+  draw: Draw, split: int, count: int, most: int
+) -> Iterator[Picture]:
+  """Draws `count` pictures of 1 to `most` objects, in order.
+
+  A picture is dropped, and drawn again from the next latent, where nothing or
+  more is recognised, or an object whose shape and colour are both unsure.
+
+  Raises:
+    UserError: a hundred latents in a row give no such picture.
+  """
+  fresh = ((number, 0) for number in range(count))
+  again: list[tuple[int, int]] = []
+  found: dict[int, Picture] = {}
+  following = 0
+  while following < count:
+    jobs = again + list(itertools.islice(fresh, _BATCH - len(again)))
+    # Batches are drawn whole, to compile once.
+    filled = np.array(jobs + [(0, 0)] * (_BATCH - len(jobs)), np.int32)
+    rows = jax.device_get(draw(split, filled[:, 0], filled[:, 1]))
+    again = []
+    for (number, attempt), z, image, logits in zip(jobs, *rows, strict=False):
+      seen = recognise.objects(logits)
+      if usable(seen, most):
+        found[number] = Picture(z, image, *labels(seen, most, len(image)))
+      else:
+        again.append((number, _next(attempt)))
+    while following in found:
+      yield found.pop(following)
+      following += 1
+
+
+def usable(objects: Sequence[Mapping[str, Any]], most: int) -> bool:
+  """Whether there is something true to say of a picture, and all is known."""
+  if not 1 <= len(objects) <= most:
+    return False
+  return all(o["shape"] is not None or o["color"] is not None for o in objects)
+
+
+def _next(attempt: int) -> int:
+  if attempt + 1 == _TRIES:
+    raise UserError(
+      f"in none of {_TRIES} pictures in a row are objects recognised: "
+      "config.data.generator and config.data.recogniser do not fit, or were "
+      "not trained long enough"
+    )
+  return attempt + 1
+
+
+def labels(
+  objects: Sequence[Mapping[str, Any]], most: int, size: int
+) -> tuple[Int[np.ndarray, "n 4"], Bool[np.ndarray, "n s s"]]:
+  """`attributes` and `masks` of a `Picture` from `recognise.objects`."""
+  attributes = np.full((most, len(ATTRIBUTES)), -1, np.int32)
+  masks = np.zeros((most, size, size), bool)
+  for i, thing in enumerate(objects):
+    masks[i] = thing["mask"]
+    for k, (kind, words) in enumerate(ATTRIBUTES.items()):
+      if thing[kind] is not None:
+        attributes[i, k] = words.index(thing[kind])
+  return attributes, masks
+
+
+def describe(
+  picture: Picture, seed: int, split: int, number: int
+) -> tuple[str, str]:
+  """A caption, and one of the voices that may say it in the split."""
+  rng = np.random.default_rng([seed, split, number])
+  caption = captions.caption(rng, picture.objects)
+  return caption, choose_voice(rng, caption, seed, split)
+
+
+def choose_voice(
+  rng: np.random.Generator, caption: str, seed: int, split: int
+) -> str:
+  """One of `voices`, at random."""
+  possible = voices(caption, seed, split)
+  return possible[int(rng.integers(len(possible)))]
+
+
+def voices(caption: str, seed: int, split: int) -> tuple[str, ...]:
+  """The training voices that may say a caption in a split.
+
+  A caption and the seed put the five voices in an order: the first three speak
+  in training, the fourth in validation, the fifth in tests. So no recording of
+  one is in another, and every caption can be said in each.
+
+  Args:
+    caption: what is said.
+    seed: of the data set.
+    split: an index into `SPLITS`.
+  """
+
+  def order(voice: str) -> bytes:
+    return hashlib.sha256(f"{seed}:{voice}:{caption}".encode()).digest()
+
+  ordered = tuple(sorted(speech.VOICES, key=order))
+  parts = {"train": ordered[:3], "validation": ordered[3:4]}
+  return parts.get(SPLITS[split], ordered[4:])

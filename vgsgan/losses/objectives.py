@@ -1,0 +1,196 @@
+"""Objectives over the pairs of a batch, for `vgsgan.losses.contrastive`.
+
+Each is a loss of `vgsgan.losses.primitives` in both directions: an image is ranked over
+captions (or sounds), and a caption over images. Float32, one a pair.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+from vgsgan.losses.primitives import (
+  NEGATIVES,
+  check_pair_negatives,
+  margin_rank,
+  pair_bce,
+  soft_ce,
+)
+
+# Those that edits have a part in; `info_nce` takes them as well.
+EDITED = ("edited", "both")
+DRAWN = ("regular", "hard", *EDITED)
+
+# CLIP's bound on 1 / temperature (Radford et al., 2021, section 2.5).
+MAX_LOGIT_SCALE = 100.0
+
+# The published bound on each of the two parts of 'both', for each pair.
+CLAMP = 5.0
+
+
+class Rows(NamedTuple):
+  """Anchors of one direction, and what each is ranked over.
+
+  noise: uniform numbers for negatives that are drawn.
+  """
+
+  positive: Float[Array, "q"]
+  scores: Float[Array, "q n"]
+  impostors: Bool[Array, "q n"]
+  noise: Float[Array, "q n"] | None = None
+
+
+class Edited(NamedTuple):
+  """Scores of captions with edited versions of their own images.
+
+  weight: 0 where the edit does not count, else 1. There the score, NaN and
+    infinities too, has no effect.
+  """
+
+  scores: Float[Array, "q"]
+  weight: Float[Array, "q"]
+
+
+# (image anchors over captions, caption anchors over images, edits) -> [q], the
+# loss of each pair, both directions together.
+Objective = Callable[[Rows, Rows, Edited | None], Array]
+
+
+def correspondence(negatives: str) -> Objective:
+  """`pair_bce` as an objective: do a picture and a sound belong together?
+
+  Half of each direction, so that partners and impostors weigh the same, as
+  where both are drawn equally often ("Look, Listen and Learn", ICCV 2017,
+  section 2). Edits do not take part.
+  """
+  check_pair_negatives(negatives)
+
+  def pairs(forward, backward, edited=None):
+    del edited
+    return 0.5 * sum(
+      pair_bce(
+        rows.positive, rows.scores, rows.impostors, negatives, rows.noise
+      )
+      for rows in (forward, backward)
+    )
+
+  return pairs
+
+
+def triplet(negatives: Sequence[str], margin: float = 1.0) -> Objective:
+  """Sum of `margin_rank` over the kinds of negatives, as an objective.
+
+  ('sampled',) is DAVEnet's loss; ('sampled', 'hardest') is `negatives_hard` of
+  "Learning Words by Drawing Images" (CVPR 2019), both with margin 1;
+  ('sampled', 'semi_hard') is ResDAVEnet-VQ's. Edits do not take part.
+  """
+  unknown = sorted(set(negatives) - set(NEGATIVES))
+  if unknown or not negatives:
+    raise ValueError(
+      f"negatives {tuple(negatives)}: one or more of {NEGATIVES} are needed"
+    )
+
+  def pairs(forward, backward, edited=None):
+    del edited
+    return sum(
+      _rank(rows, margin, kind)
+      for rows in (forward, backward)
+      for kind in negatives
+    )
+
+  return pairs
+
+
+def drawn(kind: str, margin: float = 1.0) -> Objective:
+  """A loss of "Learning Words by Drawing Images" (CVPR 2019), as an objective.
+
+  Where I is the image, A its caption, E the edited image, and S the score:
+    'regular': a sampled impostor in each direction;
+    'hard': regular + the hardest impostor in each direction;
+    'edited': regular + the edit's hinge `max(0, margin + S(E, A) - S(I, A))`;
+    'both': regular, + (the hardest caption's hinge + the larger of the hardest
+      image's and the edit's), each of the two parts at most `CLAMP` a pair.
+
+  Where the edit does not count its hinge is 0. Published with margin 1, as
+  `regular`, `negatives_hard`, `negatives_edited` and `negatives_both`.
+
+  Raises:
+    ValueError: `kind` is unknown; from the objective, if it lacks edits.
+  """
+  if kind == "hard":
+    return triplet(("sampled", "hardest"), margin)
+  regular = triplet(("sampled",), margin)
+  if kind == "regular":
+    return regular
+  if kind not in DRAWN:
+    raise ValueError(f"unknown loss {kind!r}: use one of {DRAWN}")
+
+  def pairs(forward, backward, edited):
+    if edited is None:
+      raise ValueError(f"the loss {kind!r} needs edited images")
+    positive = backward.positive.astype(jnp.float32)
+    scores, counts = counting(edited)
+    edit = jnp.where(counts, jax.nn.relu(margin + scores - positive), 0.0)
+    if kind == "edited":
+      return regular(forward, backward) + edit
+    caption, image = (
+      _rank(rows, margin, "hardest") for rows in (forward, backward)
+    )
+    image = jnp.where(counts, jnp.maximum(image, edit), image)
+    return jnp.minimum(regular(forward, backward), CLAMP) + jnp.minimum(
+      caption + image, CLAMP
+    )
+
+  return pairs
+
+
+def info_nce(log_scale: Float[Array, ""]) -> Objective:
+  """InfoNCE with a learnable temperature, as an objective.
+
+  Each direction counts half, so that the sum over both is CLIP's symmetric
+  loss. At chance it is ln(1 + impostors of a row). An edited image is one more
+  impostor of its caption.
+
+  Args:
+    log_scale: log(1 / temperature), clipped at `MAX_LOGIT_SCALE`. The gradient
+      passes the clip, or a scale that once overshot could never come back; let
+      the update step clip the parameter itself, as CLIP does.
+  """
+  excess = jax.nn.relu(log_scale - jnp.log(MAX_LOGIT_SCALE))
+  scale = jnp.exp(log_scale - lax.stop_gradient(excess))
+
+  def direction(rows):
+    logits = scale * jnp.concatenate(
+      [rows.positive[:, None], rows.scores], axis=1
+    )
+    first = jnp.arange(logits.shape[1]) == 0
+    targets = jnp.broadcast_to(first.astype(jnp.float32), logits.shape)
+    allowed = jnp.pad(rows.impostors, ((0, 0), (1, 0)), constant_values=True)
+    return 0.5 * soft_ce(logits, targets, allowed)
+
+  def pairs(forward, backward, edited=None):
+    if edited is not None:
+      column, counts = (x[:, None] for x in counting(edited))
+      backward = Rows(
+        backward.positive,
+        jnp.concatenate([backward.scores, column], axis=1),
+        jnp.concatenate([backward.impostors, counts], axis=1),
+      )
+    return direction(forward) + direction(backward)
+
+  return pairs
+
+
+def _rank(rows: Rows, margin: float, kind: str) -> Array:
+  return margin_rank(
+    rows.positive, rows.scores, rows.impostors, margin, kind, rows.noise
+  )
+
+
+def counting(edited: Edited) -> tuple[Array, Array]:
+  """Float32 scores of edits, 0 where they do not count, and where they do."""
+  counts = edited.weight > 0
+  return jnp.where(counts, edited.scores, 0.0).astype(jnp.float32), counts

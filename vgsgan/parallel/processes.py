@@ -1,0 +1,284 @@
+"""The processes of one run: how they meet, watch and lose each other.
+
+Nothing waits for ever. A process that ends takes the others with it: their
+collectives fail, or its heartbeats are missed, and each of them says one line
+and leaves with `LOST`; the same command goes on from the last checkpoint. A
+process that lives but does not move is left by the others after a limit of
+`Waiting`. docs/reliability.md has the table of all waits.
+"""
+
+import contextlib
+import dataclasses
+import ipaddress
+import os
+import pathlib
+import re
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from vgsgan.common import streams
+from vgsgan.common.errors import UserError
+from vgsgan.parallel.lost_lines import LOST_LINE
+
+# All in seconds. A pod's machines do not start at the same moment.
+JOIN_SECONDS = 300
+# Without a sign of life for so long, a process is taken for dead.
+HEARTBEAT_SECONDS = 40
+# One step, one batch of an evaluation, one save: none takes so long.
+STALL_SECONDS = 1800.0
+# Until the process that prepares a data set has done so.
+PREPARE_SECONDS = 6 * 3600.0
+# Between the ends of the first and the last process.
+LEAVE_SECONDS = 60
+# What C++ leaves with (SIGABRT) when it notices first; launchers start again.
+LOST = 134
+
+# How errors of collectives look, of Gloo, NCCL, TPU and JAX's own service.
+_CUT_OFF = re.compile(
+  r"Gloo|NCCL|coordination service|Connection (closed|reset)|Socket closed"
+  r"|UNAVAILABLE|DEADLINE_EXCEEDED|barrier",
+  re.IGNORECASE,
+)
+# An IPv6 address stands in brackets.
+_ADDRESS = re.compile(r"(?:\[[^\[\]\s]+\]|[^:\s]+):(\d{1,5})")
+
+
+@dataclasses.dataclass
+class Waiting:
+  """What this process does, and how long that may take without moving on."""
+
+  what: str
+  limit: float  # Seconds.
+  since: float  # time.monotonic().
+
+
+_now = Waiting("start-up", STALL_SECONDS, time.monotonic())
+
+
+def start(
+  coordinator_address: str | None,
+  num_processes: int | None,
+  process_id: int | None,
+) -> None:
+  """Joins the processes of a run. Must come before anything asks for devices.
+
+  With a loopback address nothing outside this machine can reach the service by
+  which they meet; it asks nobody who they are.
+
+  Args:
+    coordinator_address: `host:port` of process 0, or None where JAX finds the
+      cluster itself (Cloud TPU, SLURM, Kubernetes, Open MPI).
+    num_processes: how many processes there are, or None likewise.
+    process_id: which of them this is, or None likewise.
+
+  Raises:
+    UserError: there is no cluster to be found and no address was given, or the
+      address is none, or its port is not free on process 0.
+  """
+  if coordinator_address is not None:
+    _check_address(coordinator_address, process_id)
+  _shorten_what_cpp_says()
+  try:
+    jax.distributed.initialize(
+      coordinator_address,
+      num_processes,
+      process_id,
+      initialization_timeout=JOIN_SECONDS,
+      heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+      shutdown_timeout_seconds=LEAVE_SECONDS,
+      coordinator_bind_address=_bind_address(coordinator_address),
+    )
+  except (ValueError, RuntimeError) as error:
+    reason = " ".join(str(error).split())
+    raise UserError(
+      f"cannot join a cluster: {reason} Pass --coordinator_address=HOST:PORT "
+      "--num_processes=N --process_id=I, or leave out --distributed."
+    ) from error
+  moved()
+  threading.Thread(target=_watch, daemon=True, name="stalled").start()
+
+
+def _bind_address(address: str | None) -> str | None:
+  """The loopback's `host:port` to listen at, or None: JAX takes all interfaces.
+
+  Names are not looked up: Debian's own machine name is a loopback address on
+  process 0 alone.
+  """
+  given = "JAX_COORDINATOR_BIND_ADDRESS" in os.environ
+  address = address or os.environ.get("JAX_COORDINATOR_ADDRESS")
+  if address is None or given:
+    return None
+  host = address.rpartition(":")[0].strip("[]")
+  if host == "localhost":
+    return address
+  try:
+    return address if ipaddress.ip_address(host).is_loopback else None
+  except ValueError:
+    return None
+
+
+def _check_address(address: str, process_id: int | None) -> None:
+  """Refuses what JAX would meet with a traceback, or by ending in C++."""
+  found = _ADDRESS.fullmatch(address)
+  if not found or not 0 < int(found[1]) < 2**16:
+    raise UserError(
+      f"--coordinator_address={address} is not HOST:PORT, such as node-0:8476"
+    )
+  if process_id == 0:
+    with socket.socket() as probe:
+      # What an ended run has left of its connections does not count.
+      probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+      try:
+        probe.bind(("", int(found[1])))
+      except OSError as error:
+        raise UserError(
+          f"--coordinator_address={address}: port {found[1]} cannot be used "
+          f"({error.strerror}): choose another"
+        ) from error
+
+
+def first() -> bool:
+  """Whether this process is the one that writes and speaks."""
+  return jax.process_index() == 0
+
+
+def moved(what: str | None = None, limit: float = STALL_SECONDS) -> None:
+  """Notes that this process goes on, and with what, if with something else."""
+  global _now
+  _now = Waiting(what or _now.what, limit, time.monotonic())
+
+
+@contextlib.contextmanager
+def waiting(what: str) -> Iterator[None]:
+  """Around a wait for `what`; the limit is that of what it is a part of."""
+  before = _now
+  moved(what, before.limit)
+  try:
+    yield
+  finally:
+    moved(before.what, before.limit)
+
+
+def meet(what: str) -> None:
+  """Returns when all processes have come here; `what` they have done."""
+  if jax.process_count() > 1:
+    with (
+      jax.transfer_guard("allow"),
+      waiting(f"waiting until all processes have {what}"),
+    ):
+      multihost_utils.sync_global_devices(what)
+
+
+def require_same(number: int, what: str, advice: str) -> None:
+  """Refuses to go on where the processes disagree about a number.
+
+  Raises:
+    UserError: on every process, with the numbers that differ.
+  """
+  if jax.process_count() == 1:
+    return
+  with jax.transfer_guard("allow"), waiting(f"comparing {what}"):
+    found = multihost_utils.process_allgather(np.int32(number))
+  other = int(np.argmax(found != found[0]))
+  if other:
+    raise UserError(
+      f"{what} is {found[0]} to process 0 and {found[other]} to process "
+      f"{other}: {advice}"
+    )
+
+
+@contextlib.contextmanager
+def together(*passing: type[Exception]) -> Iterator[None]:
+  """Around what all processes do: a failure of one ends it at once.
+
+  Not in order: the others, who do not know yet, are not where this process
+  would wait for them. Their collectives fail as its connections close.
+
+  Args:
+    passing: what all processes raise at the same place, which is no failure.
+  """
+  try:
+    yield
+  except passing:
+    raise
+  except Exception as error:
+    if jax.process_count() == 1:
+      raise
+    if isinstance(error, UserError):
+      _leave(f"vgsgan: {error}", 2)
+    if _CUT_OFF.search(f"{type(error).__name__} {error}"):
+      reason = " ".join(str(error).split())[:160]
+      _leave(lost_line(f"its connections failed ({reason})"), LOST)
+    _leave(traceback.format_exc().rstrip(), 1)
+
+
+def lost_line(how: str) -> str:
+  return LOST_LINE.format(how=how)
+
+
+def _watch() -> None:
+  """Ends this process when it has not moved on for the limit of its wait."""
+  while True:
+    time.sleep(1.0)
+    now = _now
+    waited = time.monotonic() - now.since
+    if waited > now.limit:
+      _leave(
+        f"vgsgan: process {jax.process_index()} of {jax.process_count()} has "
+        f"not moved for {waited:.0f} s, while {now.what}: another process or a "
+        "disk may hang; the same command goes on from the last checkpoint",
+        LOST,
+      )
+
+
+def _leave(line: str, status: int) -> None:
+  """Says a line and ends this process without waiting for anything."""
+  with contextlib.suppress(Exception):
+    sys.stdout.flush()
+    sys.stderr.flush()
+  # Past Python's stream, to be read by `lost_lines`: it says it once.
+  streams.say(line)
+  os._exit(status)
+
+
+def _shorten_what_cpp_says() -> None:
+  """Pipes what native code says through `lost_lines`; Python's is unchanged.
+
+  JAX's service ends a process that has lost the others by an abort in C++,
+  with forty lines, before anything in Python can know of it. Gloo says on
+  standard output whom it has met.
+  """
+  for stream in (sys.stdout, sys.stderr):
+    stream.flush()
+  out, err = os.dup(1), os.dup(2)  # Not inheritable.
+  read, write = os.pipe()
+  reader = pathlib.Path(__file__).with_name("lost_lines.py")
+  os.posix_spawn(
+    sys.executable,
+    [sys.executable, "-S", "-E", str(reader)],
+    os.environ,
+    file_actions=[
+      (os.POSIX_SPAWN_DUP2, read, 0),
+      (os.POSIX_SPAWN_CLOSE, write),
+    ],
+    setsid=True,  # A Ctrl-C is not for it: it ends when this process does.
+  )
+  os.close(read)
+  os.dup2(write, 1)
+  os.dup2(write, 2)
+  os.close(write)
+  buffering = 1 if os.isatty(out) else -1
+  letters = {
+    "encoding": sys.stdout.encoding,
+    "errors": sys.stdout.errors,
+  }
+  sys.stdout = streams.Lasting(os.fdopen(out, "w", buffering, **letters))
+  sys.stderr = streams.Lasting(os.fdopen(err, "w", 1, **letters))

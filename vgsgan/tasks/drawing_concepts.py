@@ -1,0 +1,136 @@
+"""The published concept clusters, made anew between two updates.
+
+"Learning Words by Drawing Images" (CVPR 2019): every few epochs the embedding
+dimensions that fire together where a word meets its place are clustered, and
+the generator's units are ranked by how well they cover each cluster.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool
+
+from vgsgan.data import pipeline
+from vgsgan.negatives import concepts, edits, impostors
+from vgsgan.parallel import mesh as mesh_lib
+from vgsgan.tasks import Batch, Poll
+from vgsgan.train import forward
+from vgsgan.train.state import TrainState
+
+# A place is of a concept where its standardised features reach this.
+_THRESHOLD = 0.5
+
+
+def observe(model: Any, state: TrainState, batch: Batch) -> dict[str, Any]:
+  """What the clusters are made of, for a batch of pairs.
+
+  In float32, whatever the networks compute in: numpy would sum up in bfloat16.
+
+  Returns:
+    `points` [b, d], the product of image and speech features where they match
+    best; `features` [b, h, w, d] of the images; `units`, the activations
+    [b, h, w, c] of each editable layer; `real` [b].
+  """
+  state = forward.whole_networks(state)
+  image_map, speech_map, valid = model.encode(state, batch)
+  found = edits.peak(model.matchmap(image_map, speech_map), valid)
+  rows = jnp.arange(len(image_map))
+  image_map, speech_map = jnp.float32(image_map), jnp.float32(speech_map)
+  here = image_map[rows, found.row, found.column]
+  now = speech_map[rows, found.frame]
+  weights = model.generator_params(state.params, state.batch_stats)
+  variables = {"params": weights}
+  variables["batch_stats"] = state.batch_stats["generator"]
+  _, seen = model.generator.apply(
+    variables, batch["z"], train=False, mutable=["layers"]
+  )
+  units = {
+    name: jnp.float32(seen["layers"][f"{name}_output"][0])
+    for name in model.layers
+  }
+  return {
+    "points": here * now,
+    "features": image_map,
+    "units": units,
+    "real": batch["real"],
+  }
+
+
+class Refresh:
+  """Makes the concepts of the published edits at fixed steps."""
+
+  def __init__(
+    self, model: Any, records: pipeline.Records, transform, mesh: mesh_lib.Mesh
+  ):
+    self.model = model
+    self.use = model.config.edits
+    self.transform = transform
+    self.mesh = mesh
+    count = min(self.use.concept_pairs, len(records))
+    first = (records[i] for i in range(count))
+    self.records = [r for r in first if np.isfinite(r["z"]).all()]
+    self.observe = jax.jit(
+      lambda state, batch: observe(model, state, batch),
+      out_shardings=mesh_lib.replicated(mesh),
+    )
+
+  def due(self, step: int) -> bool:
+    """Every `refresh_every` steps of a phase that aims by cluster."""
+    first, kind = max(
+      (first, kind)
+      for first, kind in self.model.phases.items()
+      if first <= step
+    )
+    return kind == "cluster" and (step - first) % self.use.refresh_every == 0
+
+  def __call__(self, state: TrainState, step: int, poll: Poll) -> TrainState:
+    """The state with new concepts, or as it is where none are due."""
+    if not self.due(step):
+      return state
+    made = jax.device_put(
+      self.make(self.see(state, poll)), mesh_lib.replicated(self.mesh)
+    )
+    return state.replace(batch_stats=state.batch_stats | {"concepts": made})
+
+  def see(self, state: TrainState, poll: Poll) -> dict[str, Any]:
+    """`observe` over the records, on the host."""
+    rows = self.model.config.eval.batch
+    stream = pipeline.EvalStream(
+      self.records, self.transform, rows, mesh_lib.local_rows(rows)
+    )
+    parts = []
+    for local in pipeline.batches(stream, 0, 1):
+      poll()
+      batch = mesh_lib.shard(local, self.mesh)
+      seen = jax.device_get(self.observe(state, batch))
+      real = seen.pop("real")
+      parts.append(jax.tree.map(lambda x, real=real: x[real], seen))
+    return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+
+  def make(self, seen: dict[str, Any]) -> impostors.Concepts:
+    """Clusters of dimensions, and how well each unit covers each."""
+    features = seen["features"]
+    flat = features.reshape(-1, features.shape[-1])
+    mean, std = flat.mean(0), flat.std(0)
+    active = concepts.coactivation(seen["points"], self.use.quantile)
+    found = concepts.clusters(active, self.use.concepts, self.use.least)
+    scores = jax.device_get(
+      concepts.assign(*jax.device_put((flat, mean, std, found.centroids)))
+    )
+    places = scores.reshape(*features.shape[:3], -1) > _THRESHOLD
+    units = {
+      name: concepts.unit_iou(maps, on_grid(places, *maps.shape[1:3]))
+      for name, maps in seen["units"].items()
+    }
+    return impostors.Concepts(mean, std, found.centroids, units)
+
+
+def on_grid(
+  places: Bool[np.ndarray, "n h w k"], height: int, width: int
+) -> Bool[np.ndarray, "n i j k"]:
+  """Maps of concepts on a layer's grid, by its nearest places."""
+  rows = (np.arange(height) * places.shape[1]) // height
+  columns = (np.arange(width) * places.shape[2]) // width
+  return places[:, rows][:, :, columns]

@@ -1,0 +1,142 @@
+"""What is measured: a config's task, its data, its state and its updates.
+
+The one place where the benchmarks meet the trainer, the tasks and the mesh.
+"""
+
+import dataclasses
+import pathlib
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from vgsgan import data, tasks
+from vgsgan.data import blank, pipeline
+from vgsgan.parallel import mesh
+from vgsgan.tools.bench import timing
+from vgsgan.tools.compile import program
+from vgsgan.train import costs, keys, loop
+from vgsgan.train.state import TrainState
+
+
+class Case:
+  """A config, built as the trainer builds it.
+
+  A generator that is not trained yet can be named by its config, as for
+  `--mode=compile`; pictures and recordings are then blank.
+
+  Attributes:
+    config: as it was given, the generator being a file.
+    devices: the mesh.
+    task: the config's.
+  """
+
+  def __init__(self, config: ml_collections.ConfigDict):
+    self.config = config = config.copy_and_resolve_references()
+    tasks.check(config)
+    self.devices = mesh.make_mesh(model=config.mesh.model)
+    parts = config.train.accumulate
+    mesh.check_batch(config.train.batch, self.devices, "train.batch", parts)
+    with tempfile.TemporaryDirectory() as folder:
+      generator = pathlib.Path(folder) / "generator.npz"
+      untrained = program.use_untrained(config.data, generator)
+      self._splits = (
+        blank.splits(config) if untrained else data.load(config.data)
+      )
+      self.task = tasks.build(config, self.devices, self._splits)
+
+  def state(self) -> TrainState:
+    """A fresh one of the task."""
+    return self.state_of(self.task.init)
+
+  def state_of(self, init: Callable[[jax.Array], TrainState]) -> TrainState:
+    """A fresh one, placed as in training."""
+    key = keys.of(self.config.seed, "init")
+    places = mesh.trained(jax.eval_shape(init, key), self.devices)
+    return jax.jit(lambda: init(key), out_shardings=places)()
+
+  def stream(self, first: int, count: int) -> pipeline.TrainStream:
+    """`count` batches of training, from the batch `first` on."""
+    batch = self.config.train.batch
+    return pipeline.TrainStream(
+      self._splits["train"],
+      self.task.transform,
+      batch,
+      mesh.local_rows(batch),
+      self.config.seed,
+      first * batch,
+      count,
+    )
+
+  def batches(self, first: int, count: int) -> pipeline.DeviceBatches:
+    """The same on their way to the devices, read as the config says."""
+    use = self.config.data
+    host = pipeline.batches(
+      self.stream(first, count), use.num_workers, use.num_threads
+    )
+    return pipeline.DeviceBatches(host, self.devices)
+
+  def batch(self) -> tasks.Batch:
+    """The first of the training."""
+    host = next(pipeline.batches(self.stream(0, 1), 0, 1))
+    return mesh.shard(host, self.devices)
+
+  def last_update(self) -> tasks.Step:
+    """The one that the training ends with; it begins with `task.step`."""
+    return self.task.step_at(self.config.train.steps - 1)
+
+  def compile(
+    self, update: tasks.Step, state: TrainState, batch: tasks.Batch
+  ) -> "Compiled":
+    jitted = loop.jit_step(update, state, self.devices)
+    traced = jitted.trace(state, batch)
+    lowered = traced.lower()
+    in_bfloat16 = "xbf16>" in lowered.as_text()
+    platform = self.devices.devices.flat[0].platform
+    return Compiled(
+      lowered.compile(),
+      costs.flops(traced.jaxpr, self.devices.size, platform),
+      jnp.bfloat16 if in_bfloat16 else jnp.float32,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+  """An update that is ready to run.
+
+  Attributes:
+    run: `(state, batch) -> (state, metrics)`; the state is donated.
+    flops: of one device's share: of its matrix products and convolutions, in
+      loops as often as these turn, as `programs.flops` counts them. XLA counts
+      what is in a loop once.
+    dtype: bfloat16 if anything in it is, which its products then are.
+  """
+
+  run: Any
+  flops: float
+  dtype: Any
+
+
+@dataclasses.dataclass
+class Training:
+  """A state that every update takes and hands on.
+
+  Attributes:
+    state: of now.
+    batch: of every update.
+  """
+
+  state: TrainState
+  batch: tasks.Batch
+
+  def timer(self, update: Compiled) -> timing.Timer:
+    """Makes one update; its seconds."""
+
+    def step() -> tasks.Metrics:
+      self.state, metrics = update.run(self.state, self.batch)
+      return metrics
+
+    return lambda: timing.seconds(step)

@@ -1,0 +1,50 @@
+"""What drawing costs: the last update of a curriculum against the first.
+
+The first is usually `regular`. Both run on the same batch and the same state,
+which both update and hand on. `time_over_flops` is 1 where edits cost what they
+compute in matrix products and convolutions; the growing of regions and the
+eigenvectors of `direction` are not among these. What is done between steps
+(`edits.refresh_every`) is in neither.
+"""
+
+import ml_collections
+
+from vgsgan.common.errors import UserError
+from vgsgan.tools.bench import timing
+from vgsgan.tools.bench.case import Case, Training
+
+
+def measure(config: ml_collections.ConfigDict, repeat: int) -> dict:
+  """The first and the last update of `config`, side by side."""
+  case = Case(config)
+  first, last = case.task.step, case.last_update()
+  if first is last:
+    raise UserError(
+      "the training has one kind of step, there are no edits to compare: name "
+      "a config that has, such as --config=configs/quickstart.py:chunk"
+    )
+  training = Training(case.state(), case.batch())
+  updates = {
+    name: case.compile(update, training.state, training.batch)
+    for name, update in (("first", first), ("edited", last))
+  }
+  timers = {name: training.timer(update) for name, update in updates.items()}
+  flops = {name: update.flops for name, update in updates.items()}
+  return figures(timing.medians(timers, repeat), flops)
+
+
+def figures(median: dict[str, float], flops: dict[str, float]) -> dict:
+  """What is printed, of the seconds and the FLOPs of `first` and `edited`."""
+  longer = median["edited"] / median["first"]
+  more = flops["edited"] / flops["first"]
+  return {
+    "first_step_seconds": median["first"],
+    "first_step_gflop": flops["first"] / 1e9,
+    "edited_step_seconds": median["edited"],
+    "edited_step_gflop": flops["edited"] / 1e9,
+    "edited_over_first": {
+      "time": longer,
+      "flops": more,
+      "time_over_flops": longer / more,
+    },
+  }

@@ -1,0 +1,146 @@
+"""What a compiled training step takes of a device.
+
+A device is a chip, or one of its cores where JAX has a device for each. Memory,
+operations, and what the device sends. The least that it has to send is
+
+* of each collective that the program itself asks for, what a ring algorithm
+  sends (`hlo.sent`): for a contrastive loss a gather of one modality's maps and
+  its reduce-scatter, an exchange of blocks of scores and another of their
+  gradients, and scalars;
+* and for P bytes of parameters over n devices one reduction of the gradients,
+  2 (n - 1) / n P, or where k devices share one copy (`config.mesh.model`) one
+  gather and one reduce-scatter, together 2 (k - 1) / k P, and the reduction of
+  each share, 2 (n / k - 1) / (n / k) P / k.
+
+Statistics of batch normalisation, which come on top, are small.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from jax.sharding import Mesh
+
+from vgsgan import tasks
+from vgsgan.common.errors import UserError
+from vgsgan.common.memory import first_line, too_large
+from vgsgan.parallel import mesh
+from vgsgan.tools.compile import chips, hlo
+from vgsgan.train import costs, keys, loop
+from vgsgan.train.state import TrainState
+
+Shapes = dict[str, jax.ShapeDtypeStruct]
+
+
+def abstract(
+  config: ml_collections.ConfigDict,
+  task: tasks.Task,
+  record: dict[str, Any],
+  grid: Mesh,
+) -> tuple[TrainState, Shapes]:
+  """Shapes and places of a task's state and batch."""
+  key = keys.of(config.seed, "init")
+  state = mesh.abstract(jax.eval_shape(task.init, key), grid)
+  example = task.transform(record, np.random.default_rng(0))
+  place = mesh.over_data(grid)
+  batch = {
+    name: jax.ShapeDtypeStruct(
+      (config.train.batch, *np.shape(x)), np.asarray(x).dtype, sharding=place
+    )
+    for name, x in example.items()
+  }
+  return state, batch
+
+
+def figures(
+  update: tasks.Step, state: TrainState, batch: Shapes, grid: Mesh
+) -> dict[str, Any]:
+  """Of one update, a device: bytes, operations, collectives and their least."""
+  traced = loop.jit_step(update, state, grid).trace(state, batch)
+  compiled = compile_or_say(traced)
+  memory = compiled.memory_analysis()
+  held = memory.argument_size_in_bytes + memory.output_size_in_bytes
+  cost = compiled.cost_analysis() or {}
+  devices = list(grid.devices.flat)
+  program = traced.jaxpr, grid.size, devices[0].platform
+  least = sum(x.sent for x in costs.collectives(*program))
+  found = {
+    "memory": {
+      "arguments": memory.argument_size_in_bytes,
+      "outputs": memory.output_size_in_bytes,
+      "shared": memory.alias_size_in_bytes,
+      "temporaries": memory.temp_size_in_bytes,
+      "peak": held + memory.temp_size_in_bytes - memory.alias_size_in_bytes,
+      "of": chips.memory_of(devices),
+    },
+    "flops": {
+      "matrix": costs.flops(*program),
+      "bfloat16": costs.bfloat16_flops(*program),
+      "compiled": cost.get("flops", 0.0),
+    },
+    "bytes_accessed": cost.get("bytes accessed", 0.0),
+    "collectives": summary(hlo.collectives(compiled.as_text())),
+    "least_sent": least + gradient_bytes(state, grid),
+  }
+  found["sent"] = sum(x["sent"] for x in found["collectives"])
+  check_memory(found["memory"])
+  published = chips.published(devices)
+  if published:
+    found["estimate"] = chips.estimate(found, published)
+  return found
+
+
+def compile_or_say(traced: Any) -> jax.stages.Compiled:
+  """Compiles; what the compiler refuses is one line."""
+  try:
+    return traced.lower().compile()
+  except (jax.errors.JaxRuntimeError, ValueError) as error:
+    said = first_line(error)
+    if "RESOURCE_EXHAUSTED" in said:
+      raise too_large(said) from error
+    raise UserError(f"the step cannot be compiled: {said}") from error
+
+
+def check_memory(memory: Mapping[str, Any]) -> None:
+  """Refuses a step that needs more than there is, as far as that is known."""
+  if memory["of"] and memory["peak"] > memory["of"]:
+    peak, there = memory["peak"] / 1e9, memory["of"] / 1e9
+    raise too_large(f"a device needs {peak:.2f} GB and has {there:.2f} GB")
+
+
+def gradient_bytes(state: TrainState, grid: Mesh) -> float:
+  """The least a device sends to reduce the gradients, and to gather parameters.
+
+  Args:
+    state: shapes and places.
+    grid: the mesh they lie on.
+  """
+  total, everyone, sharing = 0.0, grid.size, grid.shape["model"]
+  for x in jax.tree.leaves(state.params):
+    size = x.size * x.dtype.itemsize
+    if x.sharding.is_fully_replicated:
+      total += hlo.sent("all-reduce", size, everyone)
+    else:
+      total += 2 * hlo.sent("all-gather", size, sharing)
+      total += hlo.sent("all-reduce", size / sharing, everyone // sharing)
+  return total
+
+
+def summary(found: Sequence[hlo.Collective]) -> list[dict[str, Any]]:
+  """Collectives by kind and number of devices, with their bytes in a step."""
+  groups = sorted({(x.kind, x.devices) for x in found})
+  rows = []
+  for kind, devices in groups:
+    those = [x for x in found if (x.kind, x.devices) == (kind, devices)]
+    rows.append(
+      {
+        "kind": kind,
+        "devices": devices,
+        "count": sum(x.times for x in those),
+        "bytes": sum(x.times * x.payload for x in those),
+        "sent": sum(x.sent for x in those),
+      }
+    )
+  return rows

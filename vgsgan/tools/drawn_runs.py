@@ -1,0 +1,115 @@
+"""Finished runs of `drawing`: the model they made, and the edits it meets."""
+
+import pathlib
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Key
+
+from vgsgan.common.errors import UserError
+from vgsgan.common.options import nearest
+from vgsgan.data import features, pipeline
+from vgsgan.losses import scores
+from vgsgan.negatives import edits
+from vgsgan.negatives.impostors import KINDS
+from vgsgan.parallel import mesh
+from vgsgan.tasks import Batch
+from vgsgan.tasks.drawing import Drawing, check_latents, check_norm
+from vgsgan.train import finished
+from vgsgan.train.state import TrainState
+
+
+class Restored(NamedTuple):
+  """A model, and the step and state of its best checkpoint."""
+
+  model: Drawing
+  step: int
+  state: TrainState
+
+
+def restored(workdir: pathlib.Path) -> Restored:
+  """The best checkpoint of a run, on one device.
+
+  Raises:
+    UserError: there is no such run, or none that was evaluated.
+  """
+  config = finished.config_of(workdir)
+  if config.task != "drawing":
+    raise UserError(
+      f"{workdir} is a run of {config.task!r}, which has no edits: name one of "
+      "configs/quickstart.py or configs/drawing.py"
+    )
+  devices = mesh.make_mesh(1)
+  model = Drawing(config, devices)
+  return Restored(model, *finished.best(workdir, model.init, devices))
+
+
+def kind_of(run: Restored, name: str) -> str:
+  """The kind of edit of that name; the curriculum's last if it is ''.
+
+  Raises:
+    UserError: it is no kind, or the state has not what it needs.
+  """
+  kind = name or list(run.model.phases.values())[-1]
+  if kind == "regular":
+    raise UserError(
+      f"the run ends without edits: name one of them, --kind={'|'.join(KINDS)}"
+    )
+  if kind not in KINDS:
+    raise UserError(f"--kind={kind!r} is unknown: {nearest(kind, KINDS)}")
+  known = run.state.batch_stats.get("concepts")
+  if kind == "cluster" and (known is None or not known.centroids.any()):
+    raise UserError(
+      f"the best checkpoint, of step {run.step}, has no clusters: choose "
+      "another --kind than 'cluster'"
+    )
+  return kind
+
+
+def check_records(run: Restored, kind: str, records: pipeline.Records) -> None:
+  """Refuses edits that the model cannot look at, or without known latents."""
+  check_norm(run.model.config, {0: kind})
+  size = run.model.generator.latent_size
+  check_latents(run.model.config, {0: kind}, size, records[0])
+
+
+def judge(
+  model: Drawing,
+  kind: str,
+  state: TrainState,
+  batch: Batch,
+  key: Key[Array, ""],
+) -> dict[str, Array]:
+  """An edit of each picture of a batch, and how far it misleads the model.
+
+  Returns:
+    `true` and `edited` [b], the caption's scores with its picture and with the
+    edit; `loss` [b], the hinge between them, 0 where the edit does not count;
+    `counts` [b], whether it does; `picture` [b, s, s, 3], the edit as uint8;
+    `region` [b, h, w], where picture and caption match best, and `frame` [b],
+    when; `real` [b].
+  """
+  pictures, mel, num_frames = model.inputs(batch, None)
+  weights = state.params, state.batch_stats
+
+  def maps_of(x):
+    return model.maps(*weights, x, mel, num_frames, train=False)[0]
+
+  maps = maps_of(pictures)
+  drawn, weight, _ = model.edit(kind, key, *weights, batch, pictures, maps)
+  true, edited = (
+    scores.paired(model.score, *found) for found in (maps, maps_of(drawn))
+  )
+  hinge = jax.nn.relu(model.config.loss.margin + edited - true)
+  peak = edits.peak(model.matchmap(*maps[:2]), maps[2])
+  return {
+    "true": true,
+    "edited": edited,
+    "loss": jnp.where(weight > 0, weight * hinge, 0.0),
+    "counts": weight > 0,
+    "picture": features.pixels(drawn),
+    "region": edits.region(peak.heat, model.ladder.shares[0]),
+    "frame": peak.frame,
+    "real": batch["real"],
+  }

@@ -1,0 +1,202 @@
+"""What a trained model of `configs/generation.py` makes, to look at and hear.
+
+    python -m vgsgan.tools.samples --workdir=runs/idea-gan
+
+Writes sheet.png into the run's folder `report`, or to --out: the first
+validation clips, and what the run's best checkpoint makes of them and of random
+latents, each picture above its spectrogram. Of pairs also NAME-NUMBER.wav,
+every sound as it can be had from its spectrogram, the real ones too: phases and
+loudness are gone (`sounds` is the extra).
+"""
+
+import inspect
+import io
+import pathlib
+from typing import Any
+
+import ml_collections
+import numpy as np
+import soundfile
+from absl import flags, logging
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageDraw, ImageFont
+from scipy import signal
+
+from vgsgan import data
+from vgsgan.common import files, options
+from vgsgan.common.errors import UserError
+from vgsgan.evals.generated import Clips
+from vgsgan.parallel import mesh
+from vgsgan.tasks import generation, idea
+from vgsgan.tasks.generation_evaluation import sheet
+from vgsgan.tasks.idea_evaluation import upright
+from vgsgan.train import finished, terminal
+
+FEW = 6  # Clips that are shown and heard.
+_PEAK = 0.9
+_LINE, _SIZE = 20, 14  # Pixels: of a heading, and of its letters.
+
+# The front end's: `features.log_mel`.
+_WINDOW, _HOP, _LOWEST, _PREEMPHASIS = 0.025, 0.010, 20.0, 0.97
+_ROUNDS = 60  # Of guessing phases.
+
+
+def looks_of(config: ml_collections.ConfigDict, devices: Any) -> tuple:
+  """The model of a config, and what makes figures of it; without judges."""
+  config.judges.update({"classifier": "", "correspondence": ""})
+  splits = data.load(config.data)
+  if config.task == "idea":
+    model = idea.Idea(config)
+    example = idea.example(config.data)
+    return model, idea.figures.Looks(model, devices, splits, example)
+  model = generation.model_of(config)
+  return model, generation.figures.Looks(model, devices, splits)
+
+
+def made(workdir: pathlib.Path) -> tuple[dict[str, Clips], int]:
+  """Clips by the names of `tasks.idea_figures`, and their sample rate.
+
+  Of pictures alone, the sounds are of no frames.
+
+  Raises:
+    UserError: there is no such run, it generates nothing, or nothing was kept.
+  """
+  config = finished.config_of(workdir)
+  if config.task not in ("idea", "generation"):
+    raise UserError(
+      f"{workdir} is a run of {config.task!r}, which generates no clips: name "
+      "one of configs/generation.py"
+    )
+  devices = mesh.make_mesh(1)
+  model, looks = looks_of(config, devices)
+  _, state = finished.best(workdir, model.init, devices)
+  real, *_, clips = looks.made(
+    state, looks.splits["validation"], FEW, lambda: None
+  )
+  if config.task == "idea":
+    return {"real": real} | clips, config.data.sample_rate
+  silent = np.zeros((len(real), 0, 1), np.float32)
+  clips = {"real": real} | clips
+  return {name: Clips(x, silent) for name, x in clips.items()}, 0
+
+
+def page(clips: dict[str, Clips]) -> UInt8[np.ndarray, "h w 3"]:
+  """A heading, pictures and their spectrograms, for each name."""
+  width = max(next(iter(clips.values())).sound.shape[1], 96)
+  rows = []
+  for name, (pictures, sounds) in clips.items():
+    larger = [
+      np.asarray(
+        Image.fromarray(sheet([picture[None]])).resize(
+          (width, width), Image.Resampling.NEAREST
+        )
+      )
+      for picture in pictures
+    ]
+    rows += [heading(name, width * len(pictures)), np.hstack(larger)]
+    if sounds.shape[1]:
+      spectrograms = sheet([upright(sounds)])
+      size = (width * len(pictures), spectrograms.shape[0])
+      rows.append(np.asarray(Image.fromarray(spectrograms).resize(size)))
+  return np.concatenate(rows)
+
+
+def heading(name: str, width: int) -> UInt8[np.ndarray, "h w 3"]:
+  line = Image.new("RGB", (width, _LINE), "white")
+  font = ImageFont.load_default(_SIZE)
+  text = name.replace("_", " ")
+  ImageDraw.Draw(line).text((4, 2), text, fill="black", font=font)
+  return np.asarray(line)
+
+
+def waveform(
+  spectrogram: Float[np.ndarray, "t f"], sample_rate: int
+) -> Float[np.ndarray, "n"]:
+  """A sound of this log-mel spectrogram, of `features.spectrogram`.
+
+  Bands are undone by least squares and phases guessed (Griffin and Lim, IEEE
+  Transactions on Acoustics, Speech, and Signal Processing, 1984), from the same
+  random ones each time.
+
+  Raises:
+    UserError: librosa is not installed.
+  """
+  try:
+    from librosa import griffinlim
+    from librosa.feature import inverse
+  except ImportError as error:
+    raise UserError(
+      "sounds are made by librosa, which is not installed: "
+      'pip install -e ".[sounds]"'
+    ) from error
+  # librosa 1.0, of Python 3.12 and newer, has another name for it.
+  named = inspect.signature(griffinlim).parameters
+  seed = "rng" if "rng" in named else "random_state"
+  window = round(_WINDOW * sample_rate)
+  magnitudes = inverse.mel_to_stft(
+    10.0 ** (4.0 * (np.float64(spectrogram.T) - 1.0)),
+    sr=sample_rate,
+    n_fft=window,
+    fmin=_LOWEST,
+  )
+  emphasised = griffinlim(
+    magnitudes,
+    n_iter=_ROUNDS,
+    hop_length=round(_HOP * sample_rate),
+    n_fft=window,
+    window=np.hamming(window),
+    **{seed: 0},
+  )
+  sound = signal.lfilter([1.0], [1.0, -_PREEMPHASIS], emphasised)
+  return _PEAK * sound / max(np.abs(sound).max(), 1e-9)
+
+
+def write(workdir: pathlib.Path, out: pathlib.Path) -> None:
+  """Writes the sheet, and the sounds if there are any."""
+  say = terminal.Terminal()
+  with say.status(f"restoring {workdir} and generating"):
+    clips, sample_rate = made(workdir)
+  with say.status("making pictures and sounds"):
+    contents = rendered(clips, sample_rate)
+  with files.refused(out):
+    out.mkdir(parents=True, exist_ok=True)
+  for name, file in contents.items():
+    files.replace(out / name, file.getvalue())
+  say.info(f"wrote {len(contents)} files into {out}: {', '.join(contents)}")
+
+
+def rendered(
+  clips: dict[str, Clips], sample_rate: int
+) -> dict[str, io.BytesIO]:
+  """The sheet, and every sound, by the names of their files."""
+  contents = {}
+  for name, (_, sounds) in clips.items():
+    for number, spectrogram in enumerate(sounds):
+      if len(spectrogram):
+        file = io.BytesIO()
+        sound = waveform(spectrogram, sample_rate)
+        soundfile.write(file, sound, sample_rate, "PCM_16", format="WAV")
+        contents[f"{name}-{number}.wav"] = file
+  file = contents["sheet.png"] = io.BytesIO()
+  Image.fromarray(page(clips)).save(file, "png", optimize=True)
+  return contents
+
+
+def define_flags() -> None:
+  options.define_path("workdir", None, "Of the run.")
+  options.define_path("out", "", "Of the files; WORKDIR/report if empty.")
+
+
+def main(argv: list[str]) -> None:
+  given = flags.FLAGS
+  if len(argv) > 1 or not given.workdir:
+    raise UserError("--workdir is needed, and besides it --out alone is known")
+  # Libraries log what only their authors want to read at each restore.
+  logging.set_verbosity(logging.WARNING)
+  workdir = pathlib.Path(given.workdir)
+  write(workdir, pathlib.Path(given.out or workdir / "report"))
+
+
+if __name__ == "__main__":
+  define_flags()
+  options.run(main)

@@ -1,0 +1,155 @@
+"""What a trained model's edits look like, as one picture.
+
+    python -m vgsgan.tools.show --workdir=runs/quick/edited-0 --out=edits.png
+
+A row for each of a few validation pairs: the picture; where the caption's best
+word is, by the matchmap of the run's best checkpoint; the picture drawn anew;
+and the caption with that word in colour, and its score with the one picture
+and with the other.
+"""
+
+import functools
+import io
+import json
+import pathlib
+from collections.abc import Iterator, Sequence
+
+import jax
+import numpy as np
+from absl import flags, logging
+
+from vgsgan import data
+from vgsgan.common import files, options
+from vgsgan.common.errors import UserError
+from vgsgan.data import pipeline
+from vgsgan.data.examples import DrawnPairExample, decode
+from vgsgan.tools import drawn_runs, panels
+from vgsgan.train import keys, terminal
+
+_FEW = 5  # Pairs that are shown by default.
+_HOP = 0.01  # Seconds between frames of the log-mel.
+
+
+def heard(
+  record: pipeline.Record, seconds: float
+) -> tuple[tuple[str, ...], int | None]:
+  """The words of a caption, and which of them is said at a time.
+
+  The nearest where that is a pause; None where the record has no times.
+  """
+  timed = json.loads(record.get("words") or "[]")
+  if not timed:
+    return (record.get("caption", b"").decode(),), None
+  away = [
+    max(word["start"] - seconds, seconds - word["end"], 0.0) for word in timed
+  ]
+  return tuple(word["spoken"] for word in timed), int(np.argmin(away))
+
+
+def rows(
+  run: drawn_runs.Restored, records: Sequence[pipeline.Record], kind: str
+) -> Iterator[panels.Shown]:
+  """What each record shows."""
+  model, config = run.model, run.model.config
+  samples = int(config.eval.seconds * config.data.sample_rate)
+  many = len(records)
+  stream = pipeline.EvalStream(
+    records, DrawnPairExample(samples, False), many, slice(0, many)
+  )
+  batch = next(iter(pipeline.batches(stream, 0, 1)))
+  key = keys.of(config.seed, "shown")
+  judge = jax.jit(functools.partial(drawn_runs.judge, model, kind))
+  seen = jax.device_get(judge(run.state, batch, key))
+  for i, record in enumerate(records):
+    seconds = float(seen["frame"][i]) * model.speech.stride * _HOP
+    yield panels.Shown(
+      decode(record["image"]),
+      seen["picture"][i],
+      seen["region"][i],
+      *heard(record, seconds),
+      float(seen["true"][i]),
+      float(seen["edited"][i]),
+      bool(seen["counts"][i]),
+    )
+
+
+def chosen(
+  run: drawn_runs.Restored,
+  records: pipeline.Records,
+  kind: str,
+  numbers: Sequence[int],
+) -> list[panels.Shown]:
+  """The rows of some pairs, or of the first ones with an edit that counts.
+
+  Of these only such whose words have times, if there are any.
+
+  Raises:
+    UserError: there are no such pairs.
+  """
+  wrong = [n for n in numbers if not 0 <= n < len(records)]
+  if wrong:
+    raise UserError(
+      f"--pairs: there is no pair {wrong[0]}, there are {len(records)}"
+    )
+  if numbers:
+    return list(rows(run, [records[n] for n in numbers], kind))
+  many = min(len(records), run.model.config.eval.batch)
+  found = list(rows(run, [records[n] for n in range(many)], kind))
+  counting = [row for row in found if row.counts]
+  timed = [row for row in counting if row.best is not None]
+  found = (timed or counting)[:_FEW]
+  if not found:
+    raise UserError(
+      f"no {kind} edit counts in the first {many} pairs: train longer, or name "
+      "others with --pairs"
+    )
+  return found
+
+
+def show(
+  workdir: pathlib.Path, out: pathlib.Path, name: str, numbers: Sequence[int]
+) -> None:
+  """Writes the picture; `name` and `numbers` as `--kind` and `--pairs`."""
+  say = terminal.Terminal()
+  with say.status(f"restoring {workdir}"):
+    run = drawn_runs.restored(workdir)
+  kind = drawn_runs.kind_of(run, name)
+  with say.status("opening the data set"):
+    records = data.load(run.model.config.data)["validation"]
+  drawn_runs.check_records(run, kind, records)
+  file = io.BytesIO()
+  with say.status(f"drawing edits ({kind})"):
+    panels.sheet(chosen(run, records, kind, numbers)).save(
+      file, "png", optimize=True
+    )
+  files.replace(out, file.getvalue())
+  say.info(f"wrote {out}")
+
+
+def define_flags() -> None:
+  options.define_path("workdir", None, "Of the run.")
+  options.define_path("out", None, "The .png file to write.")
+  flags.DEFINE_string("kind", "", "Of edits; the curriculum's last if empty.")
+  flags.DEFINE_list(
+    "pairs", [], "Numbers of validation pairs; else the first with an edit."
+  )
+
+
+def main(argv: list[str]) -> None:
+  given = flags.FLAGS
+  if len(argv) > 1 or given.workdir is None or given.out is None:
+    raise UserError(
+      "--workdir and --out are needed, and --kind and --pairs may be given"
+    )
+  if not all(number.strip().isdecimal() for number in given.pairs):
+    raise UserError(f"--pairs={','.join(given.pairs)}: numbers are needed")
+  # Libraries log what only their authors want to read at each restore.
+  logging.set_verbosity(logging.WARNING)
+  numbers = list(map(int, given.pairs))
+  out = pathlib.Path(given.out)
+  show(pathlib.Path(given.workdir), out, given.kind, numbers)
+
+
+if __name__ == "__main__":
+  define_flags()
+  options.run(main)

@@ -1,0 +1,137 @@
+"""Whether a checkpoint is what was written, and why one could not be."""
+
+import functools
+import json
+import os
+import pathlib
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from vgsgan.common.errors import UserError
+
+
+class DamagedError(Exception):
+  """A checkpoint that cannot be read back as it was written; why, one line."""
+
+
+def describe(state: Any, checksums: bool) -> dict[str, list[Any]]:
+  """Shape, dtype and checksum (or None) of each array, by its path."""
+  return {
+    name: [
+      list(np.shape(leaf)),
+      str(leaf.dtype),
+      checksum(leaf) if checksums else None,
+    ]
+    for name, leaf in by_name(state).items()
+  }
+
+
+def by_name(tree: Any) -> dict[str, Any]:
+  """The leaves of a tree by their paths, such as `params/dense/kernel`."""
+  leaves, structure = jax.tree.flatten(tree)
+  return dict(zip(_names(structure), leaves, strict=True))
+
+
+def from_names(leaves: Mapping[str, Any], tree: Any) -> Any:
+  """The leaves of `by_name`, in a tree like this one."""
+  structure = jax.tree.structure(tree)
+  return structure.unflatten([leaves[name] for name in _names(structure)])
+
+
+@functools.lru_cache  # Slow, and asked for at each save in the training's way.
+def _names(structure: Any) -> tuple[str, ...]:
+  numbered = structure.unflatten(range(structure.num_leaves))
+  names = tuple(
+    jax.tree_util.keystr(path, simple=True, separator="/")
+    for path, _ in jax.tree_util.tree_flatten_with_path(numbered)[0]
+  )
+  if len(set(names)) < len(names):
+    raise ValueError(f"leaves of one name among {names}")
+  return names
+
+
+def checksum(leaf: Any) -> int | None:
+  """CRC-32 of the bytes; None where no one process holds all of them."""
+  if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    leaf = jax.random.key_data(leaf)
+  if isinstance(leaf, jax.Array):
+    if leaf.is_fully_replicated:
+      leaf = leaf.addressable_data(0)  # one copy is enough
+    elif not leaf.is_fully_addressable:
+      return None
+  host = np.ascontiguousarray(np.asarray(leaf))
+  return zlib.crc32(host.reshape(-1).view(np.uint8))
+
+
+def seal(record: Mapping[str, Any]) -> dict[str, Any]:
+  """The record as JSON gives it back, with a checksum of itself."""
+  text = json.dumps(record, sort_keys=True, allow_nan=False)
+  return {**json.loads(text), "crc32": zlib.crc32(text.encode())}
+
+
+def read_record(step: pathlib.Path) -> dict[str, Any]:
+  """What was kept beside the arrays of a step's folder.
+
+  Raises:
+    DamagedError: it is not what was written.
+  """
+  path = step / "meta" / "metadata"  # The name that JsonSave gives it.
+  try:
+    record = json.loads(path.read_bytes())
+    whole = record == seal({k: v for k, v in record.items() if k != "crc32"})
+  except (OSError, ValueError, AttributeError) as error:
+    raise DamagedError(f"meta/metadata: {one_line(error)}") from error
+  if not whole:
+    raise DamagedError("meta/metadata is not what was written (CRC-32)")
+  return record
+
+
+def require_same_model(
+  step: pathlib.Path, arrays: Mapping[str, Sequence[Any]], wanted: Any
+) -> None:
+  """Refuses a checkpoint whose arrays are not those of a state.
+
+  Args:
+    step: its folder.
+    arrays: what it holds, as `describe` gives it.
+    wanted: the state, or its shapes.
+
+  Raises:
+    UserError: a name, shape or dtype differs.
+  """
+
+  def show(entry: Sequence[Any] | None) -> str:
+    return f"{entry[1]}{list(entry[0])}" if entry else "missing"
+
+  here = describe(wanted, False)
+  names = [*here, *(name for name in arrays if name not in here)]
+  differ = [n for n in names if show(here.get(n)) != show(arrays.get(n))]
+  if differ:
+    name = differ[0]
+    raise UserError(
+      f"checkpoint {step} is of another model: {name} is"
+      f" {show(arrays.get(name))} there and {show(here.get(name))} here"
+      f" ({len(differ)} of {len(names)} arrays differ); give another"
+      " --workdir, or the config it was trained with"
+      f" ({step.parent.parent / 'config.json'})"
+    )
+
+
+def refusal(error: BaseException | None) -> str | None:
+  """What the operating system said, in Orbax's and TensorStore's wrappings."""
+  while error is not None:
+    if isinstance(error, OSError) and error.errno:
+      return os.strerror(error.errno)
+    if code := re.search(r"os_error_code='(\d+)'", str(error)):
+      return os.strerror(int(code[1]))
+    error = error.__cause__ or error.__context__
+  return None
+
+
+def one_line(error: BaseException) -> str:
+  return " ".join(f"{type(error).__name__}: {error}".split())[:200]

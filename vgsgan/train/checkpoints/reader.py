@@ -1,0 +1,91 @@
+"""One checkpoint, read and compared with the record that lies in it."""
+
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+from vgsgan.train.checkpoints import packing
+from vgsgan.train.checkpoints.integrity import (
+  DamagedError,
+  describe,
+  one_line,
+  read_record,
+  require_same_model,
+)
+
+
+class Restorer:
+  """Reads steps by their folders. Every process makes every call."""
+
+  def __init__(self):
+    # Each process reads by itself: one that meets damage would not be where the
+    # others wait for it.
+    alone = ocp.options.MultiprocessingOptions(
+      primary_host=jax.process_index(), active_processes={jax.process_index()}
+    )
+    self._orbax = ocp.Checkpointer(
+      ocp.StandardCheckpointHandler(multiprocessing_options=alone),
+      multiprocessing_options=alone,
+    )
+
+  def close(self) -> None:
+    """Lets go of Orbax's threads."""
+    self._orbax.close()
+
+  def read(self, step: pathlib.Path, abstract: Any) -> tuple[Any, Any]:
+    """Reads and checks a step; all processes come to the same verdict.
+
+    Args:
+      step: its folder.
+      abstract: a tree of `jax.ShapeDtypeStruct` with shardings.
+
+    Returns:
+      (state, meta).
+
+    Raises:
+      DamagedError: it is not what was written, in one line.
+      UserError: it is of another model.
+    """
+    verdict, found = "", None
+    try:
+      record = read_record(step)
+      require_same_model(step, record["arrays"], abstract)
+      found = self._read_state(step, abstract, record)
+    except DamagedError as error:
+      verdict = str(error)
+    if jax.process_count() > 1:
+      bad = multihost_utils.process_allgather(np.int32(bool(verdict)))
+      if bad.any() and not verdict:
+        verdict = "another process cannot read it"
+    if verdict:
+      raise DamagedError(verdict)
+    return found, record["meta"]
+
+  def _read_state(self, step: pathlib.Path, abstract: Any, record: dict) -> Any:
+    layout = record.get("packed")  # None: written when nothing was joined.
+    wanted = abstract if layout is None else packing.wanted(abstract, layout)
+    try:
+      with jax.transfer_guard("allow"):
+        state = self._orbax.restore(
+          step / "state",
+          args=ocp.args.StandardRestore(wanted),
+        )
+        if layout is not None:
+          state = packing.unpack(state, layout, abstract)
+        found = describe(state, True)
+    except (MemoryError, jax.errors.JaxRuntimeError):
+      raise  # too big for this machine, which is no damage
+    except Exception as error:
+      raise DamagedError(one_line(error)) from error
+    for name, (shape, dtype, crc) in found.items():
+      # An array spread over processes has no checksum (see `checksum`). The
+      # dtype too: without its own metadata Orbax returns keys as integers.
+      *same, written = record["arrays"][name]
+      crcs = {crc, written} - {None}
+      if [shape, dtype] != same or len(crcs) > 1:
+        raise DamagedError(f"{name} is not what was written (CRC-32)")
+    return state

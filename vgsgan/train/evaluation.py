@@ -1,0 +1,137 @@
+"""Evaluations of a run: while it trains, and of its best checkpoint."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from vgsgan.common import jsonfiles, memory
+from vgsgan.common.errors import UserError
+from vgsgan.parallel import processes
+from vgsgan.train import forward, terminal, workdirs
+from vgsgan.train.runs import Run, abstract_state, require_same
+from vgsgan.train.state import TrainState
+
+_LINES = 12  # Of results that are shown at the end; the file has all.
+
+
+def validate(this: Run, state: TrainState, step: int) -> dict[str, Any]:
+  """Evaluates on validation and logs the results."""
+  state = gathered(this, state)
+  results = evaluate(this, state, "validation")
+  figure = float(this.task.select(results))
+  shown = {f"{this.task.selection}:": abs(figure)}  # Distances are negated.
+  for name, figures in sections(results)[:2]:
+    head, one = next(iter(figures.items()))
+    head, one = ("R@10", figures["R@10"]) if "R@10" in figures else (head, one)
+    shown[f"| {name} {head}".replace("  ", " ")] = said(one)
+  this.log.write(step, "validation", jsonfiles.flatten(results), shown)
+  if this.task.pictures:
+    for name, pixels in this.task.pictures(state).items():
+      this.log.write_picture(step, name, pixels)
+  return results
+
+
+def kept(this: Run, results: dict[str, Any]) -> dict[str, Any]:
+  """Results on validation as a checkpoint keeps them for `finish`."""
+  # As text, because the checkpoint would sort the names.
+  text = jsonfiles.dumps(results)
+  return {"config": workdirs.digest(this.config), "results": text}
+
+
+def gathered(this: Run, state: TrainState) -> TrainState:
+  """The state as it is evaluated: networks whole on every device."""
+  if this.mesh.shape["model"] == 1:
+    return state
+  with jax.set_mesh(this.mesh):
+    return jax.jit(forward.whole_networks)(state)
+
+
+def evaluate(this: Run, state: TrainState, split: str) -> dict[str, Any]:
+  with (
+    this.log.status(f"evaluating on {split}"),
+    memory.enough(memory.EVALUATION),
+  ):
+    return this.task.evaluate(state, split, this.stop.check)
+
+
+def finish(this: Run, anew: bool) -> None:
+  """Evaluates the checkpoint that validation chose and writes `results.json`.
+
+  Args:
+    this: the run.
+    anew: evaluate on validation too. Otherwise its results are the
+      checkpoint's, if it was evaluated by the same config.
+
+  Raises:
+    UserError: no checkpoint was evaluated, or the data are others.
+  """
+  restored = this.saved.restore_best(abstract_state(this), this.log.warn)
+  if restored is None:
+    raise UserError(
+      f"no evaluated checkpoint in {this.saved.folder}: train first, or name "
+      "the --workdir of a finished run"
+    )
+  best, state, meta = restored
+  state = gathered(this, state)
+  # Other data may hold out what this state was trained on.
+  require_same(this, best, meta, ("data", "prepared"))
+  splits = {}
+  validation = meta.get("validation", {})  # Older checkpoints have none.
+  if not anew and validation.get("config") == workdirs.digest(this.config):
+    splits["validation"] = json.loads(validation["results"])
+  for split in ("validation", "test"):
+    if split not in splits:
+      splits[split] = evaluate(this, state, split)
+  results = {
+    "step": best,
+    "chosen_by": f"{this.task.selection} on validation",
+    "prepared": this.position(best)["prepared"],
+    "splits": splits,
+  }
+  this.log.write_json(this.workdir / "results.json", results)
+  processes.meet("wrote the results")  # Others may go on to read them.
+  log = this.log
+  log.info(f"results on test at step {best}, chosen by {results['chosen_by']}:")
+  lines = [
+    f"  {name}: {', '.join(f'{k} {said(x)}' for k, x in figures.items())}"
+    for name, figures in sections(splits["test"])
+  ]
+  for line in lines[:_LINES]:
+    log.info(line)
+  if len(lines) > _LINES:
+    log.info(f"  and {len(lines) - _LINES} more lines of figures")
+  log.info(
+    f"all is in {this.workdir}: results.json (every figure with its chance), "
+    "metrics.jsonl and TensorBoard's events (training), checkpoints/"
+  )
+
+
+def sections(results: Mapping[str, Any], name: str = "") -> list[tuple]:
+  """Figures by the path to them; those of groups are left out.
+
+  Returns:
+    (path, {name: figure}) of each part of the results that has figures.
+  """
+  own = {k: x for k, x in results.items() if is_figure(x)}
+  found = [(name or "all", own)] if own else []
+  for key, part in results.items():
+    if isinstance(part, Mapping) and key not in own and key != "by_group":
+      found += sections(part, f"{name} {key}".strip())
+  return found
+
+
+def is_figure(part: Any) -> bool:
+  return isinstance(part, Mapping) and "value" in part
+
+
+def said(figure: Mapping[str, Any]) -> str:
+  """A figure, with its chance and that of real data where they are known."""
+  others = [
+    f"{name} {terminal.short(figure[name])}"
+    for name in ("chance", "real")
+    if name in figure
+  ]
+  beside = f" ({', '.join(others)})" if others else ""
+  return f"{terminal.short(figure['value'])}{beside}"

@@ -1,0 +1,130 @@
+"""A run: what its parts share, its state, and its position in the data."""
+
+import contextlib
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import ml_collections
+
+from vgsgan import data, tasks
+from vgsgan.common import jsonfiles
+from vgsgan.common.errors import UserError
+from vgsgan.data import pipeline
+from vgsgan.parallel import mesh, preemption
+from vgsgan.train import keys, logbook, workdirs
+from vgsgan.train.checkpoints import folders, integrity, manager
+from vgsgan.train.state import TrainState
+
+
+@dataclasses.dataclass
+class Run:
+  """What the parts of one run share."""
+
+  config: ml_collections.ConfigDict
+  workdir: pathlib.Path
+  task: tasks.Task
+  splits: dict[str, Any]
+  mesh: Any
+  log: logbook.Logbook
+  saved: manager.Checkpoints
+  stop: preemption.Preemption
+
+  def position(self, step: int) -> dict[str, Any]:
+    """The pipeline's position after `step` batches, as it is saved."""
+    prepared = data.prepared(self.splits["train"])
+    return configured(self.config, step) | {"prepared": prepared}
+
+  def record_ids(self, step: int) -> list[str]:
+    """The records of the global batch that made `step`."""
+    batch, records = self.config.train.batch, self.splits["train"]
+    positions = range((step - 1) * batch, step * batch)
+    n, seed = len(records), self.config.seed
+    rows = [pipeline.record_at(p, n, seed) for p in positions]
+    return [str(records[row]["id"], "utf8") for row in rows]
+
+  def due(self, step: int, every: int) -> bool:
+    """Whether a duty of every so many steps falls on this one; 0 is never."""
+    last = step == self.config.train.steps
+    return last or (every > 0 and step % every == 0)
+
+
+def fresh(this: Run) -> TrainState:
+  """The state before the first step; to be traced, not run as it is."""
+  return this.task.init(keys.of(this.config.seed, "init"))
+
+
+def abstract_state(this: Run) -> TrainState:
+  """Shapes and places of the state, without computing it."""
+  shapes = jax.eval_shape(lambda: fresh(this))
+  return mesh.abstract(shapes, this.mesh)
+
+
+def configured(config: ml_collections.ConfigDict, step: int) -> dict[str, Any]:
+  """The part of the position after `step` batches that the config decides."""
+  return {
+    "examples": step * config.train.batch,
+    "seed": config.seed,
+    "data": data.identity(config.data),
+  }
+
+
+def require_same(
+  this: Run,
+  step: int,
+  meta: dict[str, Any],
+  names: Sequence[str] = ("examples", "seed", "data", "prepared"),
+) -> None:
+  """Refuses a checkpoint of other data, or of another order of it."""
+  now = this.position(step)
+  _require(this.workdir, step, meta, {name: now[name] for name in names})
+
+
+def require_run(
+  workdir: pathlib.Path, config: ml_collections.ConfigDict, mode: str
+) -> None:
+  """Refuses a folder with another run, before data are prepared for this one.
+
+  As far as a config tells; `require_same` knows the rest.
+
+  Args:
+    workdir: there need not be one yet.
+    config: of this start.
+    mode: `train`, or `eval`, to which the order of training does not matter.
+  """
+  if not (workdir / "config.json").exists():
+    return
+  task = workdirs.read_config(workdir).get("task", config.task)
+  if task != config.task:
+    raise UserError(
+      f"{workdir} has a run of {task!r}, and this config is of "
+      f"{config.task!r}: use another --workdir"
+    )
+  for step in reversed(folders.steps(workdir / "checkpoints")):
+    # What cannot be read is told, and set aside, when it is restored.
+    with contextlib.suppress(integrity.DamagedError):
+      meta = integrity.read_record(workdir / "checkpoints" / str(step))["meta"]
+      now = configured(config, step)
+      names = now if mode == "train" else ("data",)
+      _require(workdir, step, meta, {name: now[name] for name in names})
+      return
+
+
+def _require(
+  workdir: pathlib.Path,
+  step: int,
+  meta: dict[str, Any],
+  now: dict[str, Any],
+) -> None:
+  """Refuses where a checkpoint's position is not as it is now."""
+  was = {name: meta.get(name, now[name]) for name in now}  # Old ones lack some.
+  for line in jsonfiles.differences(was, now):
+    if line.startswith("examples:"):
+      batch = was["examples"] / max(step, 1)
+      line = f"train.batch: {batch:g} -> {now['examples'] // max(step, 1)}"
+    raise UserError(
+      f"the checkpoint of step {step} has another {line}; use the config of "
+      f"{workdir}/config.json or another --workdir"
+    )

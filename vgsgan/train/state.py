@@ -1,0 +1,116 @@
+"""What training changes, in one tree; and what changes its parameters."""
+
+from typing import Any
+
+import flax.struct
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from vgsgan.common.options import check_at_least, check_one_of
+
+SCHEDULES = ("constant", "cosine", "step")
+OPTIMIZERS = ("adam", "adamw", "sgd")
+
+
+@flax.struct.dataclass
+class TrainState:
+  """All that is saved of a run besides the pipeline's position.
+
+  Attributes:
+    step: int32 scalar, updates made so far.
+    params: trained parameters, a dict with one entry a network.
+    batch_stats: running statistics of normalisation layers, likewise.
+    opt_state: the optimiser's state.
+
+  The fields hold arrays, or in their places shapes, shardings and the like.
+  """
+
+  step: Any
+  params: Any
+  batch_stats: Any
+  opt_state: Any
+
+  @classmethod
+  def create(cls, params, batch_stats, tx: optax.GradientTransformation):
+    return cls(jnp.zeros((), jnp.int32), params, batch_stats, tx.init(params))
+
+  def update(
+    self, grads, batch_stats, tx: optax.GradientTransformation
+  ) -> "TrainState":
+    """The state after one optimiser update."""
+    updates, opt_state = tx.update(grads, self.opt_state, self.params)
+    return TrainState(
+      self.step + 1,
+      optax.apply_updates(self.params, updates),
+      batch_stats,
+      opt_state,
+    )
+
+
+def check_optimizer(optim: ml_collections.ConfigDict, section: str) -> None:
+  """Refuses an optimiser or a schedule that there is not.
+
+  Args:
+    optim: of a config.
+    section: where in it.
+  """
+  check_one_of(f"{section}.name", optim.name, OPTIMIZERS)
+  check_one_of(f"{section}.schedule", optim.schedule, SCHEDULES)
+  if optim.schedule == "step":
+    check_at_least(f"{section}.decay_steps", optim.decay_steps, 1)
+
+
+def schedule(optim: ml_collections.ConfigDict, steps: int) -> optax.Schedule:
+  """Learning rate by step: linear warm-up, then the named decay.
+
+  `step` multiplies by 0.1 every `decay_steps` (DAVEnet: every 40 epochs).
+  """
+  check_one_of("optim.schedule", optim.schedule, SCHEDULES)
+  if optim.schedule == "step":
+    check_at_least("optim.decay_steps", optim.decay_steps, 1)
+  if optim.schedule == "cosine":
+    after = optax.cosine_decay_schedule(
+      optim.lr, max(1, steps - optim.warmup_steps)
+    )
+  elif optim.schedule == "step":
+    after = _staircase(optim.lr, optim.decay_steps)
+  else:
+    after = optax.constant_schedule(optim.lr)
+  if not optim.warmup_steps:
+    return after
+  warmup = optax.linear_schedule(0.0, optim.lr, optim.warmup_steps)
+  return optax.join_schedules([warmup, after], [optim.warmup_steps])
+
+
+def _staircase(rate: float, steps: int) -> optax.Schedule:
+  """Multiplies by 0.1 every `steps` updates.
+
+  Divides integers: for a quotient of floats, as Optax has it, XLA multiplies by
+  a rounded reciprocal, so that 41 updates of 41 come to less than one whole.
+  """
+  return lambda count: rate * jnp.power(0.1, jnp.asarray(count) // steps)
+
+
+def optimizer(
+  optim: ml_collections.ConfigDict, steps: int
+) -> optax.GradientTransformation:
+  """The optimiser that `config.optim` describes, for a run of `steps`."""
+  check_one_of("optim.name", optim.name, OPTIMIZERS)
+  rate = schedule(optim, steps)
+  if optim.name == "adamw":
+    # Decoupled: the decay is scaled by the learning rate alone.
+    update = optax.adamw(
+      rate, optim.momentum, optim.b2, weight_decay=optim.weight_decay
+    )
+  else:
+    if optim.name == "adam":
+      update = optax.adam(rate, optim.momentum, optim.b2)
+    else:
+      update = optax.sgd(rate, optim.momentum)
+    if optim.weight_decay:
+      decay = optax.add_decayed_weights(optim.weight_decay)
+      update = optax.chain(decay, update)
+  if optim.clip_norm:
+    update = optax.chain(optax.clip_by_global_norm(optim.clip_norm), update)
+  return update

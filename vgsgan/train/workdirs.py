@@ -1,0 +1,97 @@
+"""The folder of a run: one run at a time, and the config it was made with."""
+
+import contextlib
+import hashlib
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import ml_collections
+
+from vgsgan.common import files, jsonfiles
+from vgsgan.common.errors import UserError
+from vgsgan.train import logbook
+
+# What configs did not say at first, by section, and how it was then.
+_UNSAID = {
+  "mesh": {"model": 1},
+  "train": {"dtype": "float32", "accumulate": 1, "remat": False},
+  "score": {"exchange": "gather"},
+  "edits": {"inverter": "", "inversion_steps": 4, "inversion_limit": 0.5},
+}
+# What may differ from start to start, since no result depends on it.
+_FREE = ("compilation_cache",)
+
+
+@contextlib.contextmanager
+def alone(workdir: pathlib.Path) -> Iterator[None]:
+  """Keeps two runs from writing into one workdir."""
+  if jax.process_index() != 0:
+    yield
+    return
+  held = (
+    f"another run is using {workdir}: wait for it, or give this one another "
+    "--workdir"
+  )
+  with files.locked(workdir / ".lock", held):
+    yield
+
+
+def keep_config(
+  workdir: pathlib.Path,
+  config: ml_collections.ConfigDict,
+  log: logbook.Logbook,
+) -> None:
+  """Writes config.json, and says what has changed since the last start.
+
+  Only once a start has succeeded: a config that the checkpoints refuse must
+  not take the place of the one they were made with.
+  """
+  path = workdir / "config.json"
+  resolved = config.to_dict()
+  if path.exists():
+    for line in differences(read_config(workdir), config):
+      log.warn(f"config differs from the run's last start: {line}")
+  log.write_json(path, resolved)
+
+
+def differences(
+  made: dict[str, Any], config: ml_collections.ConfigDict
+) -> Iterator[str]:
+  """A line for each field that a run was made with and that is another now."""
+  yield from jsonfiles.differences(_bound(made), _bound(config.to_dict()))
+
+
+def digest(config: ml_collections.ConfigDict) -> str:
+  """A hash of all fields that results may depend on."""
+  text = jsonfiles.dumps(_bound(config.to_dict()), sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _bound(fields: Mapping[str, Any]) -> dict[str, Any]:
+  return {name: x for name, x in fields.items() if name not in _FREE}
+
+
+def read_config(workdir: pathlib.Path) -> dict[str, Any]:
+  """The config that a run was last started with.
+
+  Of an older run too: fields that came later are as if they had been there.
+
+  Raises:
+    UserError: there is no such run, or its config cannot be read.
+  """
+  path = workdir / "config.json"
+  if not path.exists():
+    runs = sorted(x.parent.name for x in workdir.glob("*/config.json"))
+    hint = f"; its folder {runs[0]} has" if runs else ""
+    raise UserError(f"no run in {workdir}: it has no config.json{hint}")
+  fields = jsonfiles.read_json(path)
+  if not isinstance(fields, dict):
+    raise UserError(f"{path} holds no config: put back a copy")
+  fields = {"mesh": {}} | fields
+  for section in _UNSAID.keys() & fields.keys():  # Not all tasks have a score.
+    if not isinstance(fields[section], dict):
+      raise UserError(f"{path}: {section} is no section: put back a copy")
+    fields[section] = _UNSAID[section] | fields[section]
+  return fields
