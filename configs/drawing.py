@@ -5,8 +5,9 @@
 
 The towers, score, loss, optimiser and edits of Surís et al. (CVPR 2019), on
 pictures of a 128 px generator that `configs/scenes_gan.py:published` trains and
-`python -m vgsgan.tools.export` takes out of its run. The published generator is a
-progressive GAN, this one a BigGAN; its 8 x 8 layer, `up1`, stands for `layer4`.
+`python -m vgsgan.tools.export` takes out of its run. The published generator is
+a progressive GAN, this one a BigGAN; its 8 x 8 layer, `up1`, stands for
+`layer4`.
 Not trained yet; no results are known.
 
 Arguments, combined with commas (`configs/drawing.py:random`):

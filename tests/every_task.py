@@ -22,13 +22,13 @@ from tests import (
   test_generation_tasks,
   test_trainer,
 )
+from tests.running import run_config
 from tests.test_options import load
 from vgsgan import data
 from vgsgan.data import pipeline
 from vgsgan.models import mixture, pretrained
 from vgsgan.models.generator import Generator
 from vgsgan.tasks import classification, correspondence, grounding
-from vgsgan.train import loop
 
 SIGNAL_AT = 2  # Of the batches, the one whose fetching sends the signal.
 
@@ -136,7 +136,7 @@ def made(folder: pathlib.Path, task: str) -> Iterator[ConfigDict]:
 def run(folder: pathlib.Path, workdir: pathlib.Path, task: str) -> int:
   """A run of a task; its exit status."""
   with made(folder, task) as config:
-    return loop.run(config, workdir / task, "train")
+    return run_config(config, workdir / task)
 
 
 def signalled():

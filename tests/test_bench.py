@@ -34,6 +34,7 @@ from vgsgan.tools.bench import (
 )
 from vgsgan.tools.bench.case import Case, Compiled
 from vgsgan.train.state import TrainState
+from vgsgan.train.task import Task
 
 SIDE = 64
 
@@ -62,7 +63,7 @@ def task_of(first=None, **fields):
     del key
     return TrainState(jnp.int32(0), {"x": jnp.eye(SIDE)}, {}, {})
 
-  return tasks.Task(
+  return Task(
     transform=lambda record, rng: record,
     init=init,
     step=first or Products(2),

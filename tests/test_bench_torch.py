@@ -15,6 +15,7 @@ from vgsgan.parallel import mesh
 from vgsgan.tasks import grounding
 from vgsgan.tools.bench import step
 from vgsgan.tools.bench.case import Case
+from vgsgan.train.task import Task
 
 
 def config_of(**fields):
@@ -72,7 +73,7 @@ def pair_of(monkeypatch):
   def none(*_):
     pytest.fail("not to be called")
 
-  task = tasks.Task(lambda record, rng: record, *[none] * 4, selection="")
+  task = Task(lambda record, rng: record, *[none] * 4, selection="")
   make_mesh = mesh.make_mesh
   # Both sides begin after the front end; quicker to compile.
   monkeypatch.setattr(grounding.Grounding, "inputs", plain_inputs)

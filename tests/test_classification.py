@@ -9,6 +9,7 @@ import pytest
 
 from tests.filling import filled
 from tests.idea_world import COLOURS, record
+from tests.running import run_config
 from tests.test_options import load
 from vgsgan import data, tasks
 from vgsgan.common.errors import UserError
@@ -18,7 +19,6 @@ from vgsgan.data.hierarchy import Hierarchy
 from vgsgan.models.correspondence import Tower
 from vgsgan.parallel import mesh
 from vgsgan.tasks import classification
-from vgsgan.train import loop
 from vgsgan.train.state import TrainState
 
 CLASSES = len(COLOURS)
@@ -237,7 +237,7 @@ def test_a_run_learns_both_and_says_so(tmp_path, monkeypatch):
   config = small(train__steps=40, optim__lr=1e-2)
   config.train.update({"eval_every": 20, "save_every": 20})
   config.transfer_guard = "disallow"
-  assert loop.run(config, tmp_path, "train") == 0
+  assert run_config(config, tmp_path) == 0
   results = json.loads((tmp_path / "results.json").read_text())
   for split, many, most in (("validation", 11, 4), ("test", 13, 5)):
     found = results["splits"][split]

@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 from tests import stamps_fixture, test_options
+from tests.running import run_config
 from vgsgan import data
 from vgsgan.common.errors import UserError
 from vgsgan.data.builders import clevrgan_files
 from vgsgan.data.examples import DrawnPairExample
 from vgsgan.parallel import mesh
-from vgsgan.train import loop
 
 IDS = {
   "train": ("7", "active/7", "4100", "12", "13"),
@@ -315,7 +315,7 @@ def test_the_folder_of_the_config_trains_and_is_evaluated(
   wanted.eval.update({"batch": 2, "seconds": 0.32})
 
   def run(folder):
-    assert loop.run(wanted, folder, "train") == 0
+    assert run_config(wanted, folder) == 0
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     results = json.loads((folder / "results.json").read_text())

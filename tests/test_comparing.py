@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 import ml_collections
 import pytest
 
+from vgsgan import tasks
 from vgsgan.common.errors import UserError
 from vgsgan.tools import bars, compare
 from vgsgan.train import loop
@@ -292,7 +293,7 @@ def runs(monkeypatch):
   """Runs that write their seed and learning rate as results, at once."""
   made = []
 
-  def run(one, folder, mode):
+  def run(one, folder, mode, build):
     made.append((folder.name, mode))
     if folder.name == run.interrupted:
       return 143
@@ -306,7 +307,8 @@ def runs(monkeypatch):
 
   run.interrupted = run.source = None
   monkeypatch.setattr(loop, "run", run)
-  monkeypatch.setattr(loop, "checked", lambda one, mode: None)
+  monkeypatch.setattr(tasks, "check", lambda one: None)
+  monkeypatch.setattr(loop, "check", lambda one, mode: None)
   return made, run
 
 

@@ -19,8 +19,9 @@ from vgsgan.models import pretrained
 from vgsgan.parallel import mesh
 from vgsgan.tools.bench.case import Case
 from vgsgan.tools.compile import chips, footprint, hlo, program, report
-from vgsgan.train import loop
+from vgsgan.train import costs
 from vgsgan.train.state import TrainState
+from vgsgan.train.step import jit_step
 
 NEEDS_LIBTPU = pytest.mark.skipif(
   importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
@@ -54,7 +55,7 @@ def test_a_contrastive_step_sends_what_the_algorithm_needs(where):
   splits = blank.splits(config)
   task = tasks.build(config, grid, splits)
   state, batch = footprint.abstract(config, task, splits["train"][0], grid)
-  step = loop.jit_step(task.step, state, grid)
+  step = jit_step(task.step, state, grid)
   found = hlo.collectives(step.lower(state, batch).compile().as_text())
 
   b, d = config.train.batch, config.speech.embed
@@ -68,7 +69,7 @@ def test_a_contrastive_step_sends_what_the_algorithm_needs(where):
   # In two steps, which send what one would; the second has a row's share.
   scattered = [x for x in found if x.kind == "reduce-scatter"]
   assert [x.payload for x in scattered] == [maps, maps // 4]
-  one = hlo.sent("reduce-scatter", maps, grid.size)
+  one = costs.sent("reduce-scatter", maps, grid.size)
   assert sum(x.sent for x in scattered) == pytest.approx(one)
   assert not payloads("collective-permute", 0)
   # A block of scores, and its gradient.

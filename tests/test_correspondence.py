@@ -15,6 +15,7 @@ from sklearn.metrics import log_loss
 
 from configs import correspondence as configs
 from tests.placing import placed
+from tests.running import run_config
 from vgsgan import data
 from vgsgan.common.errors import UserError
 from vgsgan.data.clip_sets import REAL, Labelled
@@ -24,8 +25,8 @@ from vgsgan.evals import sources
 from vgsgan.losses import contrastive, objectives, primitives, scores
 from vgsgan.parallel import mesh
 from vgsgan.tasks import correspondence, correspondence_evaluation
-from vgsgan.train import loop
 from vgsgan.train.state import TrainState
+from vgsgan.train.step import jit_step
 
 SYSTEMS = ("l3", "ave", "avol")
 RATE = 16000
@@ -242,7 +243,7 @@ def test_a_step_on_4_devices_is_that_on_1(system, monkeypatch):
     state = jax.jit(lambda m=model: m.init(jax.random.key(0)))()
     state = placed(state, use)
     sharded = mesh.shard(batch, use)
-    after, metrics = loop.jit_step(model.step, state, use)(state, sharded)
+    after, metrics = jit_step(model.step, state, use)(state, sharded)
     found.append((jax.device_get(after.params), float(metrics["loss"])))
   (one, loss), (four, other) = found
   assert loss == pytest.approx(other, rel=1e-5)
@@ -498,7 +499,7 @@ def test_a_whole_run_on_two_devices(system, tmp_path, monkeypatch):
   config.train.update({"eval_every": 2, "save_every": 2})
   config.eval.cca_records = 0
   config.transfer_guard = "disallow"
-  assert loop.run(config, tmp_path, "train") == 0
+  assert run_config(config, tmp_path) == 0
   results = json.loads((tmp_path / "results.json").read_text())
   for split, pairs in (("validation", 18), ("test", 20)):
     assert results["splits"][split]["correspondence"]["pairs"] == pairs

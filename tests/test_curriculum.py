@@ -10,14 +10,15 @@ import pytest
 from tests import drawing_world
 from tests.drawing_world import MAKE_MESH, one_line, small
 from tests.filling import same
+from tests.running import run_config
 from tests.test_gan import saved_state
 from tests.test_trainer import lines, signal_at
-from vgsgan import data, tasks
+from vgsgan import data
 from vgsgan.common.errors import UserError
 from vgsgan.negatives.curriculum import curriculum
 from vgsgan.parallel import mesh
 from vgsgan.tasks import drawing
-from vgsgan.train import loop
+from vgsgan.train.task import Task
 
 quick_to_compile = drawing_world.quick_to_compile
 generator = drawing_world.generator
@@ -104,7 +105,7 @@ def test_updates_take_over_at_their_step():
     pytest.fail("not to be called")
 
   zero, four, nine = (functools.partial(none, i) for i in (0, 4, 9))
-  task = tasks.Task(
+  task = Task(
     transform=none,
     init=none,
     step=zero,
@@ -142,7 +143,7 @@ def test_a_run_in_parts_goes_through_its_phases_as_a_whole_one(
   generator, tmp_path, monkeypatch, in_memory
 ):
   config = phased(generator)
-  assert loop.run(config, tmp_path / "whole", "train") == 0
+  assert run_config(config, tmp_path / "whole") == 0
   whole = lines(tmp_path / "whole")
   train = [line for line in whole if line["split"] == "train"]
   # The first two updates know no edits.
@@ -159,10 +160,10 @@ def test_a_run_in_parts_goes_through_its_phases_as_a_whole_one(
   for fetch, saved in ((3, 2), (2, 4)):
     with monkeypatch.context() as patched:
       signal_at(patched, signal.SIGTERM, fetch)
-      assert loop.run(config, parts, "train") == 128 + signal.SIGTERM
+      assert run_config(config, parts) == 128 + signal.SIGTERM
     steps = [int(path.name) for path in (parts / "checkpoints").iterdir()]
     assert max(steps) == saved
-  assert loop.run(config, parts, "train") == 0
+  assert run_config(config, parts) == 0
   assert lines(parts) == whole
   assert same(saved_state(parts, config), end)
   results = [tmp_path / name / "results.json" for name in ("whole", "parts")]

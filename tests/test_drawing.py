@@ -18,7 +18,7 @@ from vgsgan.negatives import impostors
 from vgsgan.negatives.curriculum import PHASES
 from vgsgan.parallel import mesh
 from vgsgan.tasks import drawing
-from vgsgan.train import loop
+from vgsgan.train.step import jit_step
 
 quick_to_compile = drawing_world.quick_to_compile
 generator = drawing_world.generator
@@ -302,7 +302,7 @@ def test_a_step_is_the_same_on_1_and_8_devices(trained, batch, monkeypatch):
   model = copy.copy(trained.model)
   model.mesh = MAKE_MESH(8, model=2)
   there = on(model.mesh, trained.state, batch)
-  step = loop.jit_step(model.phase_step("random"), there[0], model.mesh)
+  step = jit_step(model.phase_step("random"), there[0], model.mesh)
   eight, others = jax.device_get(step(*there))
   one, metrics = jax.device_get(
     trained.step("random")(trained.state, batch, trained.changes)

@@ -90,7 +90,7 @@ def test_each_device_has_its_rows_of_the_sum(axes):
   )
   traced = jax.jit(island).trace(x)
   np.testing.assert_allclose(island(x), x.sum(0), rtol=1e-4, atol=1e-6)
-  sent = hlo.sent("reduce-scatter", x[0].nbytes, n)
+  sent = costs.sent("reduce-scatter", x[0].nbytes, n)
   for found in (
     costs.collectives(traced.jaxpr, n, "cpu"),
     hlo.collectives(traced.lower().compile().as_text()),

@@ -15,6 +15,7 @@ from PIL import Image
 
 from tests.filling import KEY, filled, normal, same, variables_of
 from tests.placing import placed
+from tests.running import run_config
 from tests.test_options import load
 from tests.test_trainer import lines, signal_at
 from vgsgan import data, tasks
@@ -25,9 +26,9 @@ from vgsgan.losses import adversarial
 from vgsgan.models.generator import Generator
 from vgsgan.parallel import mesh
 from vgsgan.tasks import gan
-from vgsgan.train import loop
 from vgsgan.train.checkpoints import manager
 from vgsgan.train.state import TrainState
+from vgsgan.train.step import jit_step
 from vgsgan.worlds.attributes import ATTRIBUTES, WORDS
 
 MAKE_MESH = mesh.make_mesh
@@ -319,7 +320,7 @@ def test_eight_devices_do_as_one(plain, monkeypatch):
     placed(state, devices),
     there,
   )
-  update = loop.jit_step(plain.model.step, there[0], devices)
+  update = jit_step(plain.model.step, there[0], devices)
   eight, others = jax.device_get(update(*there))
   assert all(map(np.isfinite, metrics.values()))
   for name in metrics:
@@ -417,7 +418,7 @@ def test_a_whole_run_and_one_in_parts(
     return distance(one, other)
 
   monkeypatch.setattr(frechet, "frechet_distance", noted)
-  assert loop.run(config, whole, "train") == 0
+  assert run_config(config, whole) == 0
   # All are of half of the real, or the real would be no reference.
   assert sizes == {(4, 4)}
   sheets = sorted(whole.glob("samples/*"))
@@ -440,10 +441,10 @@ def test_a_whole_run_and_one_in_parts(
 
   with monkeypatch.context() as patched:
     signal_at(patched, signal.SIGTERM, 5)
-    status = loop.run(config, parts, "train")
+    status = run_config(config, parts)
   assert status == 128 + signal.SIGTERM
   assert not (parts / "results.json").exists()
-  assert loop.run(config, parts, "train") == 0
+  assert run_config(config, parts) == 0
   assert lines(whole) == lines(parts)
   assert same(saved_state(whole, config), saved_state(parts, config))
   for name in ("results.json", "samples/3.png", "samples/6.png"):

@@ -12,6 +12,7 @@ from PIL import Image
 
 from tests.filling import filled, normal, same
 from tests.placing import placed
+from tests.running import run_config
 from tests.test_options import load
 from vgsgan import data
 from vgsgan.common.errors import UserError
@@ -20,7 +21,8 @@ from vgsgan.losses import generative
 from vgsgan.models import decoders
 from vgsgan.parallel import mesh
 from vgsgan.tasks import generation, generation_evaluation, judges
-from vgsgan.train import keys, loop
+from vgsgan.train import keys
+from vgsgan.train.step import jit_step
 
 KEY = jax.random.key(4)
 MAKE_MESH = mesh.make_mesh
@@ -200,7 +202,7 @@ def test_eight_devices_do_as_one(plain, monkeypatch):
   monkeypatch.setattr(mesh, "SMALLEST_SPLIT", 64)
   devices = MAKE_MESH(8, model=2)
   there = placed(state, devices)
-  update = loop.jit_step(model.step, there, devices)
+  update = jit_step(model.step, there, devices)
   eight, others = jax.device_get(
     update(there, mesh.shard(jax.device_get(batch), devices))
   )
@@ -258,7 +260,7 @@ def in_memory(monkeypatch):
 def test_a_whole_run_of_every_variant(variant, tmp_path, in_memory):
   config = small(variant)
   config.transfer_guard = "disallow"
-  assert loop.run(config, tmp_path, "train") == 0
+  assert run_config(config, tmp_path) == 0
   results = json.loads((tmp_path / "results.json").read_text())
   found = results["splits"]["test"]
   assert found["pictures"] == 9 and "judged" not in found
@@ -275,7 +277,7 @@ def test_a_whole_run_of_every_variant(variant, tmp_path, in_memory):
     return
   # The same state gives the same figures.
   before = (tmp_path / "results.json").read_bytes()
-  assert loop.run(config, tmp_path, "eval") == 0
+  assert run_config(config, tmp_path, "eval") == 0
   assert before == (tmp_path / "results.json").read_bytes()
 
 

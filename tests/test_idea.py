@@ -26,7 +26,8 @@ from vgsgan.evals import generated
 from vgsgan.models import decoders, mixture
 from vgsgan.parallel import mesh
 from vgsgan.tasks import idea
-from vgsgan.train import keys, loop
+from vgsgan.train import keys
+from vgsgan.train.step import jit_step
 
 KEY = jax.random.key(6)
 
@@ -320,7 +321,7 @@ def test_eight_devices_do_as_one(game, monkeypatch):
   monkeypatch.setattr(mesh, "SMALLEST_SPLIT", 64)
   devices = MAKE_MESH(8, model=2)
   there = placed(state, devices)
-  update = loop.jit_step(model.step, there, devices)
+  update = jit_step(model.step, there, devices)
   eight, others = jax.device_get(update(there, mesh.shard(batch, devices)))
   for name in metrics:
     np.testing.assert_allclose(

@@ -7,10 +7,10 @@ from PIL import Image
 
 from tests import idea_world
 from tests.idea_world import ideal_judges, small
+from tests.running import run_config
 from tests.test_options import load
 from vgsgan.common.errors import UserError
 from vgsgan.tasks import idea, judges
-from vgsgan.train import loop
 
 quick_to_compile = idea_world.quick_to_compile
 in_memory = idea_world.in_memory
@@ -23,7 +23,7 @@ def test_a_whole_run_of_every_kind(kind, tmp_path, monkeypatch, in_memory):
   if kind == "gan":
     monkeypatch.setattr(judges, "load", lambda *named: ideal_judges())
     config.judges.update({"classifier": "a", "correspondence": "b"})
-  assert loop.run(config, tmp_path, "train") == 0
+  assert run_config(config, tmp_path) == 0
   results = json.loads((tmp_path / "results.json").read_text())
   found = results["splits"]["test"]
   assert found["clips"] == 10

@@ -19,6 +19,7 @@ from tests.drawing_world import (
   state_of,
 )
 from tests.filling import filled, normal, variables_of
+from tests.running import run_config
 from tests.test_options import load
 from vgsgan import data, tasks
 from vgsgan.common.errors import UserError
@@ -29,7 +30,6 @@ from vgsgan.models.inverter import Inverter
 from vgsgan.parallel import mesh
 from vgsgan.tasks import inversion as task
 from vgsgan.tools import export
-from vgsgan.train import loop
 
 quick_to_compile = drawing_world.quick_to_compile
 generator = drawing_world.generator
@@ -82,7 +82,7 @@ def finished(little, tmp_path_factory):
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(mesh, "make_mesh", lambda n=2, model=1: MAKE_MESH(n, model))
     patch.setattr(data, "load", lambda config: splits)
-    assert loop.run(config_of(little), folder / "run", "train") == 0
+    assert run_config(config_of(little), folder / "run") == 0
     export.export(folder / "run", "inverter", folder / "inverter.npz")
   return folder
 

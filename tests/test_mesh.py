@@ -8,8 +8,8 @@ import pytest
 from tests.placing import placed
 from vgsgan.common.errors import UserError
 from vgsgan.parallel import mesh
-from vgsgan.train import loop
 from vgsgan.train.state import TrainState
+from vgsgan.train.step import jit_step
 
 STATE = {
   "kernel": (3, 3, 64, 128),
@@ -96,7 +96,7 @@ def test_the_same_update_from_a_share_of_the_memory():
     state = TrainState(jnp.int32(0), jnp.float32(kernel), {}, {})
     state = placed(state, devices)
     batch = mesh.shard({"x": np.float32(x), "y": np.float32(y)}, devices)
-    step = loop.jit_step(update, state, devices).lower(state, batch)
+    step = jit_step(update, state, devices).lower(state, batch)
     compiled = step.compile()
     held[model] = compiled.memory_analysis().argument_size_in_bytes
     after, _ = compiled(state, batch)

@@ -15,8 +15,9 @@ from tests.filling import filled
 from tests.placing import placed
 from vgsgan.parallel import mesh
 from vgsgan.tasks import grounding
-from vgsgan.train import loop
+from vgsgan.train import saving
 from vgsgan.train.runs import Run
+from vgsgan.train.step import jit_step
 
 KEY = jax.random.key(0)
 DEVICES = 8
@@ -53,7 +54,7 @@ def run(request):
       "speech_concept": concepts,
     }
     there = placed(state, devices)
-    step = loop.jit_step(model.step, there, devices)
+    step = jit_step(model.step, there, devices)
 
     def metrics(state, batch):
       _, found = step(placed(state, devices), mesh.shard(batch, devices))
@@ -68,8 +69,8 @@ def stops(metrics, folder):
   run.saved, run.log, run.workdir = mock.Mock(), mock.Mock(), folder
   run.record_ids.return_value = ["first"]
   try:
-    loop.check_finite(run, 7, metrics)
-  except loop.NonFiniteError:
+    saving.check_finite(run, 7, metrics)
+  except saving.NonFiniteError:
     return run.log.write_json.called
   return False
 

@@ -5,6 +5,7 @@ import collections
 import numpy as np
 import pytest
 
+from vgsgan.data.builders import sounding
 from vgsgan.worlds import orchestra
 from vgsgan.worlds.attributes import ATTRIBUTES
 from vgsgan.worlds.orchestra import GROUPS, INSTRUMENTS
@@ -61,7 +62,7 @@ def test_ranges_leave_room_for_chords_and_melodies():
 
 
 def test_the_tree_is_two_four_or_six_deep():
-  tree = orchestra.hierarchy()
+  tree = sounding.hierarchy()
   assert [tree.names[node] for node in tree.labels] == [
     each.name for each in INSTRUMENTS
   ]
@@ -75,7 +76,7 @@ def test_the_tree_is_two_four_or_six_deep():
 
 
 def test_inner_nodes_are_above_their_own():
-  tree = orchestra.hierarchy()
+  tree = sounding.hierarchy()
   parent = {child: above for above, child in tree.edges}
   assert len(parent) == len(tree.edges) == len(tree.names) - 1 == 33
   for group, families in GROUPS.items():
@@ -90,7 +91,7 @@ def test_inner_nodes_are_above_their_own():
 def test_looks_are_the_trees():
   looks = orchestra.looks()
   assert len(looks) == len(set(looks)) == 24
-  tree = orchestra.hierarchy()
+  tree = sounding.hierarchy()
   for i, (shape, material, color) in enumerate(looks):
     for j, (other_shape, other_material, other_color) in enumerate(looks):
       same_group = tree.distances[i, j] <= 4

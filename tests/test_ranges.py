@@ -4,6 +4,7 @@ import jax
 import ml_collections
 import pytest
 
+from tests.running import run_config
 from tests.test_options import CONFIGS, load
 from vgsgan import data, tasks
 from vgsgan.common import jsonfiles, ranges
@@ -16,6 +17,7 @@ from vgsgan.tasks import recognition
 from vgsgan.tools import compare
 from vgsgan.tools.compile import footprint
 from vgsgan.train import loop
+from vgsgan.train.task import Task
 
 MAKE_MESH = mesh.make_mesh
 VARIANTS = [
@@ -255,7 +257,7 @@ def test_what_is_wrong_is_said_before_data_are_read(
   monkeypatch.setattr(data, "load", lambda _: pytest.fail("data were read"))
   config = of_task(task)
   put(config, field, value)
-  assert said in refused(loop.run, config, tmp_path, "train")
+  assert said in refused(run_config, config, tmp_path)
 
 
 def test_an_arm_is_checked_before_the_first_one_runs(tmp_path, monkeypatch):
@@ -302,7 +304,7 @@ def test_a_batch_is_no_larger_than_what_is_evaluated(monkeypatch, samples):
   if samples:
     config.eval.samples = samples
   rows = {"train": 1000, "validation": 33, "test": 50, "probe": 57}
-  built = tasks.Task(*[lambda *_: None] * 5, selection="none")
+  built = Task(*[lambda *_: None] * 5, selection="none")
   seen = []
 
   def build(config, *_):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.running import run_config
 from tests.test_options import load
 from vgsgan.common.errors import UserError
 from vgsgan.data import augment
@@ -17,7 +18,7 @@ from vgsgan.models.recogniser import Recogniser, depth_to_space, features
 from vgsgan.parallel import mesh
 from vgsgan.tasks import recognition
 from vgsgan.tools import export
-from vgsgan.train import loop, workdirs
+from vgsgan.train import workdirs
 from vgsgan.worlds import recognise, scenes
 from vgsgan.worlds.attributes import ATTRIBUTES, WORDS
 
@@ -272,7 +273,7 @@ def finished(tmp_path_factory):
   with pytest.MonkeyPatch.context() as patch:
     two = mesh.make_mesh(2, model=2)
     patch.setattr(mesh, "make_mesh", lambda model: two)
-    assert loop.run(config, folder / "run", "train") == 0
+    assert run_config(config, folder / "run") == 0
   return folder / "run"
 
 

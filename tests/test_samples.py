@@ -11,6 +11,7 @@ from PIL import Image
 
 from tests import idea_world
 from tests.idea_world import small
+from tests.running import run_config
 from tests.test_generation_tasks import small as small_pictures
 from tests.test_options import load
 from vgsgan.common import jsonfiles
@@ -18,7 +19,6 @@ from vgsgan.common.errors import UserError
 from vgsgan.data import features
 from vgsgan.evals.generated import Clips
 from vgsgan.tools import samples
-from vgsgan.train import loop
 
 RATE = 16000
 
@@ -111,7 +111,7 @@ def files_of(folder):
 def test_files_of_a_run_of_pairs(tmp_path, monkeypatch, in_memory):
   config = small("vae")
   config.train.update({"steps": 1, "eval_every": 1, "save_every": 1})
-  assert loop.run(config, tmp_path / "run", "train") == 0
+  assert run_config(config, tmp_path / "run") == 0
   heard = []
 
   def waveform(spectrogram, sample_rate):
@@ -141,7 +141,7 @@ def test_files_of_a_run_of_pairs(tmp_path, monkeypatch, in_memory):
 def test_a_sheet_of_a_run_of_pictures_alone(tmp_path, in_memory):
   config = small_pictures("gan")
   config.train.update({"steps": 1, "eval_every": 1, "save_every": 1})
-  assert loop.run(config, tmp_path / "run", "train") == 0
+  assert run_config(config, tmp_path / "run") == 0
   samples.write(tmp_path / "run", tmp_path / "out")
   assert set(files_of(tmp_path / "out")) == {"sheet.png"}
   with Image.open(tmp_path / "out" / "sheet.png") as page:

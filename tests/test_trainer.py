@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests import stamps_fixture
+from tests.running import run_config
 from tests.test_options import load
 from vgsgan import data, tasks
 from vgsgan.common import jsonfiles
@@ -20,7 +21,7 @@ from vgsgan.common.errors import UserError
 from vgsgan.data import pipeline
 from vgsgan.evals import retrieval
 from vgsgan.parallel import mesh, processes
-from vgsgan.train import evaluation, loop, workdirs
+from vgsgan.train import evaluation, loop, saving, workdirs
 from vgsgan.train.checkpoints import manager
 
 MAKE_MESH = mesh.make_mesh
@@ -108,7 +109,7 @@ def signal_at(monkeypatch, number, batch):
 
 def test_a_run_leaves_what_the_house_promises(folder, tmp_path):
   config = small(folder)
-  assert loop.run(config, tmp_path, "train") == 0
+  assert run_config(config, tmp_path) == 0
   assert json.loads((tmp_path / "config.json").read_text()) == json.loads(
     config.to_json()
   )
@@ -143,13 +144,13 @@ def assert_results(results):
 
 def test_interrupted_equals_uninterrupted(folder, tmp_path, monkeypatch):
   config = small(folder)
-  loop.run(config, tmp_path / "whole", "train")
+  run_config(config, tmp_path / "whole")
   with monkeypatch.context() as patched:
     signal_at(patched, signal.SIGTERM, 5)
-    status = loop.run(config, tmp_path / "parts", "train")
+    status = run_config(config, tmp_path / "parts")
   assert status == 128 + signal.SIGTERM
   assert not (tmp_path / "parts/results.json").exists()
-  assert loop.run(config, tmp_path / "parts", "train") == 0
+  assert run_config(config, tmp_path / "parts") == 0
   assert lines(tmp_path / "whole") == lines(tmp_path / "parts")
   whole = saved_arrays(tmp_path / "whole", config)
   parts = saved_arrays(tmp_path / "parts", config)
@@ -166,7 +167,7 @@ def test_a_signal_during_evaluation_saves_and_the_evaluation_is_made_up(
   folder, tmp_path, monkeypatch
 ):
   config = small(folder)
-  loop.run(config, tmp_path / "whole", "train")
+  run_config(config, tmp_path / "whole")
   plain = retrieval.score_blocks
 
   def asked(*args):
@@ -175,11 +176,11 @@ def test_a_signal_during_evaluation_saves_and_the_evaluation_is_made_up(
 
   with monkeypatch.context() as patched:
     patched.setattr(retrieval, "score_blocks", asked)
-    status = loop.run(config, tmp_path / "parts", "train")
+    status = run_config(config, tmp_path / "parts")
   assert status == 128 + signal.SIGINT
   assert not lines(tmp_path / "parts", "validation")
   assert (tmp_path / "parts/checkpoints/3").is_dir()
-  loop.run(config, tmp_path / "parts", "train")
+  run_config(config, tmp_path / "parts")
   assert lines(tmp_path / "whole") == lines(tmp_path / "parts")
 
 
@@ -194,23 +195,23 @@ def test_validation_is_evaluated_once_a_step(folder, tmp_path, monkeypatch):
 
   left = True
   monkeypatch.setattr(evaluation, "evaluate", evaluate)
-  status = loop.run(config, tmp_path, "train")
+  status = run_config(config, tmp_path)
   assert status == 128 + signal.SIGTERM
   assert splits == ["validation", "validation", "test"]
   splits.clear()
   left = False
-  assert loop.run(config, tmp_path, "train") == 0
+  assert run_config(config, tmp_path) == 0
   assert splits == ["test"]
   results = (tmp_path / "results.json").read_text()
   # Evaluated anew it is the same, in the same order.
   splits.clear()
-  assert loop.run(config, tmp_path, "eval") == 0
+  assert run_config(config, tmp_path, "eval") == 0
   assert splits == ["validation", "test"]
   assert (tmp_path / "results.json").read_text() == results
   # What another config has evaluated is not believed.
   splits.clear()
   config.eval.batch = 16
-  assert loop.run(config, tmp_path, "train") == 0
+  assert run_config(config, tmp_path) == 0
   assert splits == ["validation", "test"]
 
 
@@ -218,7 +219,7 @@ def test_a_crash_loses_at_most_the_steps_since_the_last_checkpoint(
   folder, tmp_path, monkeypatch
 ):
   config = small(folder, eval_every=6)
-  loop.run(config, tmp_path / "whole", "train")
+  run_config(config, tmp_path / "whole")
   plain = pipeline.DeviceBatches.next
   count = 0
 
@@ -233,15 +234,15 @@ def test_a_crash_loses_at_most_the_steps_since_the_last_checkpoint(
   with monkeypatch.context() as patched:
     patched.setattr(pipeline.DeviceBatches, "next", fetch)
     with pytest.raises(MemoryError):
-      loop.run(config, tmp_path / "parts", "train")
+      run_config(config, tmp_path / "parts")
   assert [x["step"] for x in lines(tmp_path / "parts")] == [1, 2, 3, 4, 5]
-  loop.run(config, tmp_path / "parts", "train")
+  run_config(config, tmp_path / "parts")
   assert lines(tmp_path / "whole") == lines(tmp_path / "parts")
 
 
 def test_a_failing_evaluation_loses_no_step(folder, tmp_path, monkeypatch):
   config = small(folder, steps=4, eval_every=3, save_every=3)
-  loop.run(config, tmp_path / "whole", "train")
+  run_config(config, tmp_path / "whole")
   with monkeypatch.context() as patched:
 
     def broken(*_):
@@ -250,10 +251,10 @@ def test_a_failing_evaluation_loses_no_step(folder, tmp_path, monkeypatch):
     patched.setattr(evaluation, "evaluate", broken)
     for _ in range(2):  # The second finds it due before it trains.
       with pytest.raises(UserError, match="record 7"):
-        loop.run(config, tmp_path / "parts", "train")
+        run_config(config, tmp_path / "parts")
       kept = tmp_path / "parts/checkpoints/3"
       assert kept.is_dir()
-  loop.run(config, tmp_path / "parts", "train")
+  run_config(config, tmp_path / "parts")
   assert lines(tmp_path / "whole") == lines(tmp_path / "parts")
 
 
@@ -270,10 +271,10 @@ def test_a_worker_that_ends_loses_no_step(folder, tmp_path, monkeypatch):
   with monkeypatch.context() as patched:
     patched.setattr(pipeline.DeviceBatches, "next", fetch)
     with pytest.raises(UserError, match="a worker process was ended"):
-      loop.run(config, tmp_path / "parts", "train")
+      run_config(config, tmp_path / "parts")
   assert (tmp_path / "parts/checkpoints/2").is_dir()
-  loop.run(config, tmp_path / "parts", "train")
-  loop.run(config, tmp_path / "whole", "train")
+  run_config(config, tmp_path / "parts")
+  run_config(config, tmp_path / "whole")
   assert lines(tmp_path / "whole") == lines(tmp_path / "parts")
 
 
@@ -287,7 +288,7 @@ def test_the_loss_curve_is_the_same_on_1_and_8_devices(
     use_devices(monkeypatch, devices)
     config.mesh.model = model
     workdir = tmp_path / f"{devices}-{model}"
-    loop.run(config, workdir, "train")
+    run_config(config, workdir)
     curves.append([x["loss"] for x in lines(workdir, "train")])
   one, eight, shared = curves
   np.testing.assert_allclose(one, eight, rtol=2e-4)
@@ -301,7 +302,7 @@ def curve(folder, tmp_path_factory):
   @functools.cache
   def of(**train):
     workdir = tmp_path_factory.mktemp("curve")
-    loop.run(small(folder, eval_every=6, **train), workdir, "train")
+    run_config(small(folder, eval_every=6, **train), workdir)
     return [x["loss"] for x in lines(workdir, "train")]
 
   return of
@@ -331,13 +332,13 @@ def test_a_run_goes_on_with_another_number_of_devices(
 ):
   monkeypatch.setattr(mesh, "SMALLEST_SPLIT", 64)
   config = small(folder, eval_every=6)
-  loop.run(config, tmp_path / "whole", "train")
+  run_config(config, tmp_path / "whole")
   with monkeypatch.context() as patched:
     signal_at(patched, signal.SIGTERM, 4)
-    loop.run(config, tmp_path / "parts", "train")
+    run_config(config, tmp_path / "parts")
   use_devices(monkeypatch, 4)
   config.mesh.model = 2
-  assert loop.run(config, tmp_path / "parts", "train") == 0
+  assert run_config(config, tmp_path / "parts") == 0
   whole, parts = (
     [x["loss"] for x in lines(tmp_path / name, "train")]
     for name in ("whole", "parts")
@@ -366,7 +367,7 @@ def test_too_little_memory_is_one_line(
 
   monkeypatch.setattr(module, name, full)
   with pytest.raises(UserError) as refused:
-    loop.run(small(folder, steps=1, eval_every=1), tmp_path, "train")
+    run_config(small(folder, steps=1, eval_every=1), tmp_path)
   said = str(refused.value)
   assert said.startswith("out of memory: Out of memory while allocating 8 byte")
   assert "\n" not in said and all(word in said for word in advice)
@@ -390,8 +391,8 @@ def test_what_is_no_number_stops_the_run_and_says_where(
     return dataclasses.replace(task, step=step)
 
   monkeypatch.setattr(tasks, "build", spoil)
-  with pytest.raises(loop.NonFiniteError) as stopped:
-    loop.run(config, tmp_path, "train")
+  with pytest.raises(saving.NonFiniteError) as stopped:
+    run_config(config, tmp_path)
   message = str(stopped.value)
   assert "\n" not in message
   (report,) = tmp_path.glob("nonfinite-*.json")
@@ -406,11 +407,11 @@ def test_what_is_no_number_stops_the_run_and_says_where(
 
 
 def test_another_architecture_is_refused_by_parameter(folder, tmp_path):
-  loop.run(small(folder, steps=2, eval_every=2), tmp_path, "train")
+  run_config(small(folder, steps=2, eval_every=2), tmp_path)
   other = small(folder, steps=4)
   other.speech.embed = other.image.embed = 48
   with pytest.raises(UserError, match="image/embed") as refused:
-    loop.run(other, tmp_path, "train")
+    run_config(other, tmp_path)
   assert "--workdir" in str(refused.value)
 
 
@@ -418,25 +419,25 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(
   folder, tmp_path, capfd
 ):
   config = small(folder, steps=4, eval_every=4)
-  loop.run(config, tmp_path, "train")
+  run_config(config, tmp_path)
   before = lines(tmp_path)
   newest = tmp_path / "checkpoints/4"
   for file in sorted(newest.rglob("d/*")):
     file.write_bytes(file.read_bytes()[:10])
-  loop.run(config, tmp_path, "train")
+  run_config(config, tmp_path)
   assert f"{newest} is damaged" in capfd.readouterr().err
   assert lines(tmp_path) == before
 
 
 def test_other_data_do_not_take_up_the_run(folder, tmp_path):
   config = small(folder, steps=2, eval_every=2)
-  loop.run(config, tmp_path, "train")
+  run_config(config, tmp_path)
   kept = (tmp_path / "config.json").read_text()
   other = small(folder, steps=4)
   other.data.split_seed = 1
   for mode in ("train", "eval"):
     with pytest.raises(UserError, match="split_seed: 0 -> 1"):
-      loop.run(other, tmp_path, mode)
+      run_config(other, tmp_path, mode)
   assert (tmp_path / "config.json").read_text() == kept
 
 
@@ -446,21 +447,21 @@ def test_a_source_that_has_changed_does_not_take_up_the_run(folder, tmp_path):
   config.data.update(
     {"source": str(source), "data_dir": str(tmp_path / "prepared")}
   )
-  loop.run(config, tmp_path / "run", "train")
+  run_config(config, tmp_path / "run")
   # Where it is does not matter.
   source = source.rename(tmp_path / "moved")
   config.data.source = str(source)
-  assert loop.run(config, tmp_path / "run", "eval") == 0
+  assert run_config(config, tmp_path / "run", "eval") == 0
   (source / "animals/birds/bird6_desc_fr.ogg").unlink()
   for mode in ("train", "eval"):  # What it trained on might now be tested.
     with pytest.raises(UserError, match="another prepared"):
-      loop.run(config, tmp_path / "run", mode)
+      run_config(config, tmp_path / "run", mode)
 
 
 def test_two_runs_do_not_share_a_workdir(folder, tmp_path):
   with workdirs.alone(tmp_path):
     with pytest.raises(UserError, match="another run is using"):
-      loop.run(small(folder), tmp_path, "train")
+      run_config(small(folder), tmp_path)
   with workdirs.alone(tmp_path):
     pass
 
@@ -469,11 +470,11 @@ def test_a_damaged_best_checkpoint_gives_way_to_the_next_best(
   folder, tmp_path, capfd
 ):
   config = small(folder, steps=4, eval_every=2, keep=4)
-  loop.run(config, tmp_path, "train")
+  run_config(config, tmp_path)
   best = json.loads((tmp_path / "results.json").read_text())["step"]
   for file in sorted((tmp_path / f"checkpoints/{best}").rglob("d/*")):
     file.write_bytes(file.read_bytes()[:10])
-  assert loop.run(config, tmp_path, "eval") == 0
+  assert run_config(config, tmp_path, "eval") == 0
   assert f"{best} is damaged" in capfd.readouterr().err
   after = json.loads((tmp_path / "results.json").read_text())["step"]
   assert {best, after} == {2, 4}
@@ -485,10 +486,10 @@ def test_another_run_is_not_taken_up_nor_data_read_for_it(
   """A huge batch of evaluation gives what an ordinary one does."""
   config = small(folder, steps=2, eval_every=2)
   config.eval.batch = 10**6
-  loop.run(config, tmp_path, "train")
+  run_config(config, tmp_path)
   found = json.loads((tmp_path / "results.json").read_text())
   config.eval.batch = 8
-  loop.run(config, tmp_path, "eval")
+  run_config(config, tmp_path, "eval")
   again = json.loads((tmp_path / "results.json").read_text())
   assert found.keys() == again.keys()
   assert jsonfiles.flatten(found) == pytest.approx(jsonfiles.flatten(again))
@@ -502,22 +503,22 @@ def test_another_run_is_not_taken_up_nor_data_read_for_it(
     config = small(folder, steps=4)
     config.update_from_flattened_dict({field: value})
     with pytest.raises(UserError) as refused:
-      loop.run(config, tmp_path, "train")
+      run_config(config, tmp_path)
     assert said in str(refused.value)
   with pytest.raises(UserError, match="has a run of 'grounding', and this"):
     recogniser = load("recogniser").get_config("smoke")
-    loop.run(recogniser, tmp_path, "eval")
+    run_config(recogniser, tmp_path, "eval")
 
 
 def test_eval_mode_repeats_the_final_evaluation(folder, tmp_path):
   config = small(folder, steps=2, eval_every=2)
   with pytest.raises(UserError, match="no evaluated checkpoint"):
-    loop.run(config, tmp_path, "eval")
-  loop.run(config, tmp_path, "train")
+    run_config(config, tmp_path, "eval")
+  run_config(config, tmp_path)
   results = tmp_path / "results.json"
   first = results.read_text()
   results.unlink()
-  assert loop.run(config, tmp_path, "eval") == 0
+  assert run_config(config, tmp_path, "eval") == 0
   assert results.read_text() == first
 
 
@@ -527,7 +528,7 @@ def test_training_learns_the_pairs_it_is_shown(folder, tmp_path, arg):
   config.optim.lr = 3e-3
   for name in config.data.augment:
     config.data.augment[name] = type(config.data.augment[name])(0)
-  loop.run(config, tmp_path, "train")
+  run_config(config, tmp_path)
   losses = [x["loss"] for x in lines(tmp_path, "train")]
   assert losses[-1] < 0.7 * losses[0]
 
@@ -565,6 +566,6 @@ def test_a_wrong_value_is_named_in_one_line(
     config.data.data_dir = str(tmp_path)
   (config[section] if section else config)[field] = value
   with pytest.raises(UserError) as refused:
-    loop.run(config, tmp_path, "train")
+    run_config(config, tmp_path)
   assert said in str(refused.value)
   assert "\n" not in str(refused.value)

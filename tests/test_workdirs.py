@@ -5,6 +5,7 @@ import json
 import pytest
 
 from tests.test_options import CONFIGS, load
+from vgsgan import tasks
 from vgsgan.common import jsonfiles
 from vgsgan.common.errors import UserError
 from vgsgan.train import finished, logbook, runs, workdirs
@@ -29,7 +30,7 @@ def test_runs_from_before_a_field_are_as_if_it_had_been_there(
   whole = json.loads(jsonfiles.dumps(config.to_dict()))
   jsonfiles.write_json(tmp_path / "config.json", aged(config.to_dict()))
   assert workdirs.read_config(tmp_path) == whole
-  assert finished.config_of(tmp_path).train.accumulate == 1
+  assert tasks.config_of(tmp_path).train.accumulate == 1
   with logbook.Logbook(tmp_path) as log:
     workdirs.keep_config(tmp_path, config, log)
     assert "differs" not in capsys.readouterr().err
@@ -41,14 +42,14 @@ def test_runs_from_before_a_field_are_as_if_it_had_been_there(
 
 def test_a_folder_without_a_config_is_one_line(tmp_path):
   with pytest.raises(UserError, match=r"no run in .*no config\.json"):
-    finished.config_of(tmp_path)
+    tasks.config_of(tmp_path)
   (tmp_path / "arm-0").mkdir()
   (tmp_path / "arm-0" / "config.json").write_text("{}")
   with pytest.raises(UserError, match=r"no config\.json; its folder arm-0 has"):
-    finished.config_of(tmp_path)
+    tasks.config_of(tmp_path)
   (tmp_path / "config.json").write_text("{")
   with pytest.raises(UserError, match="cannot read"):
-    finished.config_of(tmp_path)
+    tasks.config_of(tmp_path)
 
 
 def test_a_run_without_its_checkpoints_is_no_other_run(tmp_path):
@@ -80,5 +81,5 @@ def test_results_that_are_none_are_one_line(tmp_path, text):
 def test_a_config_that_is_none_is_one_line(tmp_path, text, said):
   (tmp_path / "config.json").write_text(text)
   with pytest.raises(UserError, match=said) as refused:
-    finished.config_of(tmp_path)
+    tasks.config_of(tmp_path)
   assert "\n" not in str(refused.value)

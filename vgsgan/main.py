@@ -10,12 +10,13 @@ import ml_collections
 from absl import flags, logging
 from ml_collections import config_flags
 
+from vgsgan import tasks
 from vgsgan.common import memory, options, ranges
 from vgsgan.common.errors import UserError
 from vgsgan.parallel import processes
 from vgsgan.tools import compare
 from vgsgan.tools.compile import program
-from vgsgan.train import compile_cache, finished, loop
+from vgsgan.train import compile_cache, loop
 
 MODES = ("train", "eval", "compile")
 
@@ -59,7 +60,7 @@ def resolved_config() -> ml_collections.ConfigDict:
   if not WORKDIR.value and MODE.value != "compile":
     raise UserError("--workdir is missing: name the folder of the run")
   if CONFIG.value is None and MODE.value == "eval":
-    return finished.config_of(pathlib.Path(WORKDIR.value))
+    return tasks.config_of(pathlib.Path(WORKDIR.value))
   if CONFIG.value is None:
     raise UserError("--config is missing, e.g. --config=configs/stamps.py")
   return CONFIG.value
@@ -85,9 +86,11 @@ def main(argv: list[str]) -> None:
     sys.exit(program.run(config, TOPOLOGY.value, workdir))
   ranges.check(config)
   compile_cache.start(config.get("compilation_cache", compile_cache.FOLDER))
-  start = compare.run if "compare" in config else loop.run
   with processes.together():
-    sys.exit(start(config, workdir, MODE.value))
+    if "compare" in config:
+      sys.exit(compare.run(config, workdir, MODE.value))
+    tasks.check(config)
+    sys.exit(loop.run(config, workdir, MODE.value, tasks.build))
 
 
 def run() -> None:

@@ -2,13 +2,12 @@
 
 import contextlib
 import ctypes
-import re
 import sys
 from collections.abc import Iterator
 
 import jax
 
-from vgsgan.common.errors import UserError
+from vgsgan.common.errors import UserError, first_line
 
 TRAINING = (
   "lower --config.train.batch, raise --config.train.accumulate, set "
@@ -62,9 +61,3 @@ def too_large(how: str, advice: str = TRAINING) -> UserError:
   """The error to raise; `how` may begin with the status that XLA gives."""
   how = how.rpartition("RESOURCE_EXHAUSTED: ")[2].rstrip(". ")
   return UserError(f"out of memory: {how}; {advice}")
-
-
-def first_line(error: Exception) -> str:
-  """The first line of an error that says something."""
-  lines = [x.strip() for x in str(error).splitlines() if x.strip()]
-  return re.sub(r"\s+", " ", lines[0]) if lines else type(error).__name__

@@ -1,5 +1,6 @@
 """Arguments of config files, and one-line errors for wrong ones."""
 
+import contextlib
 import difflib
 import inspect
 import os
@@ -8,7 +9,7 @@ import runpy
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ from absl import app, flags
 
 from vgsgan import __version__
 from vgsgan.common import streams
-from vgsgan.common.errors import UserError
+from vgsgan.common.errors import UserError, one_line
 
 flags.disclaim_key_flags()  # What `define_path` defines is its caller's.
 
@@ -62,6 +63,22 @@ def check_one_of(field: str, value: str, known: Sequence[str]) -> None:
     raise UserError(
       f"config.{field}={value!r} is unknown: {nearest(value, list(known))}"
     )
+
+
+@contextlib.contextmanager
+def building(fields: str) -> Iterator[None]:
+  """Names the fields of a config that no network can be made of.
+
+  Args:
+    fields: those that decide what is built or traced inside, for the message.
+
+  Raises:
+    UserError: it cannot be built.
+  """
+  try:
+    yield
+  except (TypeError, ValueError, LookupError, ArithmeticError) as error:
+    raise UserError(f"{fields}: {one_line(error)}") from error
 
 
 def check_at_least(field: str, value: int | float, least: int | float) -> None:

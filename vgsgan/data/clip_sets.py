@@ -31,7 +31,6 @@ class Labelled:
 def load_sounding(data: ml_collections.ConfigDict) -> dict[str, Records]:
   """Scenes of which one object sounds; made here."""
   from vgsgan.data.builders import sounding
-  from vgsgan.worlds import orchestra
 
   config = sounding.SoundingConfig(
     image_size=data.image_size,
@@ -48,7 +47,7 @@ def load_sounding(data: ml_collections.ConfigDict) -> dict[str, Records]:
   )
   real = _real(data)
   builder = sounding.prepare(config, data.data_dir)
-  tree = orchestra.hierarchy()
+  tree = sounding.hierarchy()
   return real | {
     split: Labelled(sounding.load(builder, split), tree) for split in SPLITS
   }

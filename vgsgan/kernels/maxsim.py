@@ -4,8 +4,8 @@
 
 is the matchmap of every pair, pooled (the name is ColBERT's: Khattab and
 Zaharia, SIGIR 2020). MISA is MaxSim of an image's places for a clip's frames,
-SIMA of a clip's frames for an image's places; `vgsgan.losses.scores` divides by the
-counts.
+SIMA of a clip's frames for an image's places; `vgsgan.losses.scores` divides by
+the counts.
 
 The products of all pairs, `m i n j` numbers, are never held at once, as in
 flash attention (Dao et al., NeurIPS 2022): they are formed tile by tile, pooled

@@ -1,7 +1,8 @@
 """Objectives over the pairs of a batch, for `vgsgan.losses.contrastive`.
 
-Each is a loss of `vgsgan.losses.primitives` in both directions: an image is ranked over
-captions (or sounds), and a caption over images. Float32, one a pair.
+Each is a loss of `vgsgan.losses.primitives` in both directions: an image is
+ranked over captions (or sounds), and a caption over images. Float32, one a
+pair.
 """
 
 from collections.abc import Callable, Sequence

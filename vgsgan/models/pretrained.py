@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vgsgan.common import files, jsonfiles
-from vgsgan.common.errors import UserError
+from vgsgan.common.errors import UserError, one_line
 from vgsgan.models.generator import Generator
 from vgsgan.models.inverter import Inverter
 from vgsgan.models.recogniser import Recogniser
@@ -82,7 +82,7 @@ def load_params(
   try:
     about, arrays = _read(pathlib.Path(path).read_bytes())
   except Exception as error:  # Decoders raise anything, of damaged bytes.
-    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = one_line(error)
     raise UserError(
       f"no weights in {path}: {reason}; put back a copy of the file"
     ) from error
@@ -238,7 +238,7 @@ def _load_network(path, name: str, build) -> Network:
     saved = {_path(path): leaf for path, leaf in leaves}
     tree = jax.tree_util.tree_map_with_path(lambda p, _: saved[_path(p)], made)
   except (KeyError, TypeError, ValueError) as error:
-    reason = " ".join(str(error).split())
+    reason = one_line(error)
     raise UserError(f"{path} holds no {name}: {reason}") from error
   return Network(module, tree, meta)
 

@@ -25,7 +25,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from vgsgan.common import streams
-from vgsgan.common.errors import UserError
+from vgsgan.common.errors import UserError, one_line
 from vgsgan.parallel.lost_lines import LOST_LINE
 
 # All in seconds. A pod's machines do not start at the same moment.
@@ -97,7 +97,7 @@ def start(
       coordinator_bind_address=_bind_address(coordinator_address),
     )
   except (ValueError, RuntimeError) as error:
-    reason = " ".join(str(error).split())
+    reason = one_line(error)
     raise UserError(
       f"cannot join a cluster: {reason} Pass --coordinator_address=HOST:PORT "
       "--num_processes=N --process_id=I, or leave out --distributed."
@@ -215,7 +215,7 @@ def together(*passing: type[Exception]) -> Iterator[None]:
     if isinstance(error, UserError):
       _leave(f"vgsgan: {error}", 2)
     if _CUT_OFF.search(f"{type(error).__name__} {error}"):
-      reason = " ".join(str(error).split())[:160]
+      reason = one_line(error)[:160]
       _leave(lost_line(f"its connections failed ({reason})"), LOST)
     _leave(traceback.format_exc().rstrip(), 1)
 

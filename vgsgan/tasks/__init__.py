@@ -2,17 +2,14 @@
 
 A task's module has `build(config, mesh, splits) -> Task`; `NEEDS`, the sections
 and fields of a config that it reads; and `check(config)`, which refuses what it
-cannot be made of. The trainer alone jits, shards, donates, saves and logs.
+cannot be made of. The loop alone jits, shards, donates, saves and logs.
 """
 
-import dataclasses
 import importlib
-from collections.abc import Callable, Mapping
+import pathlib
 from typing import Any
 
-import jax
 import ml_collections
-import numpy as np
 from jax.sharding import Mesh
 
 from vgsgan import data
@@ -20,13 +17,8 @@ from vgsgan.common import ranges
 from vgsgan.common.errors import UserError
 from vgsgan.common.options import check_one_of
 from vgsgan.data import pipeline
-from vgsgan.train import forward
-from vgsgan.train.state import TrainState
-
-Batch = dict[str, jax.Array]
-Metrics = dict[str, jax.Array]
-Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
-Poll = Callable[[], None]
+from vgsgan.train import forward, workdirs
+from vgsgan.train.task import Task
 
 # By name, a config to start from.
 TASKS = {
@@ -51,44 +43,6 @@ _NEEDS = (
   "data.num_workers",
   "data.num_threads",
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-  """What a system is, to the trainer.
-
-  Attributes:
-    transform: makes a training example of a record.
-    init: `key -> TrainState`, pure.
-    step: `(state, batch) -> (state, metrics)`, pure; `metrics` has `loss` and
-      `grad_norm`, which must stay finite, and what else is to be logged.
-    evaluate: `(state, split, poll) -> results`: nested dict of figures, each
-      with its chance. Calls `poll()` at every batch, which raises to leave.
-    select: results of `validation` -> the figure that chooses the best
-      checkpoint; larger is better.
-    selection: that figure in words.
-    later: updates that take over from `step` once so many have been made.
-    between: `(state, updates made, poll) -> state`, called before each update,
-      for what is computed from more than a batch now and then; it must depend
-      on its arguments alone.
-    pictures: state -> uint8 pictures [h, w, 3] by name, kept in the workdir
-      whenever validation is evaluated; None where there is nothing to look at.
-  """
-
-  transform: pipeline.Transform
-  init: Callable[[jax.Array], TrainState]
-  step: Step
-  evaluate: Callable[[TrainState, str, Poll], dict[str, Any]]
-  select: Callable[[dict[str, Any]], float]
-  selection: str
-  later: Mapping[int, Step] = dataclasses.field(default_factory=dict)
-  between: Callable[[TrainState, int, Poll], TrainState] | None = None
-  pictures: Callable[[TrainState], dict[str, np.ndarray]] | None = None
-
-  def step_at(self, step: int) -> Step:
-    """The update that comes after so many."""
-    started = [first for first in self.later if first <= step]
-    return self.later[max(started)] if started else self.step
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -119,6 +73,20 @@ def check_fields(config: ml_collections.ConfigDict) -> None:
     f"config.task={config.task!r} needs {{field}}, which this config has not: "
     f"start from {TASKS[config.task]}",
   )
+
+
+def config_of(workdir: pathlib.Path) -> ml_collections.ConfigDict:
+  """The config of a run.
+
+  Raises:
+    UserError: there is no such run, or its config is none of a run.
+  """
+  config = ml_collections.ConfigDict(workdirs.read_config(workdir))
+  try:
+    check_fields(config)
+  except UserError as error:
+    raise UserError(f"{workdir / 'config.json'}: {error}") from error
+  return config
 
 
 def needs(config: ml_collections.ConfigDict) -> tuple[str, ...]:

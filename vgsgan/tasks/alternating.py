@@ -10,9 +10,9 @@ import ml_collections
 import optax
 
 from vgsgan.losses import generative
-from vgsgan.tasks import Batch, Metrics
 from vgsgan.train import forward, keys
 from vgsgan.train.state import TrainState, optimizer, schedule
+from vgsgan.train.task import Batch, Metrics
 
 
 class Alternating:

@@ -16,16 +16,15 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from vgsgan.common.errors import UserError
-from vgsgan.common.options import check_one_of
+from vgsgan.common.options import building, check_one_of
 from vgsgan.data import augment, features, pipeline
 from vgsgan.data.clips import ClipExample
 from vgsgan.losses import primitives
 from vgsgan.models.correspondence import Tower, global_max
 from vgsgan.parallel import mesh as mesh_lib
-from vgsgan.tasks import Batch, Metrics, Poll, Task
 from vgsgan.train import forward, keys
 from vgsgan.train.state import TrainState, check_optimizer, optimizer, schedule
+from vgsgan.train.task import Batch, Metrics, Poll, Task
 
 MODALITIES = ("image", "audio")
 NEEDS = (
@@ -82,11 +81,8 @@ class Classification:
     )
     self.tx = optimizer(config.optim, config.train.steps)
     self.rate = schedule(config.optim, config.train.steps)
-    try:
-      jax.eval_shape(lambda: self.init(jax.random.key(0)))
-    except ValueError as error:
-      reason = " ".join(str(error).split())
-      raise UserError(f"config.model or config.data: {reason}") from error
+    with building("config.model or config.data"):
+      jax.eval_shape(self.init, jax.random.key(0))
 
   def init(self, key: jax.Array) -> TrainState:
     """A fresh state."""

@@ -17,16 +17,17 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
 from vgsgan.common.errors import UserError
-from vgsgan.common.options import check_one_of
+from vgsgan.common.options import building, check_one_of
 from vgsgan.data import augment, features, pipeline
 from vgsgan.data.clips import ClipExample
 from vgsgan.evals import crossmodal
 from vgsgan.losses import contrastive, objectives, primitives, scores
 from vgsgan.models.correspondence import Projection, Tower, global_max
-from vgsgan.tasks import Batch, Metrics, Task, check_batch
+from vgsgan.tasks import check_batch
 from vgsgan.tasks import correspondence_evaluation as figures
 from vgsgan.train import forward, keys
 from vgsgan.train.state import TrainState, check_optimizer, optimizer, schedule
+from vgsgan.train.task import Batch, Metrics, Task
 
 SYSTEMS = ("l3", "ave", "avol")
 MODALITIES = ("image", "audio")
@@ -82,12 +83,9 @@ class Correspondence:
     self.projection = Projection(model.embed, model.system == "ave")
     self.tx = optimizer(config.optim, config.train.steps)
     self.rate = schedule(config.optim, config.train.steps)
-    try:
-      jax.eval_shape(lambda: self.init(jax.random.key(0)))
+    with building("config.model or config.data"):
+      jax.eval_shape(self.init, jax.random.key(0))
       jax.eval_shape(self.spectrogram, self._silence(), jnp.ones(1, jnp.int32))
-    except (TypeError, ValueError, ZeroDivisionError) as error:
-      reason = " ".join(str(error).split())
-      raise UserError(f"config.model or config.data: {reason}") from error
 
   def _silence(self) -> Array:
     data = self.config.data

@@ -15,8 +15,8 @@ from vgsgan.evals import crossmodal, sources
 from vgsgan.losses.scores import paired
 from vgsgan.models import pretrained
 from vgsgan.parallel import mesh as mesh_lib
-from vgsgan.tasks import Poll
 from vgsgan.train.state import TrainState
+from vgsgan.train.task import Poll
 
 _K = 30  # nDCG@30, as published.
 _COMPONENTS = 128  # Of canonical correlation, as published.

@@ -5,9 +5,9 @@ generator draws each picture anew with one detail changed where the word is,
 and the caption has to score lower with it than with its own picture.
 
 A picture that the generator did not draw has no latent in its record. With
-`edits.inverter` it is looked for (`vgsgan.negatives.inversion`), and what the edit
-changes is added to the picture itself: what the generator cannot draw of it is
-in the picture and its edit alike, and tells nothing.
+`edits.inverter` it is looked for (`vgsgan.negatives.inversion`), and what the
+edit changes is added to the picture itself: what the generator cannot draw of
+it is in the picture and its edit alike, and tells nothing.
 """
 
 import functools
@@ -28,15 +28,7 @@ from vgsgan.losses import objectives, scores
 from vgsgan.models import pretrained
 from vgsgan.negatives import edits, impostors, inversion
 from vgsgan.negatives.curriculum import curriculum, ladder
-from vgsgan.tasks import (
-  Batch,
-  Metrics,
-  Poll,
-  Task,
-  check_batch,
-  drawing_words,
-  grounding,
-)
+from vgsgan.tasks import check_batch, drawing_words, grounding
 from vgsgan.tasks.drawing_concepts import Refresh
 from vgsgan.tasks.grounding_evaluation import (
   Reader,
@@ -45,6 +37,7 @@ from vgsgan.tasks.grounding_evaluation import (
 )
 from vgsgan.train import forward
 from vgsgan.train.state import TrainState
+from vgsgan.train.task import Batch, Metrics, Poll, Task
 
 NEEDS = (*grounding.NEEDS, "edits", "data.generator")
 

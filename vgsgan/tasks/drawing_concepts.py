@@ -15,9 +15,9 @@ from jaxtyping import Bool
 from vgsgan.data import pipeline
 from vgsgan.negatives import concepts, edits, impostors
 from vgsgan.parallel import mesh as mesh_lib
-from vgsgan.tasks import Batch, Poll
 from vgsgan.train import forward
 from vgsgan.train.state import TrainState
+from vgsgan.train.task import Batch, Poll
 
 # A place is of a concept where its standardised features reach this.
 _THRESHOLD = 0.5

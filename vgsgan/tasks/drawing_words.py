@@ -16,9 +16,9 @@ from vgsgan.data.builders.scenes import encode
 from vgsgan.evals import attributes
 from vgsgan.evals.retrieval import score_blocks
 from vgsgan.losses import scores
-from vgsgan.tasks import Poll
 from vgsgan.tasks.grounding_evaluation import Reader
 from vgsgan.train.state import TrainState
+from vgsgan.train.task import Poll
 
 
 @dataclasses.dataclass(frozen=True)

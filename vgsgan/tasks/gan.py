@@ -19,8 +19,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
 from vgsgan.common.errors import UserError
-from vgsgan.common.memory import first_line
-from vgsgan.common.options import check_at_least
+from vgsgan.common.options import building, check_at_least
 from vgsgan.data import augment, pipeline
 from vgsgan.data.examples import decode
 from vgsgan.data.scenes import SceneExample
@@ -30,9 +29,9 @@ from vgsgan.models import pretrained
 from vgsgan.models.discriminator import Discriminator
 from vgsgan.models.generator import Generator
 from vgsgan.parallel import mesh as mesh_lib
-from vgsgan.tasks import Batch, Metrics, Task
 from vgsgan.train import forward, keys
 from vgsgan.train.state import TrainState, check_optimizer, optimizer, schedule
+from vgsgan.train.task import Batch, Metrics, Task
 from vgsgan.worlds.attributes import WORDS
 
 NETWORKS = ("generator", "discriminator")
@@ -77,10 +76,8 @@ class Gan:
     self.rates = {
       name: schedule(config.optim[name], steps) for name in NETWORKS
     }
-    try:
-      jax.eval_shape(lambda: self.init(jax.random.key(0)))
-    except (ValueError, TypeError, ZeroDivisionError) as error:
-      raise UserError(f"config.gan: {first_line(error)}") from error
+    with building("config.gan"):
+      jax.eval_shape(self.init, jax.random.key(0))
 
   def init(self, key: jax.Array) -> TrainState:
     """A fresh state; `batch_stats.average` is the averaged generator."""

@@ -26,7 +26,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from vgsgan.common.errors import UserError
-from vgsgan.common.options import check_one_of
+from vgsgan.common.options import building, check_one_of
 from vgsgan.data import pipeline
 from vgsgan.losses import generative
 from vgsgan.models.decoders import (
@@ -35,12 +35,12 @@ from vgsgan.models.decoders import (
   Decoder,
   Encoder,
 )
-from vgsgan.tasks import Batch, Task
 from vgsgan.tasks import generation_evaluation as figures
 from vgsgan.tasks.alternating import Alternating
 from vgsgan.tasks.inversion import PictureExample
 from vgsgan.train import forward
 from vgsgan.train.state import TrainState, check_optimizer
+from vgsgan.train.task import Batch, Task
 
 KINDS = ("ae", "vae", "gan")
 NETWORKS = ("plain", "dcgan")
@@ -62,11 +62,8 @@ class Pictures(Alternating):
     self.config = config
     self.modules = self.networks()
     self.prepare()
-    try:
-      jax.eval_shape(lambda: self.init(jax.random.key(0)))
-    except (ValueError, TypeError, LookupError, ZeroDivisionError) as error:
-      reason = " ".join(str(error).split())
-      raise UserError(f"config.generation: {reason}") from error
+    with building("config.generation"):
+      jax.eval_shape(self.init, jax.random.key(0))
 
   def inputs(self, batch: Batch) -> Array:
     """Pictures in [-1, 1]."""

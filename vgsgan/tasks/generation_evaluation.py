@@ -15,9 +15,10 @@ from vgsgan.data import pipeline
 from vgsgan.evals import generated
 from vgsgan.losses import generative
 from vgsgan.parallel import mesh as mesh_lib
-from vgsgan.tasks import Batch, Poll, judges
+from vgsgan.tasks import judges
 from vgsgan.tasks.inversion import PictureExample
 from vgsgan.train.state import TrainState
+from vgsgan.train.task import Batch, Poll
 
 FEWEST = 8  # Clips: halves of the real ones are compared.
 COLUMNS = 12  # Of the pictures that are kept.

@@ -18,7 +18,7 @@ import optax
 from jax.sharding import Mesh
 
 from vgsgan.common.errors import UserError
-from vgsgan.common.options import check_one_of
+from vgsgan.common.options import building, check_one_of
 from vgsgan.data import augment, features, pipeline
 from vgsgan.data.examples import PairExample
 from vgsgan.losses import contrastive, objectives, primitives, scores
@@ -26,16 +26,10 @@ from vgsgan.losses.exchange import EXCHANGES
 from vgsgan.models import audio, image
 from vgsgan.models.layers import NORMS, frame_mask
 from vgsgan.parallel import mesh as mesh_lib
-from vgsgan.tasks import (
-  Batch,
-  Metrics,
-  Poll,
-  Task,
-  check_batch,
-  grounding_evaluation,
-)
+from vgsgan.tasks import check_batch, grounding_evaluation
 from vgsgan.train import forward, keys
 from vgsgan.train.state import TrainState, check_optimizer, optimizer, schedule
+from vgsgan.train.task import Batch, Metrics, Poll, Task
 
 SPEECH_TOWERS = {
   "davenet": audio.davenet,
@@ -202,10 +196,8 @@ class Grounding:
     self.score = make_score(config.score)
     self.tx = optimizer(config.optim, config.train.steps)
     self.rate = schedule(config.optim, config.train.steps)
-    try:
-      jax.eval_shape(lambda: self.init(jax.random.key(0)))
-    except (ValueError, IndexError) as error:
-      raise UserError(f"config.image or config.speech: {error}") from error
+    with building("config.image or config.speech"):
+      jax.eval_shape(self.init, jax.random.key(0))
 
   def init(self, key: jax.Array) -> TrainState:
     """A fresh state."""

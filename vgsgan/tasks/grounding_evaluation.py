@@ -12,8 +12,8 @@ from jax.sharding import Mesh
 from vgsgan.data import pipeline
 from vgsgan.evals.retrieval import relevance, retrieval
 from vgsgan.parallel import mesh as mesh_lib
-from vgsgan.tasks import Batch, Poll
 from vgsgan.train.state import TrainState
+from vgsgan.train.task import Batch, Poll
 
 # Of pictures [b, h, w, d] and speech [b, t, d], and its valid frames [b, t].
 Maps = tuple[jax.Array, jax.Array, jax.Array]

@@ -33,16 +33,16 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from vgsgan.common.errors import UserError
-from vgsgan.common.options import check_at_least, check_one_of
+from vgsgan.common.options import building, check_at_least, check_one_of
 from vgsgan.data import features, pipeline
 from vgsgan.data.clips import ClipExample
 from vgsgan.losses import generative
 from vgsgan.models.mixture import Mixture, Pair, PairDiscriminator
-from vgsgan.tasks import Batch, Task
 from vgsgan.tasks import idea_evaluation as figures
 from vgsgan.tasks.alternating import Alternating
 from vgsgan.train import forward
 from vgsgan.train.state import TrainState, check_optimizer
+from vgsgan.train.task import Batch, Task
 
 KINDS = ("ae", "vae", "gan", "vae-gan")
 NEEDS = (
@@ -88,13 +88,10 @@ class Idea(Alternating):
     self.config = config
     self.variational = config.idea.kind.startswith("vae")
     self.adversarial = adversarial(config)
-    try:
+    with building("config.idea or config.data"):
       self.modules = self.networks()
       self.prepare()
-      jax.eval_shape(lambda: self.init(jax.random.key(0)))
-    except (ValueError, TypeError, LookupError, ZeroDivisionError) as error:
-      reason = " ".join(str(error).split())
-      raise UserError(f"config.idea or config.data: {reason}") from error
+      jax.eval_shape(self.init, jax.random.key(0))
 
   def networks(self):
     """The discriminator, if there is one, and the generator."""

@@ -22,7 +22,6 @@ from vgsgan.common.options import check_at_least
 from vgsgan.data.clips import ClipExample
 from vgsgan.evals import generated
 from vgsgan.evals.generated import Clips
-from vgsgan.tasks import Poll
 from vgsgan.tasks.generation_evaluation import (
   COLUMNS,
   FEWEST,
@@ -32,6 +31,7 @@ from vgsgan.tasks.generation_evaluation import (
 )
 from vgsgan.tasks.judges import Judges
 from vgsgan.train.state import TrainState
+from vgsgan.train.task import Poll
 
 # What of (picture, sound) is kept.
 KEPT = {

@@ -17,7 +17,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from vgsgan.common.errors import UserError
+from vgsgan.common.options import building
 from vgsgan.data import features, pipeline
 from vgsgan.data.examples import decode
 from vgsgan.losses.adversarial import truncated
@@ -25,9 +25,9 @@ from vgsgan.models import pretrained
 from vgsgan.models.inverter import Inverter
 from vgsgan.negatives import inversion
 from vgsgan.parallel import mesh as mesh_lib
-from vgsgan.tasks import Batch, Metrics, Poll, Task
 from vgsgan.train import forward, keys
 from vgsgan.train.state import TrainState, check_optimizer, optimizer, schedule
+from vgsgan.train.task import Batch, Metrics, Poll, Task
 
 # Latents of each are apart from those of the others.
 SPLITS = {"train": 0, "validation": 1, "test": 2}
@@ -68,10 +68,8 @@ class Inversion:
     )
     self.tx = optimizer(config.optim, config.train.steps)
     self.rate = schedule(config.optim, config.train.steps)
-    try:
-      jax.eval_shape(lambda: self.init(jax.random.key(0)))
-    except ValueError as error:
-      raise UserError(f"config.inverter.channels: {error}") from error
+    with building("config.inverter.channels"):
+      jax.eval_shape(self.init, jax.random.key(0))
 
   def init(self, key: jax.Array) -> TrainState:
     """A fresh state; the generator is kept with it, and never trained."""

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 
 from vgsgan import data as datasets
+from vgsgan import tasks
 from vgsgan.common.errors import UserError
 from vgsgan.data import features
 from vgsgan.losses import scores
@@ -128,7 +129,7 @@ def _finished(workdir: str, task: str, data: ml_collections.ConfigDict) -> _Run:
   advice = f"name the workdir of a finished run of configs/{CONFIGS[task]}"
   if not (folder / "config.json").exists():
     raise UserError(f"no run in {workdir!r}, it has no config.json: {advice}")
-  config = finished.config_of(folder)
+  config = tasks.config_of(folder)
   if config.task != task:
     raise UserError(f"{folder} is a run of {config.task!r}: {advice}")
   if not (folder / "results.json").exists():

@@ -16,16 +16,16 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt8
 
 from vgsgan.common.errors import UserError
-from vgsgan.common.options import check_one_of
+from vgsgan.common.options import building, check_one_of
 from vgsgan.data import augment, pipeline
 from vgsgan.data.scenes import SceneExample
 from vgsgan.evals import recognition
 from vgsgan.models.layers import NORMS
 from vgsgan.models.recogniser import Recogniser
 from vgsgan.parallel import mesh as mesh_lib
-from vgsgan.tasks import Batch, Metrics, Task
 from vgsgan.train import forward, keys
 from vgsgan.train.state import TrainState, check_optimizer, optimizer, schedule
+from vgsgan.train.task import Batch, Metrics, Task
 from vgsgan.worlds.attributes import ATTRIBUTES
 
 STAGES = 3  # Widths that the network has.
@@ -81,12 +81,8 @@ class Recognition:
     self.model = network(config.recogniser).clone(dtype=dtype)
     self.tx = optimizer(config.optim, config.train.steps)
     self.rate = schedule(config.optim, config.train.steps)
-    try:
-      jax.eval_shape(lambda: self.init(jax.random.key(0)))
-    except ValueError as error:
-      raise UserError(
-        f"config.recogniser or config.data.image_size: {error}"
-      ) from error
+    with building("config.recogniser or config.data.image_size"):
+      jax.eval_shape(self.init, jax.random.key(0))
 
   def init(self, key: jax.Array) -> TrainState:
     """A fresh state."""

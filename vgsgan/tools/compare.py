@@ -8,9 +8,9 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from vgsgan import data
+from vgsgan import data, tasks
 from vgsgan.common import files, jsonfiles, ranges
-from vgsgan.common.errors import UserError
+from vgsgan.common.errors import UserError, one_line
 from vgsgan.common.options import check_one_of, nearest
 from vgsgan.parallel import processes
 from vgsgan.tools import bars
@@ -39,7 +39,7 @@ def arms(
       try:
         one.update(fields.to_dict())
       except (AttributeError, TypeError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise UserError(f"config.compare.arms.{name}: {reason}") from error
       yield name, seed, one
 
@@ -141,7 +141,8 @@ def run(
   for name, seed, one in every:
     folder = workdir / f"{name}-{seed}"
     with named(name):
-      loop.checked(one, mode)
+      tasks.check(one)
+      loop.check(one, mode)
     if mode == "train" and (folder / "results.json").exists():
       _require_same(folder, one)
       done.add(folder)
@@ -152,7 +153,7 @@ def run(
     if folder not in done:
       if processes.first():
         print(f"{folder}:", flush=True)
-      status = loop.run(one, folder, mode)
+      status = loop.run(one, folder, mode, tasks.build)
       if status:
         return status
     read = finished.results_of(folder)

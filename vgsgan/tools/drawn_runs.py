@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
+from vgsgan import tasks
 from vgsgan.common.errors import UserError
 from vgsgan.common.options import nearest
 from vgsgan.data import features, pipeline
@@ -14,10 +15,10 @@ from vgsgan.losses import scores
 from vgsgan.negatives import edits
 from vgsgan.negatives.impostors import KINDS
 from vgsgan.parallel import mesh
-from vgsgan.tasks import Batch
 from vgsgan.tasks.drawing import Drawing, check_latents, check_norm
 from vgsgan.train import finished
 from vgsgan.train.state import TrainState
+from vgsgan.train.task import Batch
 
 
 class Restored(NamedTuple):
@@ -34,7 +35,7 @@ def restored(workdir: pathlib.Path) -> Restored:
   Raises:
     UserError: there is no such run, or none that was evaluated.
   """
-  config = finished.config_of(workdir)
+  config = tasks.config_of(workdir)
   if config.task != "drawing":
     raise UserError(
       f"{workdir} is a run of {config.task!r}, which has no edits: name one of "

@@ -27,7 +27,7 @@ def export(workdir: pathlib.Path, network: str, out: pathlib.Path) -> None:
   Raises:
     UserError: the run is not finished, or goes on, or has no such network.
   """
-  config = finished.config_of(workdir)
+  config = tasks.config_of(workdir)
   results = finished.results_of(workdir)
   devices = mesh.make_mesh(1)
   say = terminal.Terminal()

@@ -22,7 +22,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from scipy import signal
 
-from vgsgan import data
+from vgsgan import data, tasks
 from vgsgan.common import files, options
 from vgsgan.common.errors import UserError
 from vgsgan.evals.generated import Clips
@@ -61,7 +61,7 @@ def made(workdir: pathlib.Path) -> tuple[dict[str, Clips], int]:
   Raises:
     UserError: there is no such run, it generates nothing, or nothing was kept.
   """
-  config = finished.config_of(workdir)
+  config = tasks.config_of(workdir)
   if config.task not in ("idea", "generation"):
     raise UserError(
       f"{workdir} is a run of {config.task!r}, which generates no clips: name "

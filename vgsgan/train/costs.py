@@ -4,6 +4,7 @@ Counted in the jaxpr, where loops say how often they turn and every collective
 is one that the program asks for; the compiler may add some.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -13,7 +14,14 @@ from jax import lax
 from jax.extend import core
 
 from vgsgan.kernels import onednn
-from vgsgan.tools.compile import hlo
+
+KINDS = (
+  "all-gather",
+  "all-reduce",
+  "reduce-scatter",
+  "all-to-all",
+  "collective-permute",
+)
 
 # Of collectives inside `shard_map`: what they are called in HLO.
 _COLLECTIVES = {
@@ -30,6 +38,49 @@ _COLLECTIVES = {
 
 # Products of bfloat16 that a TPU makes of one of float32.
 _BFLOAT16_PASSES = {lax.Precision.HIGH: 3, lax.Precision.HIGHEST: 6}
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+  """A collective of the program, as one device sees it.
+
+  Attributes:
+    kind: a name of `KINDS`.
+    payload: bytes, in one execution, of the whole that is gathered, reduced or
+      exchanged: the result, and of a reduce-scatter the operand.
+    devices: that take part together.
+    times: executions in a run of the program.
+    source: the operation that it was compiled from.
+  """
+
+  kind: str
+  payload: int
+  devices: int
+  times: int = 1
+  source: str = ""
+
+  @property
+  def sent(self) -> float:
+    """Bytes that each device sends in a run of the program; see `sent`."""
+    return self.times * sent(self.kind, self.payload, self.devices)
+
+
+def sent(kind: str, payload: int | float, devices: int) -> float:
+  """Bytes that each of n devices sends, by the usual ring algorithms.
+
+  (n - 1) / n of the payload of a gather, a reduce-scatter or an exchange; twice
+  that for an all-reduce, which is a reduce-scatter and a gather; all of it for
+  a permutation (Chan et al., "Collective communication: theory, practice, and
+  experience", 2007, section 4: also the least that is possible).
+
+  Args:
+    kind: a name of `KINDS`.
+    payload: bytes, as in `Collective`.
+    devices: n.
+  """
+  if kind == "collective-permute":
+    return float(payload)
+  return (1 + (kind == "all-reduce")) * payload * (devices - 1) / devices
 
 
 class _Place(NamedTuple):
@@ -81,7 +132,7 @@ def bfloat16_flops(
 
 def collectives(
   jaxpr: core.ClosedJaxpr, devices: int, platform: str
-) -> list[hlo.Collective]:
+) -> list[Collective]:
   """The collectives that the program asks for; arguments as in `flops`."""
   place = _Place(1, {}, devices, platform, {})
   return list(_collectives(jaxpr.jaxpr, place))
@@ -100,7 +151,7 @@ def _flops(
   return total
 
 
-def _collectives(jaxpr: core.Jaxpr, place: _Place) -> Iterator[hlo.Collective]:
+def _collectives(jaxpr: core.Jaxpr, place: _Place) -> Iterator[Collective]:
   place = _with_branches(jaxpr, place)
   for equation in jaxpr.eqns:
     kind = _COLLECTIVES.get(equation.primitive.name)
@@ -109,9 +160,7 @@ def _collectives(jaxpr: core.Jaxpr, place: _Place) -> Iterator[hlo.Collective]:
       values = equation.outvars if gathered else equation.invars
       payload = sum(x.aval.size * x.aval.dtype.itemsize for x in values)
       n = _together(equation.params, place)
-      yield hlo.Collective(
-        kind, payload, n, place.times, equation.primitive.name
-      )
+      yield Collective(kind, payload, n, place.times, equation.primitive.name)
     for part in _parts(equation, place):
       yield from _collectives(*part)
 

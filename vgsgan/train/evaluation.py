@@ -16,83 +16,83 @@ from vgsgan.train.state import TrainState
 _LINES = 12  # Of results that are shown at the end; the file has all.
 
 
-def validate(this: Run, state: TrainState, step: int) -> dict[str, Any]:
+def validate(run: Run, state: TrainState, step: int) -> dict[str, Any]:
   """Evaluates on validation and logs the results."""
-  state = gathered(this, state)
-  results = evaluate(this, state, "validation")
-  figure = float(this.task.select(results))
-  shown = {f"{this.task.selection}:": abs(figure)}  # Distances are negated.
+  state = gathered(run, state)
+  results = evaluate(run, state, "validation")
+  figure = float(run.task.select(results))
+  shown = {f"{run.task.selection}:": abs(figure)}  # Distances are negated.
   for name, figures in sections(results)[:2]:
     head, one = next(iter(figures.items()))
     head, one = ("R@10", figures["R@10"]) if "R@10" in figures else (head, one)
     shown[f"| {name} {head}".replace("  ", " ")] = said(one)
-  this.log.write(step, "validation", jsonfiles.flatten(results), shown)
-  if this.task.pictures:
-    for name, pixels in this.task.pictures(state).items():
-      this.log.write_picture(step, name, pixels)
+  run.log.write(step, "validation", jsonfiles.flatten(results), shown)
+  if run.task.pictures:
+    for name, pixels in run.task.pictures(state).items():
+      run.log.write_picture(step, name, pixels)
   return results
 
 
-def kept(this: Run, results: dict[str, Any]) -> dict[str, Any]:
+def kept(run: Run, results: dict[str, Any]) -> dict[str, Any]:
   """Results on validation as a checkpoint keeps them for `finish`."""
   # As text, because the checkpoint would sort the names.
   text = jsonfiles.dumps(results)
-  return {"config": workdirs.digest(this.config), "results": text}
+  return {"config": workdirs.digest(run.config), "results": text}
 
 
-def gathered(this: Run, state: TrainState) -> TrainState:
+def gathered(run: Run, state: TrainState) -> TrainState:
   """The state as it is evaluated: networks whole on every device."""
-  if this.mesh.shape["model"] == 1:
+  if run.mesh.shape["model"] == 1:
     return state
-  with jax.set_mesh(this.mesh):
+  with jax.set_mesh(run.mesh):
     return jax.jit(forward.whole_networks)(state)
 
 
-def evaluate(this: Run, state: TrainState, split: str) -> dict[str, Any]:
+def evaluate(run: Run, state: TrainState, split: str) -> dict[str, Any]:
   with (
-    this.log.status(f"evaluating on {split}"),
+    run.log.status(f"evaluating on {split}"),
     memory.enough(memory.EVALUATION),
   ):
-    return this.task.evaluate(state, split, this.stop.check)
+    return run.task.evaluate(state, split, run.stop.check)
 
 
-def finish(this: Run, anew: bool) -> None:
+def finish(run: Run, anew: bool) -> None:
   """Evaluates the checkpoint that validation chose and writes `results.json`.
 
   Args:
-    this: the run.
+    run: the run.
     anew: evaluate on validation too. Otherwise its results are the
       checkpoint's, if it was evaluated by the same config.
 
   Raises:
     UserError: no checkpoint was evaluated, or the data are others.
   """
-  restored = this.saved.restore_best(abstract_state(this), this.log.warn)
+  restored = run.saved.restore_best(abstract_state(run), run.log.warn)
   if restored is None:
     raise UserError(
-      f"no evaluated checkpoint in {this.saved.folder}: train first, or name "
+      f"no evaluated checkpoint in {run.saved.folder}: train first, or name "
       "the --workdir of a finished run"
     )
   best, state, meta = restored
-  state = gathered(this, state)
+  state = gathered(run, state)
   # Other data may hold out what this state was trained on.
-  require_same(this, best, meta, ("data", "prepared"))
+  require_same(run, best, meta, ("data", "prepared"))
   splits = {}
   validation = meta.get("validation", {})  # Older checkpoints have none.
-  if not anew and validation.get("config") == workdirs.digest(this.config):
+  if not anew and validation.get("config") == workdirs.digest(run.config):
     splits["validation"] = json.loads(validation["results"])
   for split in ("validation", "test"):
     if split not in splits:
-      splits[split] = evaluate(this, state, split)
+      splits[split] = evaluate(run, state, split)
   results = {
     "step": best,
-    "chosen_by": f"{this.task.selection} on validation",
-    "prepared": this.position(best)["prepared"],
+    "chosen_by": f"{run.task.selection} on validation",
+    "prepared": run.position(best)["prepared"],
     "splits": splits,
   }
-  this.log.write_json(this.workdir / "results.json", results)
+  run.log.write_json(run.workdir / "results.json", results)
   processes.meet("wrote the results")  # Others may go on to read them.
-  log = this.log
+  log = run.log
   log.info(f"results on test at step {best}, chosen by {results['chosen_by']}:")
   lines = [
     f"  {name}: {', '.join(f'{k} {said(x)}' for k, x in figures.items())}"
@@ -103,7 +103,7 @@ def finish(this: Run, anew: bool) -> None:
   if len(lines) > _LINES:
     log.info(f"  and {len(lines) - _LINES} more lines of figures")
   log.info(
-    f"all is in {this.workdir}: results.json (every figure with its chance), "
+    f"all is in {run.workdir}: results.json (every figure with its chance), "
     "metrics.jsonl and TensorBoard's events (training), checkpoints/"
   )
 

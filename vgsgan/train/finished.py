@@ -1,4 +1,4 @@
-"""Runs that are read again: their config, and the best of their checkpoints."""
+"""Reads finished runs: their results, and the best of their checkpoints."""
 
 import contextlib
 import pathlib
@@ -6,30 +6,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import ml_collections
 from jax.sharding import Mesh
 
-from vgsgan import tasks
 from vgsgan.common import jsonfiles
 from vgsgan.common.errors import UserError
 from vgsgan.parallel import mesh
 from vgsgan.train import workdirs
 from vgsgan.train.checkpoints import manager
 from vgsgan.train.state import TrainState
-
-
-def config_of(workdir: pathlib.Path) -> ml_collections.ConfigDict:
-  """The config of a run.
-
-  Raises:
-    UserError: there is no such run, or its config is none of a run.
-  """
-  config = ml_collections.ConfigDict(workdirs.read_config(workdir))
-  try:
-    tasks.check_fields(config)
-  except UserError as error:
-    raise UserError(f"{workdir / 'config.json'}: {error}") from error
-  return config
 
 
 def results_of(workdir: pathlib.Path) -> dict[str, Any]:

@@ -12,17 +12,16 @@ equal an uninterrupted one:
 """
 
 import contextlib
-import functools
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import ml_collections
-import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from vgsgan import data, tasks
+from vgsgan import data
 from vgsgan.common import memory
 from vgsgan.common.errors import UserError
 from vgsgan.common.options import check_one_of
@@ -30,7 +29,7 @@ from vgsgan.data import pipeline
 from vgsgan.data.clock import Clock
 from vgsgan.kernels import onednn_library
 from vgsgan.parallel import mesh, preemption, processes
-from vgsgan.train import costs, evaluation, forward, logbook, workdirs
+from vgsgan.train import evaluation, logbook, workdirs
 from vgsgan.train.checkpoints import manager
 from vgsgan.train.runs import (
   Run,
@@ -39,20 +38,44 @@ from vgsgan.train.runs import (
   require_run,
   require_same,
 )
+from vgsgan.train.saving import (
+  check_finite,
+  evaluate_and_save,
+  leave,
+  save,
+  save_once,
+)
 from vgsgan.train.state import TrainState
+from vgsgan.train.step import compile_step, places_of
+from vgsgan.train.task import Batch, Metrics, Task
 
 TRANSFER_GUARDS = ("allow", "log", "disallow")
 
+Build = Callable[
+  [ml_collections.ConfigDict, Mesh, dict[str, pipeline.Records]], Task
+]
 
-class NonFiniteError(UserError):
-  """The loss or the gradient became infinite or not a number."""
+_param_norm = jax.jit(optax.global_norm)
 
 
 def run(
-  config: ml_collections.ConfigDict, workdir: pathlib.Path, mode: str
+  config: ml_collections.ConfigDict,
+  workdir: pathlib.Path,
+  mode: str,
+  build: Build,
 ) -> int:
-  """Trains and evaluates, or evaluates only; returns the exit status."""
-  devices = checked(config, mode)
+  """Trains and evaluates, or evaluates only.
+
+  Args:
+    config: of a task that `build` knows, and has checked.
+    workdir: where the run leaves its files, and goes on from.
+    mode: `train` or `eval`.
+    build: makes the task of the config, the devices and the splits.
+
+  Returns:
+    The exit status: 0, or 128 and the signal's number if asked to leave.
+  """
+  devices = check(config, mode)
   require_run(workdir, config, mode)
   first = processes.first()
   with logbook.Logbook(workdir, enabled=first) as log, workdirs.alone(workdir):
@@ -65,7 +88,7 @@ def run(
       "whether oneDNN convolves (0 or 1)",
       "give all of them the extra onednn and a C++ compiler, or none",
     )
-    task = tasks.build(config, devices, splits)
+    task = build(config, devices, splits)
     saved = manager.Checkpoints(
       workdir / "checkpoints",
       keep=config.train.keep,
@@ -91,15 +114,14 @@ def run(
   return 0
 
 
-def checked(config: ml_collections.ConfigDict, mode: str) -> Mesh:
-  """The devices of a run, once nothing is wrong with its config.
+def check(config: ml_collections.ConfigDict, mode: str) -> Mesh:
+  """The devices of a run, once its config fits them.
 
   Before data are prepared or anything is compiled.
 
   Raises:
-    UserError: something is.
+    UserError: it does not.
   """
-  tasks.check(config)
   check_one_of("transfer_guard", config.transfer_guard, TRANSFER_GUARDS)
   devices = mesh.make_mesh(model=config.mesh.model)
   if mode == "train":
@@ -109,37 +131,21 @@ def checked(config: ml_collections.ConfigDict, mode: str) -> Mesh:
   return devices
 
 
-def start(this: Run) -> tuple[TrainState, dict[str, Any]]:
-  """The newest good checkpoint, or a fresh state."""
-  with this.log.status("restoring"):
-    restored = this.saved.restore_latest(abstract_state(this), this.log.warn)
-  if restored is None:
-    with this.log.status("initialising"):
-      places = places_of(abstract_state(this))
-      init = jax.jit(lambda: fresh(this), out_shardings=places)
-      return init(), {"evaluated": True, **this.position(0)}
-  state, meta = restored
-  step = int(jax.device_get(state.step))
-  require_same(this, step, meta)
-  this.log.info(f"going on from step {step}")
-  return state, meta
-
-
-def train(this: Run) -> None:
+def train(run: Run) -> None:
   """Trains up to `config.train.steps`."""
-  config, log = this.config, this.log
-  state, meta = start(this)
+  config = run.config
+  state, meta = restore(run)
   step = int(jax.device_get(state.step))
-  workdirs.keep_config(this.workdir, config, log)
-  log.rewind(step)
+  workdirs.keep_config(run.workdir, config, run.log)
+  run.log.rewind(step)
   ended = step >= config.train.steps
-  if not meta["evaluated"] or (ended and this.saved.best_step() is None):
-    evaluate_and_save(this, state, step)
+  if not meta["evaluated"] or (ended and run.saved.best_step() is None):
+    evaluate_and_save(run, state, step)
   if ended:
     return
   stream = pipeline.TrainStream(
-    this.splits["train"],
-    this.task.transform,
+    run.splits["train"],
+    run.task.transform,
     config.train.batch,
     mesh.local_rows(config.train.batch),
     config.seed,
@@ -148,214 +154,113 @@ def train(this: Run) -> None:
   )
   workers, threads = config.data.num_workers, config.data.num_threads
   with contextlib.closing(pipeline.batches(stream, workers, threads)) as host:
-    take_steps(this, state, step, pipeline.DeviceBatches(host, this.mesh))
+    take_steps(run, state, step, pipeline.DeviceBatches(host, run.mesh))
+
+
+def restore(run: Run) -> tuple[TrainState, dict[str, Any]]:
+  """The newest good checkpoint and its record, or a fresh state."""
+  with run.log.status("restoring"):
+    restored = run.saved.restore_latest(abstract_state(run), run.log.warn)
+  if restored is None:
+    with run.log.status("initialising"):
+      places = places_of(abstract_state(run))
+      init = jax.jit(lambda: fresh(run), out_shardings=places)
+      return init(), {"evaluated": True, **run.position(0)}
+  state, meta = restored
+  step = int(jax.device_get(state.step))
+  require_same(run, step, meta)
+  run.log.info(f"going on from step {step}")
+  return state, meta
 
 
 def take_steps(
-  this: Run, state: TrainState, step: int, batches: pipeline.DeviceBatches
+  run: Run, state: TrainState, step: int, batches: pipeline.DeviceBatches
 ) -> None:
   """Trains from `step` on, with the batches that follow it."""
-  config, log = this.config, this.log
-  with log.status("reading the first batch"):
+  with run.log.status("reading the first batch"):
     batch = batches.next(None)
-  update = compile_step(this, state, batch)
-  # Not earlier: until here there is nothing that leaving at once would lose.
-  this.stop.install()
-  param_norm = jax.jit(optax.global_norm)
-  clock, began = Clock(batches), step
-  pending: tuple[int, tasks.Metrics] | None = None
-  with log.bar("train", step, config.train.steps) as bar:
+  update = compile_step(run, state, batch, step)
+  run.stop.install()  # Until here, leaving at once loses nothing.
+  clock, unchecked = Clock(batches), None
+  phases = {first for first in run.task.later if first > step}
+  with run.log.bar("train", step, run.config.train.steps) as bar:
     while True:
-      if step in this.task.later and step != began:
-        update = compile_step(this, state, batch)
+      if step in phases:
+        update = compile_step(run, state, batch, step)
         clock.reset(step)
-      state = between(this, state, step)
+      state = between(run, state, step)
+
+      # --- step
       processes.moved("training")
       state, metrics = update(state, batch)
       step += 1
-      if pending:
-        # A step late, so that the host never waits for the step in flight.
-        check_finite(this, *pending)
-      pending = (step, metrics)
-      log_now = this.due(step, config.train.log_every)
-      evaluate_now = this.due(step, config.train.eval_every)
-      save_now = this.due(step, config.train.save_every)
-      leave = this.stop.reached()
-      if log_now or evaluate_now or save_now or leave:
-        check_finite(this, *pending)
-      if log_now:
-        # Not in the update, in which XLA would copy all parameters for it.
-        metrics = metrics | {"param_norm": param_norm(state.params)}
-        figures = {k: float(v) for k, v in jax.device_get(metrics).items()}
-        log.write(step, "train", figures | clock.read(step, config.train.batch))
+
+      # --- check, a step late: the host never waits for the step in flight
+      if unchecked:
+        check_finite(run, *unchecked)
+      unchecked = (step, metrics)
+      due = run.due(step)
+      if any(due):
+        check_finite(run, *unchecked)
+
+      # --- log, evaluate, save, leave
+      if due.log:
+        log_step(run, state, step, metrics, clock)
       bar.update(step)
-      if evaluate_now and not leave:
-        evaluate_and_save(this, state, step)
-      elif save_now or leave:
-        save(this, state, step, evaluated=not evaluate_now)
-      if leave:
-        with log.status("saving"):
-          this.saved.wait()
-        raise preemption.Interrupted(f"saved step {step}")
-      if step == config.train.steps:
-        break
-      if evaluate_now or save_now:
+      if due.leave:
+        leave(run, state, step, evaluated=not due.evaluate)
+      elif due.evaluate:
+        evaluate_and_save(run, state, step)
+      elif due.save:
+        save(run, state, step, evaluated=True)
+      if step == run.config.train.steps:
+        return
+
+      # --- next batch
+      if due.evaluate or due.save:
         clock.reset(step)
-      batch = next_batch(this, batches, state, step, metrics)
+      batch = next_batch(run, batches, state, step, metrics)
+
+
+def between(run: Run, state: TrainState, step: int) -> TrainState:
+  """Has the task change the state between two updates, if it wants to."""
+  if not run.task.between:
+    return state
+  try:
+    with jax.set_mesh(run.mesh):
+      changed = run.task.between(state, step, run.stop.check)
+    if changed is state:
+      return state
+    return jax.jit(lambda x: x, out_shardings=places_of(state))(changed)
+  except preemption.Interrupted:
+    save_once(run, state, step)
+    raise preemption.Interrupted(f"saved step {step}") from None
+
+
+def log_step(
+  run: Run, state: TrainState, step: int, metrics: Metrics, clock: Clock
+) -> None:
+  """Writes the metrics of a step, the norm of its parameters, and the times."""
+  # Outside the update: inside, XLA would copy all parameters.
+  metrics = metrics | {"param_norm": _param_norm(state.params)}
+  figures = {k: float(v) for k, v in jax.device_get(metrics).items()}
+  times = clock.read(step, run.config.train.batch)
+  run.log.write(step, "train", figures | times)
 
 
 def next_batch(
-  this: Run,
+  run: Run,
   batches: pipeline.DeviceBatches,
   state: TrainState,
   step: int,
-  metrics: tasks.Metrics,
-) -> tasks.Batch:
+  metrics: Metrics,
+) -> Batch:
   """The next batch; where data cannot be read any more, the step is saved."""
   try:
     return batches.next(metrics["loss"])
   except UserError:
     # Of several processes the others may not be here.
     if jax.process_count() == 1:
-      check_finite(this, step, metrics)
-      this.saved.wait()
-      if this.saved.latest_step() != step:
-        save(this, state, step, evaluated=True)
-        this.saved.wait()
+      check_finite(run, step, metrics)
+      save_once(run, state, step)
     raise
-
-
-def between(this: Run, state: TrainState, step: int) -> TrainState:
-  """What the task does between two updates, if it does anything."""
-  if not this.task.between:
-    return state
-  try:
-    with jax.set_mesh(this.mesh):
-      changed = this.task.between(state, step, this.stop.check)
-    if changed is state:
-      return state
-    return jax.jit(lambda x: x, out_shardings=places_of(state))(changed)
-  except preemption.Interrupted:
-    this.saved.wait()  # Or what is just being saved would not be found.
-    if this.saved.latest_step() != step:
-      save(this, state, step, evaluated=True)
-    this.saved.wait()
-    raise preemption.Interrupted(f"saved step {step}") from None
-
-
-def places_of(tree: Any) -> Any:
-  """Where each array of a tree lies, or is to lie."""
-  return jax.tree.map(lambda x: x.sharding, tree)
-
-
-# No kernels of YNNPACK, which XLA takes for some sums and maxima on CPUs: there
-# the larger of NaN and 0 is 0, and a network whose numbers are none would train
-# on as if nothing were wrong.
-_NAN_STAYS = {"xla_cpu_experimental_ynn_fusion_type": ""}
-
-
-@functools.cache
-def _compiler_options(platform: str) -> dict[str, str]:
-  """Options of XLA for a step; its versions without YNNPACK need none."""
-  if platform != "cpu":
-    return {}
-  lowered = jax.jit(lambda x: x).lower(jax.ShapeDtypeStruct((), np.float32))
-  try:
-    lowered.compile(compiler_options=_NAN_STAYS)
-  except jax.errors.JaxRuntimeError:  # There is no such option.
-    return {}
-  return _NAN_STAYS
-
-
-def jit_step(update: tasks.Step, state: TrainState, devices: Mesh) -> Any:
-  """An update, its state donated and its places explicit.
-
-  Args:
-    update: to be compiled.
-    state: arrays, or shapes, that lie where the new state is to lie.
-    devices: of the run.
-  """
-  places, everywhere = places_of(state), mesh.replicated(devices)
-
-  def placed(state: TrainState, batch: tasks.Batch):
-    with jax.sharding.use_abstract_mesh(devices.abstract_mesh):
-      return update(forward.whole_networks(state), batch)
-
-  return jax.jit(
-    placed,
-    in_shardings=(places, mesh.over_data(devices)),
-    out_shardings=(places, everywhere),
-    donate_argnums=0,
-    compiler_options=_compiler_options(devices.devices.flat[0].platform),
-  )
-
-
-def compile_step(this: Run, state: TrainState, batch: tasks.Batch) -> Any:
-  """Compiles the next update ahead of its step, and records the time."""
-  step = int(jax.device_get(state.step))
-  update = this.task.step_at(step)
-  with this.log.status("compiling the step") as took:
-    traced = jit_step(update, state, this.mesh).trace(state, batch)
-    compiled = traced.lower().compile()
-  platform = this.mesh.devices.flat[0].platform
-  flops = costs.flops(traced.jaxpr, this.mesh.size, platform)
-  figures = {"seconds": took.seconds, "flops": flops}
-  this.log.write(step, "compile", figures, shown={})  # The status has said it.
-  return compiled
-
-
-def check_finite(this: Run, step: int, metrics: tasks.Metrics) -> None:
-  """Stops a run whose loss or gradient is no number, before it is kept.
-
-  The gradient too: its update is in the state already, while the loss shows
-  it only a step later.
-  """
-  found = {k: float(jax.device_get(metrics[k])) for k in ("loss", "grad_norm")}
-  if all(map(np.isfinite, found.values())):
-    return
-  this.saved.wait()
-  ids = this.record_ids(step)
-  path = this.workdir / f"nonfinite-{step}.json"
-  this.log.write_json(path, {"step": step, **found, "records": ids})
-  good = this.saved.latest_step()
-  raise NonFiniteError(
-    f"at step {step} the loss is {found['loss']} and the gradient's norm "
-    f"{found['grad_norm']}; last good checkpoint: "
-    f"{'none' if good is None else f'step {good}'} in {this.saved.folder}; "
-    f"the batch's records are in {path} ({ids[0]}, ...)"
-  )
-
-
-def save(
-  this: Run,
-  state: TrainState,
-  step: int,
-  evaluated: bool,
-  results: dict[str, Any] | None = None,
-) -> None:
-  """Starts to save the state, with its results on validation if it has any."""
-  meta = {"evaluated": bool(evaluated), **this.position(step)}
-  metrics = None
-  if results is not None:
-    meta["validation"] = evaluation.kept(this, results)
-    metrics = {"selection": this.task.select(results)}
-  this.saved.save(step, state, meta, metrics)
-
-
-def evaluate_and_save(this: Run, state: TrainState, step: int) -> None:
-  """Evaluates on validation and saves the results with the state."""
-  try:
-    results = evaluation.validate(this, state, step)
-  except preemption.Interrupted:
-    save(this, state, step, evaluated=False)
-    this.saved.wait()
-    raise preemption.Interrupted(f"saved step {step}") from None
-  except Exception:
-    # Or the steps since the last save would be lost with it. Of several
-    # processes the others may not be here.
-    if jax.process_count() == 1:
-      with contextlib.suppress(UserError, jax.errors.JaxRuntimeError):
-        save(this, state, step, evaluated=False)
-        this.saved.wait()
-    raise
-  save(this, state, step, evaluated=True, results=results)

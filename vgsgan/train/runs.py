@@ -1,15 +1,15 @@
-"""A run: what its parts share, its state, and its position in the data."""
+"""A run: its shared parts, its state, and its position in the data."""
 
 import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
 
-from vgsgan import data, tasks
+from vgsgan import data
 from vgsgan.common import jsonfiles
 from vgsgan.common.errors import UserError
 from vgsgan.data import pipeline
@@ -17,15 +17,25 @@ from vgsgan.parallel import mesh, preemption
 from vgsgan.train import keys, logbook, workdirs
 from vgsgan.train.checkpoints import folders, integrity, manager
 from vgsgan.train.state import TrainState
+from vgsgan.train.task import Task
+
+
+class Due(NamedTuple):
+  """The duties that follow a step."""
+
+  log: bool
+  evaluate: bool
+  save: bool
+  leave: bool
 
 
 @dataclasses.dataclass
 class Run:
-  """What the parts of one run share."""
+  """State shared by the loop, the evaluation and the checkpoints of a run."""
 
   config: ml_collections.ConfigDict
   workdir: pathlib.Path
-  task: tasks.Task
+  task: Task
   splits: dict[str, Any]
   mesh: Any
   log: logbook.Logbook
@@ -45,21 +55,30 @@ class Run:
     rows = [pipeline.record_at(p, n, seed) for p in positions]
     return [str(records[row]["id"], "utf8") for row in rows]
 
-  def due(self, step: int, every: int) -> bool:
-    """Whether a duty of every so many steps falls on this one; 0 is never."""
-    last = step == self.config.train.steps
-    return last or (every > 0 and step % every == 0)
+  def due(self, step: int) -> Due:
+    """The duties that follow a step; all but leaving follow the last one."""
+    every, last = self.config.train, step == self.config.train.steps
+
+    def falls(steps: int) -> bool:
+      return last or (steps > 0 and step % steps == 0)
+
+    return Due(
+      log=falls(every.log_every),
+      evaluate=falls(every.eval_every),
+      save=falls(every.save_every),
+      leave=self.stop.reached(),
+    )
 
 
-def fresh(this: Run) -> TrainState:
+def fresh(run: Run) -> TrainState:
   """The state before the first step; to be traced, not run as it is."""
-  return this.task.init(keys.of(this.config.seed, "init"))
+  return run.task.init(keys.of(run.config.seed, "init"))
 
 
-def abstract_state(this: Run) -> TrainState:
+def abstract_state(run: Run) -> TrainState:
   """Shapes and places of the state, without computing it."""
-  shapes = jax.eval_shape(lambda: fresh(this))
-  return mesh.abstract(shapes, this.mesh)
+  shapes = jax.eval_shape(lambda: fresh(run))
+  return mesh.abstract(shapes, run.mesh)
 
 
 def configured(config: ml_collections.ConfigDict, step: int) -> dict[str, Any]:
@@ -72,14 +91,14 @@ def configured(config: ml_collections.ConfigDict, step: int) -> dict[str, Any]:
 
 
 def require_same(
-  this: Run,
+  run: Run,
   step: int,
   meta: dict[str, Any],
   names: Sequence[str] = ("examples", "seed", "data", "prepared"),
 ) -> None:
   """Refuses a checkpoint of other data, or of another order of it."""
-  now = this.position(step)
-  _require(this.workdir, step, meta, {name: now[name] for name in names})
+  now = run.position(step)
+  _require(run.workdir, step, meta, {name: now[name] for name in names})
 
 
 def require_run(

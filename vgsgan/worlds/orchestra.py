@@ -8,8 +8,6 @@ instrument its colour. So shape and colour tell an instrument.
 
 from typing import NamedTuple
 
-from vgsgan.data.hierarchy import Hierarchy
-
 
 class Instrument(NamedTuple):
   """What plays.
@@ -80,23 +78,6 @@ INSTRUMENTS = tuple(
   for instruments in families.values()
   for instrument in instruments
 )
-
-
-def hierarchy() -> Hierarchy:
-  """The tree; label i is the node of INSTRUMENTS[i]."""
-  names, edges, labels = ["sound"], [], []
-
-  def add(name: str, parent: int) -> int:
-    names.append(name)
-    edges.append((parent, len(names) - 1))
-    return len(names) - 1
-
-  for group, families in GROUPS.items():
-    group_node = add(group, 0)
-    for family, instruments in families.items():
-      family_node = add(family, group_node)
-      labels += [add(each.name, family_node) for each in instruments]
-  return Hierarchy(tuple(names), tuple(edges), tuple(labels))
 
 
 def looks() -> tuple[tuple[int, int, int], ...]:

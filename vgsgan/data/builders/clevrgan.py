@@ -1,4 +1,4 @@
-"""Audio CLEVRGAN as a TFDS data set, made by `vgsgan.data.builders.clevrgan_pictures`.
+"""Audio CLEVRGAN as a TFDS data set; `clevrgan_pictures` draws and describes.
 
 A record is a picture that the generator drew from `z` and a recording of its
 caption. `train` and `validation` have voices of `speech.VOICES`; each picture
@@ -129,7 +129,7 @@ class Clevrgan(tfds.core.GeneratorBasedBuilder):
       builder=self,
       description=(
         "Pictures that a GAN drew, described aloud, after Audio CLEVRGAN "
-        "(Surís et al., CVPR 2019); made by vgsgan.data.builders.clevrgan_pictures."
+        "(Surís et al., CVPR 2019)."
       ),
       features=features(config.image_size, config.most),
       supervised_keys=None,

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
-from vgsgan.common.errors import UserError
+from vgsgan.common.errors import UserError, one_line
 from vgsgan.data import decoding
 from vgsgan.data.builders import sources
 
@@ -197,7 +197,7 @@ def own_latents(root: pathlib.Path) -> Float[np.ndarray, "n z"] | None:
     if z.ndim != 2 or z.dtype != np.float32 or np.isinf(z).any():
       raise ValueError(f"it holds {z.dtype}{list(z.shape)}")
   except (OSError, ValueError) as error:
-    reason = " ".join(str(error).split())
+    reason = one_line(error)
     raise UserError(
       f"{path} is no array [n, z] of float32, a latent a row: {reason}"
     ) from error

@@ -16,10 +16,9 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from vgsgan.common import files
-from vgsgan.common.errors import UserError
+from vgsgan.common.errors import UserError, one_line
 from vgsgan.data.builders import parsing, sources
 from vgsgan.parallel.processes import PREPARE_SECONDS
-from vgsgan.train.checkpoints.integrity import one_line
 
 # What ArrayRecord's errors are known by: they have no number.
 _FULL = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT)))
@@ -95,7 +94,7 @@ def whole(folder: pathlib.Path, advice: str = ADVICE) -> Iterator[None]:
   except UserError:
     raise
   except Exception as error:  # TFDS and its parsers raise anything.
-    reason = one_line(error)
+    reason = one_line(error, named=True)
     if isinstance(error, OSError) and error.filename:
       reason = f"{pathlib.Path(error.filename).name}: {error.strerror}"
     raise UserError(
@@ -133,7 +132,7 @@ class Split(Sequence):
     except (RuntimeError, ValueError, OSError) as error:
       raise UserError(
         f"record {index} of {self.name} in {self.folder} cannot be read "
-        f"({one_line(error)}): {self.advice}"
+        f"({one_line(error, named=True)}): {self.advice}"
       ) from error
 
 
@@ -266,7 +265,7 @@ def _write(
       raise
     raise UserError(
       f"nothing could be read of a split of {final.parent.name} "
-      f"({one_line(error)}): mend the source, or add to it"
+      f"({one_line(error, named=True)}): mend the source, or add to it"
     ) from error
   except Exception as error:
     reason = _refusal(error)

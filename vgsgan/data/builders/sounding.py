@@ -25,6 +25,7 @@ from vgsgan.common.options import check_at_least
 from vgsgan.data import splits
 from vgsgan.data.builders import preparing, sources
 from vgsgan.data.builders.scenes import encode
+from vgsgan.data.hierarchy import Hierarchy
 from vgsgan.worlds import orchestra, scenes, sounds
 
 _BATCH = 250  # Pictures rendered at a time.
@@ -278,3 +279,20 @@ def _megabytes(builder: Sounding) -> int:
   total = sum(getattr(config, split) for split in splits.SPLITS)
   track = 2 * config.seconds * config.sample_rate
   return 1 + round(total * (track + 4 * config.image_size**2) / 1e6)
+
+
+def hierarchy() -> Hierarchy:
+  """The tree of instruments; label i is the node of `INSTRUMENTS[i]`."""
+  names, edges, labels = ["sound"], [], []
+
+  def add(name: str, parent: int) -> int:
+    names.append(name)
+    edges.append((parent, len(names) - 1))
+    return len(names) - 1
+
+  for group, families in orchestra.GROUPS.items():
+    group_node = add(group, 0)
+    for family, instruments in families.items():
+      family_node = add(family, group_node)
+      labels += [add(each.name, family_node) for each in instruments]
+  return Hierarchy(tuple(names), tuple(edges), tuple(labels))

@@ -18,8 +18,10 @@ from vgsgan.data import blank, pipeline
 from vgsgan.parallel import mesh
 from vgsgan.tools.bench import timing
 from vgsgan.tools.compile import program
-from vgsgan.train import costs, keys, loop
+from vgsgan.train import costs, keys
 from vgsgan.train.state import TrainState
+from vgsgan.train.step import jit_step
+from vgsgan.train.task import Batch, Metrics, Step
 
 
 class Case:
@@ -79,19 +81,19 @@ class Case:
     )
     return pipeline.DeviceBatches(host, self.devices)
 
-  def batch(self) -> tasks.Batch:
+  def batch(self) -> Batch:
     """The first of the training."""
     host = next(pipeline.batches(self.stream(0, 1), 0, 1))
     return mesh.shard(host, self.devices)
 
-  def last_update(self) -> tasks.Step:
+  def last_update(self) -> Step:
     """The one that the training ends with; it begins with `task.step`."""
     return self.task.step_at(self.config.train.steps - 1)
 
   def compile(
-    self, update: tasks.Step, state: TrainState, batch: tasks.Batch
+    self, update: Step, state: TrainState, batch: Batch
   ) -> "Compiled":
-    jitted = loop.jit_step(update, state, self.devices)
+    jitted = jit_step(update, state, self.devices)
     traced = jitted.trace(state, batch)
     lowered = traced.lower()
     in_bfloat16 = "xbf16>" in lowered.as_text()
@@ -130,12 +132,12 @@ class Training:
   """
 
   state: TrainState
-  batch: tasks.Batch
+  batch: Batch
 
   def timer(self, update: Compiled) -> timing.Timer:
     """Makes one update; its seconds."""
 
-    def step() -> tasks.Metrics:
+    def step() -> Metrics:
       self.state, metrics = update.run(self.state, self.batch)
       return metrics
 

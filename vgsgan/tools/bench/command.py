@@ -1,4 +1,4 @@
-"""The modes of `python -m vgsgan.tools.bench`, and how their figures are shown."""
+"""The modes of `python -m vgsgan.tools.bench`, and tables of their figures."""
 
 import datetime
 import errno

@@ -16,7 +16,7 @@ def score(
   valid: torch.Tensor,
   normalize: bool,
 ) -> torch.Tensor:
-  """`vgsgan.losses.scores.score`, of [b, d, h, w], [c, d, t] and [c, t]: [b, c]."""
+  """`losses.scores.score`, of [b, d, h, w], [c, d, t] and [c, t]: [b, c]."""
   if normalize:
     images, audio = (_unit(x) for x in (images, audio))
   if kind in ("dot", "cosine", "sisa"):

@@ -17,13 +17,13 @@ import numpy as np
 import optax
 import torch
 
-from vgsgan import tasks
 from vgsgan.common.errors import UserError
 from vgsgan.tasks import grounding
 from vgsgan.tools.bench import timing, torch_losses, torch_towers
 from vgsgan.tools.bench.case import Case, Training
 from vgsgan.train import keys
 from vgsgan.train.state import schedule
+from vgsgan.train.task import Batch
 
 # How far apart what may be, as a share of its length. Gradients the most: where
 # rounding makes another impostor the hardest, that of its pair is another.
@@ -42,7 +42,7 @@ _DRAWN = {"hard": ("sampled", "hardest")}
 class Prepared(grounding.Grounding):
   """Grounding whose batches have been through the front end before."""
 
-  def inputs(self, batch: tasks.Batch, key: jax.Array | None):
+  def inputs(self, batch: Batch, key: jax.Array | None):
     return batch["pictures"], batch["mel"], batch["num_frames"]
 
 
@@ -73,7 +73,7 @@ class Twin:
   def leaves(self) -> list[torch.Tensor]:
     return jax.tree.leaves(self.params)
 
-  def batch(self, batch: tasks.Batch) -> dict[str, torch.Tensor]:
+  def batch(self, batch: Batch) -> dict[str, torch.Tensor]:
     """A batch of `Prepared` as PyTorch lays it out."""
     host = jax.device_get(batch)
     found = {

@@ -4,8 +4,8 @@ A device is a chip, or one of its cores where JAX has a device for each. Memory,
 operations, and what the device sends. The least that it has to send is
 
 * of each collective that the program itself asks for, what a ring algorithm
-  sends (`hlo.sent`): for a contrastive loss a gather of one modality's maps and
-  its reduce-scatter, an exchange of blocks of scores and another of their
+  sends (`costs.sent`): for a contrastive loss a gather of one modality's maps
+  and its reduce-scatter, an exchange of blocks of scores and another of their
   gradients, and scalars;
 * and for P bytes of parameters over n devices one reduction of the gradients,
   2 (n - 1) / n P, or where k devices share one copy (`config.mesh.model`) one
@@ -23,20 +23,21 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from vgsgan import tasks
-from vgsgan.common.errors import UserError
-from vgsgan.common.memory import first_line, too_large
+from vgsgan.common.errors import UserError, first_line
+from vgsgan.common.memory import too_large
 from vgsgan.parallel import mesh
 from vgsgan.tools.compile import chips, hlo
-from vgsgan.train import costs, keys, loop
+from vgsgan.train import costs, keys
 from vgsgan.train.state import TrainState
+from vgsgan.train.step import jit_step
+from vgsgan.train.task import Step, Task
 
 Shapes = dict[str, jax.ShapeDtypeStruct]
 
 
 def abstract(
   config: ml_collections.ConfigDict,
-  task: tasks.Task,
+  task: Task,
   record: dict[str, Any],
   grid: Mesh,
 ) -> tuple[TrainState, Shapes]:
@@ -55,10 +56,10 @@ def abstract(
 
 
 def figures(
-  update: tasks.Step, state: TrainState, batch: Shapes, grid: Mesh
+  update: Step, state: TrainState, batch: Shapes, grid: Mesh
 ) -> dict[str, Any]:
   """Of one update, a device: bytes, operations, collectives and their least."""
-  traced = loop.jit_step(update, state, grid).trace(state, batch)
+  traced = jit_step(update, state, grid).trace(state, batch)
   compiled = compile_or_say(traced)
   memory = compiled.memory_analysis()
   held = memory.argument_size_in_bytes + memory.output_size_in_bytes
@@ -121,14 +122,14 @@ def gradient_bytes(state: TrainState, grid: Mesh) -> float:
   for x in jax.tree.leaves(state.params):
     size = x.size * x.dtype.itemsize
     if x.sharding.is_fully_replicated:
-      total += hlo.sent("all-reduce", size, everyone)
+      total += costs.sent("all-reduce", size, everyone)
     else:
-      total += 2 * hlo.sent("all-gather", size, sharing)
-      total += hlo.sent("all-reduce", size / sharing, everyone // sharing)
+      total += 2 * costs.sent("all-gather", size, sharing)
+      total += costs.sent("all-reduce", size / sharing, everyone // sharing)
   return total
 
 
-def summary(found: Sequence[hlo.Collective]) -> list[dict[str, Any]]:
+def summary(found: Sequence[costs.Collective]) -> list[dict[str, Any]]:
   """Collectives by kind and number of devices, with their bytes in a step."""
   groups = sorted({(x.kind, x.devices) for x in found})
   rows = []

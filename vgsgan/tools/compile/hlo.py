@@ -5,17 +5,10 @@ only the text of the optimised program has them all.
 """
 
 import collections
-import dataclasses
 import math
 import re
 
-KINDS = (
-  "all-gather",
-  "all-reduce",
-  "reduce-scatter",
-  "all-to-all",
-  "collective-permute",
-)
+from vgsgan.train.costs import KINDS, Collective
 
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\{$")
 _COLLECTIVE = re.compile(
@@ -29,49 +22,6 @@ _CALLED = re.compile(
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _ARRAY = re.compile(r"\b([a-z]+\d*\w*)\[([\d,]*)\]")
-
-
-@dataclasses.dataclass(frozen=True)
-class Collective:
-  """A collective of the program, as one device sees it.
-
-  Attributes:
-    kind: a name of `KINDS`.
-    payload: bytes, in one execution, of the whole that is gathered, reduced or
-      exchanged: the result, and of a reduce-scatter the operand.
-    devices: that take part together.
-    times: executions in a run of the program.
-    source: the operation that it was compiled from.
-  """
-
-  kind: str
-  payload: int
-  devices: int
-  times: int = 1
-  source: str = ""
-
-  @property
-  def sent(self) -> float:
-    """Bytes that each device sends in a run of the program; see `sent`."""
-    return self.times * sent(self.kind, self.payload, self.devices)
-
-
-def sent(kind: str, payload: int | float, devices: int) -> float:
-  """Bytes that each of n devices sends, by the usual ring algorithms.
-
-  (n - 1) / n of the payload of a gather, a reduce-scatter or an exchange; twice
-  that for an all-reduce, which is a reduce-scatter and a gather; all of it for
-  a permutation (Chan et al., "Collective communication: theory, practice, and
-  experience", 2007, section 4: also the least that is possible).
-
-  Args:
-    kind: a name of `KINDS`.
-    payload: bytes, as in `Collective`.
-    devices: n.
-  """
-  if kind == "collective-permute":
-    return float(payload)
-  return (1 + (kind == "all-reduce")) * payload * (devices - 1) / devices
 
 
 def collectives(text: str) -> list[Collective]:

@@ -27,7 +27,7 @@ from jax.experimental import topologies
 
 from vgsgan import data, tasks
 from vgsgan.common import files, jsonfiles, options
-from vgsgan.common.errors import UserError
+from vgsgan.common.errors import UserError, first_line
 from vgsgan.data import blank
 from vgsgan.models import pretrained
 from vgsgan.parallel import mesh
@@ -165,7 +165,7 @@ def devices_of(topology: str) -> list[jax.Device]:
     found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
   except Exception as error:  # Whatever the plugin raises.
     raise UserError(
-      f"--topology={topology}: {footprint.first_line(error)}; name chips and "
+      f"--topology={topology}: {first_line(error)}; name chips and "
       "sides, such as v5e:2x4, v6e:16x16 or v5p:4x4x4"
     ) from error
   return list(found.devices)

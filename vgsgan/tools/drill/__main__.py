@@ -24,10 +24,9 @@ import tqdm
 from absl import flags, logging
 
 from vgsgan.common import files, jsonfiles, options
-from vgsgan.common.errors import UserError
+from vgsgan.common.errors import UserError, one_line
 from vgsgan.tools.drill import faults, runs
 from vgsgan.tools.drill.moments import Drill
-from vgsgan.train.checkpoints.integrity import one_line
 
 ATTEMPTS = 5  # A run may be over before the moment of its fault.
 
@@ -70,7 +69,11 @@ def drilled(
       shutil.rmtree(folder)
       continue
     except Exception as error:  # Whatever it is, the next drills go on.
-      said = error if isinstance(error, runs.FailedError) else one_line(error)
+      said = (
+        error
+        if isinstance(error, runs.FailedError)
+        else one_line(error, named=True)
+      )
       why = f"{said}; kept in {folder}"
       break
     why = ""

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from vgsgan.common.errors import UserError
+from vgsgan.common.errors import UserError, one_line
 
 
 class DamagedError(Exception):
@@ -85,7 +85,9 @@ def read_record(step: pathlib.Path) -> dict[str, Any]:
     record = json.loads(path.read_bytes())
     whole = record == seal({k: v for k, v in record.items() if k != "crc32"})
   except (OSError, ValueError, AttributeError) as error:
-    raise DamagedError(f"meta/metadata: {one_line(error)}") from error
+    raise DamagedError(
+      f"meta/metadata: {one_line(error, named=True)}"
+    ) from error
   if not whole:
     raise DamagedError("meta/metadata is not what was written (CRC-32)")
   return record
@@ -131,7 +133,3 @@ def refusal(error: BaseException | None) -> str | None:
       return os.strerror(int(code[1]))
     error = error.__cause__ or error.__context__
   return None
-
-
-def one_line(error: BaseException) -> str:
-  return " ".join(f"{type(error).__name__}: {error}".split())[:200]

@@ -8,11 +8,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from vgsgan.common.errors import one_line
 from vgsgan.train.checkpoints import packing
 from vgsgan.train.checkpoints.integrity import (
   DamagedError,
   describe,
-  one_line,
   read_record,
   require_same_model,
 )
@@ -80,7 +80,7 @@ class Restorer:
     except (MemoryError, jax.errors.JaxRuntimeError):
       raise  # too big for this machine, which is no damage
     except Exception as error:
-      raise DamagedError(one_line(error)) from error
+      raise DamagedError(one_line(error, named=True)) from error
     for name, (shape, dtype, crc) in found.items():
       # An array spread over processes has no checksum (see `checksum`). The
       # dtype too: without its own metadata Orbax returns keys as integers.
