@@ -22,8 +22,8 @@ from vgsgan import data, tasks
 from vgsgan.common.errors import UserError
 from vgsgan.data.builders import scenes
 from vgsgan.evals import frechet
-from vgsgan.losses import adversarial
-from vgsgan.models.generator import Generator
+from vgsgan.losses import generative
+from vgsgan.models.generator import Generator, truncated
 from vgsgan.parallel import mesh
 from vgsgan.tasks import gan
 from vgsgan.train.checkpoints import manager
@@ -39,7 +39,7 @@ MAKE_MESH = mesh.make_mesh
 
 def test_hinge_by_hand():
   real, drawn_ = jnp.array([2.0, 0.5, -1.0]), jnp.array([-2.0, 0.0, 3.0])
-  assert adversarial.hinge(real, drawn_) == (0 + 0.5 + 2) / 3 + (0 + 1 + 4) / 3
+  assert generative.hinge(real, drawn_) == (0 + 0.5 + 2) / 3 + (0 + 1 + 4) / 3
 
 
 def test_orthogonality_is_the_loop():
@@ -57,16 +57,16 @@ def test_orthogonality_is_the_loop():
           expected += (weight[:, i] @ weight[:, j]) ** 2
   tree = jax.tree.map(lambda x: jnp.asarray(x, "float32"), tree)
   np.testing.assert_allclose(
-    adversarial.orthogonality(tree), expected, rtol=1e-5
+    generative.orthogonality(tree), expected, rtol=1e-5
   )
-  assert adversarial.orthogonality({"w": 3.0 * jnp.eye(4)}) == 0
+  assert generative.orthogonality({"w": 3.0 * jnp.eye(4)}) == 0
 
 
 def test_penalty_r1_by_hand():
   images = normal(3, 4, 4, 3)
   steep = jnp.arange(3.0)[:, None, None, None]
   # The slope of row i's score at a picture x is i x.
-  got = adversarial.penalty_r1(
+  got = generative.penalty_r1(
     lambda x: jnp.sum(steep * x**2 / 2, axis=(1, 2, 3)), images
   )
   squares = np.square(np.float64(images)).sum((1, 2, 3))
@@ -78,9 +78,7 @@ def test_words_present():
   sizes = [len(words) for words in ATTRIBUTES.values()]
   attributes = np.stack([rng.integers(-1, n, (20, 3)) for n in sizes], -1)
   attributes[0] = -1
-  got = np.asarray(
-    adversarial.words_present(jnp.asarray(attributes, jnp.int32))
-  )
+  got = np.asarray(gan.words_present(jnp.asarray(attributes, jnp.int32)))
   assert got.shape == (20, len(WORDS)) and not got[0].any()
   for row, scene in zip(got, attributes, strict=True):
     said = {
@@ -93,9 +91,9 @@ def test_words_present():
 
 
 def test_truncated_numbers():
-  free = adversarial.truncated(KEY, (4000,), 0.0)
+  free = truncated(KEY, (4000,), 0.0)
   assert scipy.stats.kstest(np.asarray(free), "norm").pvalue > 1e-3
-  tight = np.asarray(adversarial.truncated(KEY, (4000,), 0.5))
+  tight = np.asarray(truncated(KEY, (4000,), 0.5))
   assert np.abs(tight).max() <= 0.5
   # Drawn again, not cut off.
   expected = scipy.stats.truncnorm(-0.5, 0.5)

@@ -12,6 +12,8 @@ from tests.filling import normal
 from vgsgan.evals import generated
 from vgsgan.evals.generated import Clips
 from vgsgan.losses import generative
+from vgsgan.tasks import alternating, idea
+from vgsgan.tasks.generation_evaluation import as_distributed
 
 KEY = jax.random.key(7)
 
@@ -128,12 +130,12 @@ def test_the_discriminators_loss_by_hand():
 
 def test_one_of_two_is_dropped_and_never_both():
   for share in (0.0, 0.3, 0.5):
-    keep = np.asarray(generative.drop_one(KEY, 20000, share))
+    keep = np.asarray(idea.drop_one(KEY, 20000, share))
     assert keep.any(1).all()
     np.testing.assert_allclose(1 - keep.mean(0), share, atol=0.012)
-  assert generative.drop_one(KEY, 100, 0.0).all()
+  assert idea.drop_one(KEY, 100, 0.0).all()
   # One half each: exactly one is kept.
-  assert (generative.drop_one(KEY, 100, 0.5).sum(1) == 1).all()
+  assert (idea.drop_one(KEY, 100, 0.5).sum(1) == 1).all()
 
 
 def test_the_average_forgets_its_start_and_then_reaches_back():
@@ -141,7 +143,7 @@ def test_the_average_forgets_its_start_and_then_reaches_back():
   steps = [(jnp.int32(i), x) for i, x in enumerate(values)]
   seen = []
   for step, value in steps:
-    average = generative.averaged(step, 0.9, {"w": average}, {"w": value})["w"]
+    average = alternating.averaged(step, 0.9, {"w": average}, {"w": value})["w"]
     seen.append(float(average))
   by_hand = 100.0
   for i, value in enumerate(np.float64(values)):
@@ -158,12 +160,12 @@ def test_rows_take_on_the_mean_and_the_covariance_of_others():
   # Exactly white, so that the result is exact.
   noise -= noise.mean(0)
   noise = noise @ np.linalg.inv(np.linalg.cholesky(np.cov(noise.T)).T)
-  got = generative.as_distributed(np.float32(noise), np.float32(like))
+  got = as_distributed(np.float32(noise), np.float32(like))
   np.testing.assert_allclose(got.mean(0), like.mean(0), rtol=1e-4)
   np.testing.assert_allclose(
     np.cov(got.T), np.cov(like.T), rtol=1e-3, atol=1e-4
   )
-  one = generative.as_distributed(np.float32(noise[:, :1]), like[:, :1])
+  one = as_distributed(np.float32(noise[:, :1]), like[:, :1])
   assert np.var(one, ddof=1) == pytest.approx(np.var(like[:, 0], ddof=1), 1e-3)
 
 

@@ -26,7 +26,6 @@ from vgsgan.evals import generated
 from vgsgan.models import decoders, mixture
 from vgsgan.parallel import mesh
 from vgsgan.tasks import idea
-from vgsgan.train import keys
 from vgsgan.train.step import jit_step
 
 KEY = jax.random.key(6)
@@ -190,13 +189,12 @@ def test_three_kinds_of_pairs_have_the_right_targets(game):
   model, state, step, batch = game
   params, stats = state.params, state.batch_stats
   inputs = jax.jit(model.inputs)(batch)
-  key = keys.of(model.config.seed, "noise", 0)
-  chances = model.chances(key, 8)
+  noise = model.noise(jnp.int32(0), 8)
   generate = jax.jit(model.generate)
   (made, known), _ = generate(
-    params["generator"], stats["generator"], inputs, chances
+    params["generator"], stats["generator"], inputs, noise
   )
-  keep = np.asarray(chances.keep)
+  keep = np.asarray(noise.keep)
   assert not keep.all() and keep.all(1).any()
   shown = shown_by_hand(inputs.pair, made, keep)
   clip = np.asarray(batch["clip_id"])
@@ -238,7 +236,7 @@ def test_three_kinds_of_pairs_have_the_right_targets(game):
     assert float(metrics[f"right_{name}"]) == pytest.approx(right)
 
   value, _ = jax.jit(model.generator_loss)(
-    params["generator"], params, stats, inputs, chances
+    params["generator"], params, stats, inputs, noise
   )
   variance = np.exp(np.float64(known.log_variance))
   kl = variance + np.square(np.float64(known.mean)) - 1 - np.log(variance)
@@ -269,8 +267,7 @@ def test_the_discriminator_moves_first_and_each_by_its_own_loss(game):
       0.1 * float(metrics[f"grad_norm_{name}"]), rel=1e-3
     )
   # The generator's part is judged by the discriminator after its update.
-  key = keys.of(model.config.seed, "noise", 0)
-  inputs, chances = jax.jit(model.inputs)(batch), model.chances(key, 8)
+  inputs, noise = jax.jit(model.inputs)(batch), model.noise(jnp.int32(0), 8)
   loss = jax.jit(model.generator_loss)
   found = [
     float(
@@ -279,7 +276,7 @@ def test_the_discriminator_moves_first_and_each_by_its_own_loss(game):
         state.params | {"discriminator": d},
         state.batch_stats,
         inputs,
-        chances,
+        noise,
       )[0]
     )
     for d in (state.params["discriminator"], after.params["discriminator"])
@@ -309,7 +306,7 @@ def test_the_default_networks_fit_the_default_data():
 def test_without_an_adversary_there_is_none(game):
   model = idea.Idea(small("ae"))
   assert set(model.modules) == {"generator"}
-  assert model.chances(KEY, 4).noise is None
+  assert model.noise(jnp.int32(0), 4).latent is None
   state = jax.eval_shape(model.init, KEY)
   assert set(state.params) == {"generator"}
   assert set(game[1].params) == {"generator", "discriminator"}

@@ -10,7 +10,7 @@ import pytest
 from configs import drawing as drawing_config
 from tests.drawing_world import MAKE_MESH
 from vgsgan.common.errors import UserError
-from vgsgan.losses import adversarial, scores
+from vgsgan.losses import generative, scores
 from vgsgan.models import (
   decoders,
   discriminator,
@@ -260,7 +260,7 @@ IN_FLOAT32 = {
     MAPS[1][:, :1],
     {name: jnp.ones(shape) for name, shape in FUSED.items()},
   ),
-  "orthogonality": lambda: adversarial.orthogonality(jnp.ones((6, 4))),
+  "orthogonality": lambda: generative.orthogonality(jnp.ones((6, 4))),
 }
 
 

@@ -1,15 +1,17 @@
-"""What autoencoders and GANs are trained by; pure functions.
+"""Losses of autoencoders and GANs; pure functions.
 
-Losses are float32, one an example. Logits are those of the discriminator's
-D = sigmoid(logit), the probability that an example is real.
+Float32, one an example, but for those of BigGAN at the end: the hinge loss and
+orthogonal regularisation (Brock, Donahue and Simonyan, ICLR 2019) and the
+gradient penalty R1 (Mescheder et al., ICML 2018). Logits are those of the
+discriminator's D = sigmoid(logit), the probability that an example is real.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float
 
 from vgsgan.losses import primitives
 
@@ -79,36 +81,33 @@ def discriminator(
   return sum(told) / len(told)
 
 
-def drop_one(
-  key: Key[Array, ""], rows: int, share: float
-) -> Bool[Array, "{rows} 2"]:
-  """Which of two modalities each row keeps; never neither.
+def hinge(real: Float[Array, "b"], drawn: Float[Array, "b"]) -> Array:
+  """The discriminator's loss: real scores over 1, drawn ones under -1."""
+  return jnp.mean(jax.nn.relu(1 - real)) + jnp.mean(jax.nn.relu(1 + drawn))
 
-  Each is dropped in `share` of the rows.
+
+def orthogonality(params: Any) -> Float[Array, ""]:
+  """Sum over weights of the squared cosines-to-be between their columns.
+
+  `|W^T W o (1 - I)|^2` (BigGAN, section 3.1): the diagonal is left free.
   """
-  place = jax.random.uniform(key, (rows,))
-  dropped = jnp.stack([place < share, place >= 1 - share], axis=-1)
-  return ~dropped
+
+  def penalty(weight):
+    if weight.ndim < 2:
+      return 0.0
+    matrix = weight.reshape(-1, weight.shape[-1])
+    wide = matrix.shape[1] > matrix.shape[0]
+    # |W^T W|^2 = |W W^T|^2: the smaller of the two, less W^T W's diagonal.
+    factors = (matrix, matrix.T) if wide else (matrix.T, matrix)
+    # Near orthogonality next to nothing is left of the difference below.
+    gram = jnp.matmul(*factors, precision=jax.lax.Precision.HIGHEST)
+    lengths = jnp.sum(jnp.square(matrix), axis=0)
+    return jnp.sum(jnp.square(gram)) - jnp.sum(jnp.square(lengths))
+
+  return sum(map(penalty, jax.tree.leaves(params)))
 
 
-def averaged(
-  step: Int[Array, ""], limit: float, average: Any, params: Any
-) -> Any:
-  """An exponential moving average of parameters, one step on.
-
-  As short as the run so far, so that the start is soon forgotten, and as long
-  as `limit` allows.
-  """
-  decay = jnp.minimum(limit, (1.0 + step) / (10.0 + step))
-  return jax.tree.map(lambda a, b: decay * a + (1 - decay) * b, average, params)
-
-
-def as_distributed(
-  noise: Float[np.ndarray, "n z"], like: Float[np.ndarray, "m z"]
-) -> Float[np.ndarray, "n z"]:
-  """Standard normal rows, moved to the mean and the covariance of others."""
-  values, vectors = np.linalg.eigh(
-    np.atleast_2d(np.cov(np.float64(like), rowvar=False))
-  )
-  scaled = noise * np.sqrt(np.maximum(values, 0.0))
-  return np.float32(like.mean(0) + scaled @ vectors.T)
+def penalty_r1(score: Callable, images: Float[Array, "b s s 3"]) -> Array:
+  """Mean squared gradient of the score at real pictures."""
+  slope = jax.grad(lambda x: jnp.sum(score(x)))(images)
+  return jnp.mean(jnp.sum(jnp.square(slope), axis=(1, 2, 3)))

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
+from jaxtyping import Array, Int
 
-from vgsgan.losses import generative
-from vgsgan.train import forward, keys
+from vgsgan.train import forward
 from vgsgan.train.state import TrainState, optimizer, schedule
 from vgsgan.train.task import Batch, Metrics
 
@@ -21,23 +21,27 @@ class Alternating:
   A subclass says what each network learns:
 
   * `inputs(batch)`, what the losses see of a batch;
-  * `chances(key, rows)`, the random numbers of a step;
-  * `generate(params, stats, inputs, chances)`, the generator's pass in
-    training: what it makes, and its new `batch_stats`;
+  * `noise(step, rows)`, the random numbers of a step, from the seed and the
+    step alone;
+  * `generate(params, stats, inputs, noise)`, the generator's pass in training:
+    what it makes, and its new `batch_stats`;
   * for each network NAME a method `NAME_loss(own, params, stats, inputs,
-    chances)`: the loss with `own` as its params, and metrics and its new
+    noise)`: the loss with `own` as its params, and metrics and its new
     `batch_stats`. `params` and `stats` are those of all networks.
 
   Attributes:
     config: of the task.
     modules: the networks in the order of their updates, the generator last.
+    longest: the longest memory of the average, a share kept at each step.
   """
 
   config: ml_collections.ConfigDict
   modules: Mapping[str, nn.Module]
+  longest: float
 
-  def prepare(self) -> None:
+  def prepare(self, longest: float) -> None:
     """Optimisers of `config.optim`, once config and modules are there."""
+    self.longest = longest
     steps = self.config.train.steps
     self.tx = {
       name: optimizer(self.config.optim[name], steps) for name in self.modules
@@ -68,20 +72,16 @@ class Alternating:
     return forward.run(self.config.train, network, stats, *args)
 
   def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-    """One update of each network.
-
-    Random numbers depend on the seed and the step alone.
-    """
-    key = keys.of(self.config.seed, "noise", state.step)
+    """One update of each network."""
     inputs = self.inputs(batch)
-    chances = self.chances(key, len(batch["image"]))
+    noise = self.noise(state.step, len(batch["image"]))
     params, stats = dict(state.params), dict(state.batch_stats)
     opt_state, metrics = dict(state.opt_state), {}
     values, grads = {}, {}
     for name in self.modules:
       loss = jax.value_and_grad(getattr(self, f"{name}_loss"), has_aux=True)
       (values[name], (parts, stats[name])), grads[name] = loss(
-        params[name], params, stats, inputs, chances
+        params[name], params, stats, inputs, noise
       )
       updates, opt_state[name] = self.tx[name].update(
         grads[name], opt_state[name], params[name]
@@ -92,7 +92,7 @@ class Alternating:
         f"grad_norm_{name}": optax.global_norm(grads[name]),
       }
     stats["average"] = self._averaged(
-      state.step, params, stats["average"], inputs, chances
+      state.step, params, stats["average"], inputs, noise
     )
     metrics |= {
       "loss": sum(values.values()),
@@ -101,12 +101,24 @@ class Alternating:
     }
     return TrainState(state.step + 1, params, stats, opt_state), metrics
 
-  def _averaged(self, step, params, average, inputs, chances) -> Any:
+  def _averaged(self, step, params, average, inputs, noise) -> Any:
     """The averaged generator after a step, its own statistics noted."""
-    weights = generative.averaged(
-      step, self.config.train.average, average["params"], params["generator"]
+    weights = averaged(
+      step, self.longest, average["params"], params["generator"]
     )
     # Every other row, so that each device has its share of them.
-    some = jax.tree.map(lambda x: x[::2], (inputs, chances))
+    some = jax.tree.map(lambda x: x[::2], (inputs, noise))
     _, stats = self.generate(weights, average["batch_stats"], *some)
     return {"params": weights, "batch_stats": stats}
+
+
+def averaged(
+  step: Int[Array, ""], limit: float, average: Any, params: Any
+) -> Any:
+  """An exponential moving average of parameters, one step on.
+
+  As short as the run so far, so that the start is soon forgotten, and as long
+  as `limit` allows.
+  """
+  decay = jnp.minimum(limit, (1.0 + step) / (10.0 + step))
+  return jax.tree.map(lambda a, b: decay * a + (1 - decay) * b, average, params)

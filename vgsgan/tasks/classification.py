@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
@@ -152,15 +151,7 @@ class Classification:
         parts[f"{name}_loss"] = jnp.mean(primitives.soft_ce(logits, target))
       return sum(parts.values()), (parts, stats)
 
-    (value, (parts, stats)), grads = jax.value_and_grad(loss, has_aux=True)(
-      state.params
-    )
-    metrics = parts | {
-      "loss": value,
-      "grad_norm": optax.global_norm(grads),
-      "learning_rate": self.rate(state.step),
-    }
-    return state.update(grads, stats, self.tx), metrics
+    return state.minimise(loss, self.tx, self.rate)
 
 
 def uniform(labels: Int[Array, "b l"], classes: int) -> Float[Array, "b c"]:

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import ml_collections
-import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
@@ -225,15 +224,7 @@ class Correspondence:
       )
       return value, (metrics, stats)
 
-    (value, (metrics, stats)), grads = jax.value_and_grad(loss, has_aux=True)(
-      state.params
-    )
-    metrics = metrics | {
-      "loss": value,
-      "grad_norm": optax.global_norm(grads),
-      "learning_rate": self.rate(state.step),
-    }
-    return state.update(grads, stats, self.tx), metrics
+    return state.minimise(loss, self.tx, self.rate)
 
 
 def fusion_params(key: jax.Array, width: int, embed: int) -> dict[str, Array]:

@@ -8,15 +8,14 @@ differentiable shifts of all that the discriminator sees (Zhao et al., NeurIPS
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int, Key
 
 from vgsgan.common.errors import UserError
 from vgsgan.common.options import building, check_at_least
@@ -24,17 +23,18 @@ from vgsgan.data import augment, pipeline
 from vgsgan.data.examples import decode
 from vgsgan.data.scenes import SceneExample
 from vgsgan.evals import frechet, judging
-from vgsgan.losses import adversarial
+from vgsgan.losses import generative
 from vgsgan.models import pretrained
 from vgsgan.models.discriminator import Discriminator
-from vgsgan.models.generator import Generator
+from vgsgan.models.generator import Generator, truncated
 from vgsgan.parallel import mesh as mesh_lib
+from vgsgan.tasks.alternating import Alternating
 from vgsgan.train import forward, keys
-from vgsgan.train.state import TrainState, check_optimizer, optimizer, schedule
-from vgsgan.train.task import Batch, Metrics, Task
-from vgsgan.worlds.attributes import WORDS
+from vgsgan.train.state import TrainState, check_optimizer
+from vgsgan.train.task import Batch, Task
+from vgsgan.worlds.attributes import ATTRIBUTES, WORDS
 
-NETWORKS = ("generator", "discriminator")
+NETWORKS = ("discriminator", "generator")
 NEEDS = (
   "gan",
   "optim.generator",
@@ -47,7 +47,21 @@ NEEDS = (
 _FEWEST = 8  # Pictures: halves of the real ones are compared.
 
 
-class Gan:
+class StepNoise(NamedTuple):
+  """The random draws of one training step.
+
+  Attributes:
+    first: latents that the discriminator's drawn images are of.
+    second: latents that the generator learns by.
+    shifts: keys of the shifts of real, drawn and drawn images.
+  """
+
+  first: Float[Array, "b z"]
+  second: Float[Array, "b z"]
+  shifts: Key[Array, "n"]
+
+
+class Gan(Alternating):
   """The two networks of a config and what is computed with them."""
 
   def __init__(self, config: ml_collections.ConfigDict):
@@ -71,11 +85,11 @@ class Gan:
       model.discriminator_spectral,
       dtype,
     )
-    steps = config.train.steps
-    self.tx = {name: optimizer(config.optim[name], steps) for name in NETWORKS}
-    self.rates = {
-      name: schedule(config.optim[name], steps) for name in NETWORKS
+    self.modules = {
+      "discriminator": self.discriminator,
+      "generator": self.generator,
     }
+    self.prepare(model.average)
     with building("config.gan"):
       jax.eval_shape(self.init, jax.random.key(0))
 
@@ -84,29 +98,39 @@ class Gan:
     key_generator, key_discriminator = jax.random.split(key)
     size = self.generator.image_size
     labels = jnp.zeros((1, len(WORDS))) if self.config.gan.labels else None
-    made = {
-      "generator": self.generator.init(
-        key_generator,
-        jnp.zeros((1, self.generator.latent_size)),
-        labels,
-        train=False,
-      ),
-      "discriminator": self.discriminator.init(
-        key_discriminator, jnp.zeros((1, size, size, 3)), labels, train=False
-      ),
-    }
-    params = {name: made[name]["params"] for name in NETWORKS}
-    stats = {name: made[name].get("batch_stats", {}) for name in NETWORKS}
-    stats["average"] = {
-      # A copy: the same buffer cannot be donated twice.
-      "params": jax.tree.map(jnp.copy, params["generator"]),
-      "batch_stats": jax.tree.map(jnp.copy, stats["generator"]),
-    }
-    opt_state = {name: self.tx[name].init(params[name]) for name in NETWORKS}
-    return TrainState(jnp.zeros((), jnp.int32), params, stats, opt_state)
+    latent = jnp.zeros((1, self.generator.latent_size))
+    image = jnp.zeros((1, size, size, 3))
+    return self.start(
+      {
+        "discriminator": self.discriminator.init(
+          key_discriminator, image, labels, train=False
+        ),
+        "generator": self.generator.init(
+          key_generator, latent, labels, train=False
+        ),
+      }
+    )
+
+  def inputs(self, batch: Batch) -> tuple[Array, Array | None]:
+    """Real images in [-1, 1], and the words true of each if they are labels."""
+    real = batch["image"].astype(jnp.float32) / 127.5 - 1
+    if not self.config.gan.labels:
+      return real, None
+    return real, words_present(batch["attributes"])
+
+  def noise(self, step: Array, rows: int) -> StepNoise:
+    """Draws the latents and the shifts of a step."""
+    seed, size = self.config.seed, (2, rows, self.generator.latent_size)
+    latents = jax.random.normal(keys.of(seed, "noise", step), size)
+    shifts = jax.random.split(keys.of(seed, "augment", step), 3)
+    return StepNoise(*latents, shifts)
+
+  def generate(self, params, stats, inputs, noise) -> tuple[Array, Any]:
+    """Images of the first latents, and the new statistics."""
+    return self.draw(params, stats, noise.first, inputs[1])
 
   def draw(self, params, stats, latent, labels) -> tuple[Array, Any]:
-    """Pictures, in training mode, and the new statistics."""
+    """Images, in training mode, and the new statistics."""
     network = forward.network(self.generator, params)
     return forward.run(self.config.train, network, stats, latent, labels)
 
@@ -115,116 +139,57 @@ class Gan:
     network = forward.network(self.discriminator, params, train)
     return forward.run(self.config.train, network, stats, images, labels)
 
-  def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-    """One update of the discriminator and then one of the generator."""
-    seed, step = self.config.seed, state.step
-    moved = jax.random.split(keys.of(seed, "augment", step), 3)
-    real = batch["image"].astype(jnp.float32) / 127.5 - 1
-    labels = None
-    if self.config.gan.labels:
-      labels = adversarial.words_present(batch["attributes"])
-    latents = jax.random.normal(
-      keys.of(seed, "noise", step),
-      (2, len(real), self.generator.latent_size),
-    )
-    params, stats = dict(state.params), dict(state.batch_stats)
-    opt_state = dict(state.opt_state)
-
-    drawn, _ = self.draw(
-      params["generator"], stats["generator"], latents[0], labels
-    )
-    (loss_d, (metrics, stats["discriminator"])), grads_d = jax.value_and_grad(
-      self.discriminator_loss, has_aux=True
-    )(
-      params["discriminator"],
-      stats["discriminator"],
-      self.shifted(moved[0], real),
-      self.shifted(moved[1], drawn),
-      labels,
-    )
-    self.update("discriminator", params, opt_state, grads_d)
-
-    (loss_g, stats["generator"]), grads_g = jax.value_and_grad(
-      self.generator_loss, has_aux=True
-    )(params["generator"], params, stats, latents[1], labels, moved[2])
-    self.update("generator", params, opt_state, grads_g)
-    stats["average"] = self.averaged(
-      state.step, params, stats["average"], latents[0], labels
-    )
-    metrics = metrics | {
-      "loss": loss_d + loss_g,
-      "loss_discriminator": loss_d,
-      "loss_generator": loss_g,
-      "grad_norm": optax.global_norm((grads_d, grads_g)),
-      "grad_norm_discriminator": optax.global_norm(grads_d),
-      "grad_norm_generator": optax.global_norm(grads_g),
-      "learning_rate": self.rates["generator"](state.step),
-    }
-    return TrainState(state.step + 1, params, stats, opt_state), metrics
-
   def shifted(self, key, images):
     return augment.shift_and_flip(key, images, self.config.gan.shift, False)
 
-  def discriminator_loss(self, params, stats, real, drawn, labels):
+  def discriminator_loss(self, own, params, stats, inputs, noise):
     """Hinge loss and R1; new statistics."""
+    (real, labels), use = inputs, self.config.gan
+    drawn, _ = self.generate(
+      params["generator"], stats["generator"], inputs, noise
+    )
+    real = self.shifted(noise.shifts[0], real)
+    drawn = self.shifted(noise.shifts[1], drawn)
     # In turns, so that each stays on its device.
     both = jnp.stack([real, drawn], 1).reshape(-1, *real.shape[1:])
     twice = None if labels is None else jnp.repeat(labels, 2, axis=0)
-    scores, new = self.judge(params, stats, both, twice, train=True)
+    scores, new = self.judge(
+      own, stats["discriminator"], both, twice, train=True
+    )
     on_real, on_drawn = scores[::2], scores[1::2]
-    loss = adversarial.hinge(on_real, on_drawn)
+    loss = generative.hinge(on_real, on_drawn)
     metrics = {
       "score_real": jnp.mean(on_real),
       "score_drawn": jnp.mean(on_drawn),
       "right": 0.5 * (jnp.mean(on_real > 0) + jnp.mean(on_drawn < 0)),
     }
-    if self.config.gan.r1:
+    if use.r1:
       # Every so many rows, so that each device has its share of them.
-      few = slice(None, None, self.config.gan.r1_rows)
+      few = slice(None, None, use.r1_rows)
       some = None if labels is None else labels[few]
-      r1 = adversarial.penalty_r1(
-        lambda x: self.judge(params, stats, x, some)[0], real[few]
+      metrics["r1"] = generative.penalty_r1(
+        lambda x: self.judge(own, stats["discriminator"], x, some)[0], real[few]
       )
-      loss = loss + 0.5 * self.config.gan.r1 * r1
-      metrics["r1"] = r1
+      loss = loss + 0.5 * use.r1 * metrics["r1"]
     return loss, (metrics, new)
 
-  def generator_loss(self, params, all_params, stats, latent, labels, key):
-    """Drawn pictures are to score high; new statistics."""
-    drawn, new = self.draw(params, stats["generator"], latent, labels)
+  def generator_loss(self, own, params, stats, inputs, noise):
+    """Has drawn images score high; new statistics."""
+    _, labels = inputs
+    drawn, new = self.draw(own, stats["generator"], noise.second, labels)
     scores, _ = self.judge(
-      all_params["discriminator"],
+      params["discriminator"],
       stats["discriminator"],
-      self.shifted(key, drawn),
+      self.shifted(noise.shifts[2], drawn),
       labels,
     )
     loss = -jnp.mean(scores)
     if self.config.gan.orthogonal:
       # Not on the embedding of the labels, which all blocks share.
-      weights = {k: v for k, v in params.items() if k != "shared"}
-      penalty = adversarial.orthogonality(weights)
+      weights = {k: v for k, v in own.items() if k != "shared"}
+      penalty = generative.orthogonality(weights)
       loss = loss + self.config.gan.orthogonal * penalty
-    return loss, new
-
-  def update(self, name: str, params, opt_state, grads) -> None:
-    """Replaces one network's entries by what its optimiser makes of them."""
-    updates, opt_state[name] = self.tx[name].update(
-      grads, opt_state[name], params[name]
-    )
-    params[name] = optax.apply_updates(params[name], updates)
-
-  def averaged(self, step: Int[Array, ""], params, average, latent, labels):
-    """The averaged generator after a step, its own statistics noted."""
-    # As short as the run so far, so that the start is soon forgotten.
-    decay = jnp.minimum(self.config.gan.average, (1.0 + step) / (10.0 + step))
-    weights = jax.tree.map(
-      lambda a, b: decay * a + (1 - decay) * b,
-      average["params"],
-      params["generator"],
-    )
-    some = None if labels is None else labels[::2]
-    _, stats = self.draw(weights, average["batch_stats"], latent[::2], some)
-    return {"params": weights, "batch_stats": stats}
+    return loss, ({}, new)
 
   def sample(self, state: TrainState, latent, labels=None) -> Array:
     """Pictures of the averaged generator, in [0, 1]."""
@@ -273,16 +238,14 @@ def build(
     rows = config.eval.batch
     for first in range(0, count, rows):
       key = keys.of(config.seed, "samples", first)
-      latent = adversarial.truncated(
+      latent = truncated(
         key, (rows, model.generator.latent_size), config.eval.truncation
       )
       labels = None
       if config.gan.labels:
         chosen = [records[i % len(records)] for i in range(first, first + rows)]
         told = np.stack([r["attributes"] for r in chosen])
-        labels = adversarial.words_present(
-          jax.device_put(told.astype(np.int32))
-        )
+        labels = words_present(jax.device_put(told.astype(np.int32)))
       drawn = jax.device_get(draw(state, latent, labels))
       yield drawn[: min(rows, count - first)]
 
@@ -320,3 +283,12 @@ def coarse(images: np.ndarray) -> np.ndarray:
   """Means over 8 x 8 places: features [n, 192] that nothing was trained for."""
   n, s = images.shape[:2]
   return images.reshape(n, 8, s // 8, 8, s // 8, 3).mean((2, 4)).reshape(n, -1)
+
+
+def words_present(attributes: Int[Array, "b n 4"]) -> Float[Array, "b 15"]:
+  """Which of WORDS are true of some object of each scene."""
+  parts = [
+    jnp.any(attributes[..., i, None] == jnp.arange(len(words)), axis=1)
+    for i, words in enumerate(ATTRIBUTES.values())
+  ]
+  return jnp.concatenate(parts, axis=-1).astype(jnp.float32)

@@ -38,7 +38,7 @@ from vgsgan.models.decoders import (
 from vgsgan.tasks import generation_evaluation as figures
 from vgsgan.tasks.alternating import Alternating
 from vgsgan.tasks.inversion import PictureExample
-from vgsgan.train import forward
+from vgsgan.train import forward, keys
 from vgsgan.train.state import TrainState, check_optimizer
 from vgsgan.train.task import Batch, Task
 
@@ -61,7 +61,7 @@ class Pictures(Alternating):
   def __init__(self, config: ml_collections.ConfigDict):
     self.config = config
     self.modules = self.networks()
-    self.prepare()
+    self.prepare(config.train.average)
     with building("config.generation"):
       jax.eval_shape(self.init, jax.random.key(0))
 
@@ -69,8 +69,9 @@ class Pictures(Alternating):
     """Pictures in [-1, 1]."""
     return batch["image"].astype(jnp.float32) / 127.5 - 1
 
-  def chances(self, key: Array, rows: int) -> Array:
+  def noise(self, step: Array, rows: int) -> Array:
     """Standard normal numbers, a latent's length a row."""
+    key = keys.of(self.config.seed, "noise", step)
     return jax.random.normal(key, (rows, self.config.generation.latent))
 
   def picture(self) -> Array:
@@ -101,13 +102,13 @@ class Autoencoding(Pictures):
     )
     return self.start({"generator": made})
 
-  def generate(self, params, stats, inputs, chances):
-    noise = chances if self.config.generation.kind == "vae" else None
+  def generate(self, params, stats, inputs, noise):
+    noise = noise if self.config.generation.kind == "vae" else None
     return self.apply("generator", params, stats, inputs, noise)
 
-  def generator_loss(self, own, params, stats, inputs, chances):
+  def generator_loss(self, own, params, stats, inputs, noise):
     del params
-    (made, known), new = self.generate(own, stats["generator"], inputs, chances)
+    (made, known), new = self.generate(own, stats["generator"], inputs, noise)
     error = jnp.mean(generative.squared_error(made, inputs))
     kl = jnp.mean(generative.kl_divergence(*known))
     loss, metrics = error, {"error": error}
@@ -161,9 +162,9 @@ class Adversarial(Pictures):
       }
     )
 
-  def generate(self, params, stats, inputs, chances):
+  def generate(self, params, stats, inputs, noise):
     del inputs
-    return self.apply("generator", params, stats, chances)
+    return self.apply("generator", params, stats, noise)
 
   def judge(self, params, stats, real: Array, drawn: Array):
     """Logits of the real and of the drawn, and new statistics.
@@ -180,9 +181,9 @@ class Adversarial(Pictures):
 
     return forward.run(self.config.train, tell, stats, real, drawn)
 
-  def discriminator_loss(self, own, params, stats, inputs, chances):
+  def discriminator_loss(self, own, params, stats, inputs, noise):
     drawn, _ = self.generate(
-      params["generator"], stats["generator"], inputs, chances
+      params["generator"], stats["generator"], inputs, noise
     )
     (real, drawn), new = self.judge(own, stats["discriminator"], inputs, drawn)
     metrics = {
@@ -191,8 +192,8 @@ class Adversarial(Pictures):
     }
     return jnp.mean(generative.discriminator(real, drawn)), (metrics, new)
 
-  def generator_loss(self, own, params, stats, inputs, chances):
-    drawn, new = self.generate(own, stats["generator"], inputs, chances)
+  def generator_loss(self, own, params, stats, inputs, noise):
+    drawn, new = self.generate(own, stats["generator"], inputs, noise)
     (_, logits), _ = self.judge(
       params["discriminator"], stats["discriminator"], inputs, drawn
     )

@@ -13,7 +13,6 @@ from vgsgan.common.errors import UserError
 from vgsgan.common.options import check_at_least
 from vgsgan.data import pipeline
 from vgsgan.evals import generated
-from vgsgan.losses import generative
 from vgsgan.parallel import mesh as mesh_lib
 from vgsgan.tasks import judges
 from vgsgan.tasks.inversion import PictureExample
@@ -118,7 +117,7 @@ class Rows:
       return noise
     fitted = self.config.eval.fitted
     seen = self._of(self._encode, state, train, fitted, poll)
-    return generative.as_distributed(noise, seen)
+    return as_distributed(noise, seen)
 
 
 def joined(parts: Sequence[Any]) -> Any:
@@ -217,3 +216,14 @@ def nearest(results: dict[str, Any]) -> float:
 def likest(results: dict[str, Any]) -> float:
   # Who judges what is reported must not choose it too.
   return -results["coarse"]["frechet"]["sampled"]["value"]
+
+
+def as_distributed(
+  noise: Float[np.ndarray, "n z"], like: Float[np.ndarray, "m z"]
+) -> Float[np.ndarray, "n z"]:
+  """Standard normal rows, moved to the mean and the covariance of others."""
+  values, vectors = np.linalg.eigh(
+    np.atleast_2d(np.cov(np.float64(like), rowvar=False))
+  )
+  scaled = noise * np.sqrt(np.maximum(values, 0.0))
+  return np.float32(like.mean(0) + scaled @ vectors.T)

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-import optax
 from jax.sharding import Mesh
 
 from vgsgan.common.errors import UserError
@@ -320,17 +319,10 @@ class Grounding:
       )
       return value, (metrics | drawn, state.batch_stats | batch_stats)
 
-    (value, (metrics, batch_stats)), grads = jax.value_and_grad(
-      loss, has_aux=True
-    )(state.params)
-    metrics = metrics | {
-      "loss": value,
-      "grad_norm": optax.global_norm(grads),
-      "learning_rate": self.rate(state.step),
-    }
-    if "log_scale" in state.params:
-      metrics["temperature"] = jnp.exp(-state.params["log_scale"])
-    state = state.update(grads, batch_stats, self.tx)
+    before = state.params
+    state, metrics = state.minimise(loss, self.tx, self.rate)
+    if "log_scale" in before:
+      metrics["temperature"] = jnp.exp(-before["log_scale"])
     return state.replace(params=bounded(state.params)), metrics
 
   def encode(

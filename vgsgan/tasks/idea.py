@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from vgsgan.common.errors import UserError
 from vgsgan.common.options import building, check_at_least, check_one_of
@@ -40,7 +40,7 @@ from vgsgan.losses import generative
 from vgsgan.models.mixture import Mixture, Pair, PairDiscriminator
 from vgsgan.tasks import idea_evaluation as figures
 from vgsgan.tasks.alternating import Alternating
-from vgsgan.train import forward
+from vgsgan.train import forward, keys
 from vgsgan.train.state import TrainState, check_optimizer
 from vgsgan.train.task import Batch, Task
 
@@ -68,16 +68,16 @@ class Inputs(NamedTuple):
   clip: Int[Array, "b"]
 
 
-class Chances(NamedTuple):
-  """Of a step's rows.
+class StepNoise(NamedTuple):
+  """The random draws of one training step.
 
   Attributes:
-    keep: which of (picture, sound) there is.
-    noise: of the latents, if they are drawn.
+    keep: which of (picture, sound) each row keeps.
+    latent: noise of the latents; None if they are not drawn.
   """
 
   keep: Bool[Array, "b 2"]
-  noise: Float[Array, "b z"] | None
+  latent: Float[Array, "b z"] | None
 
 
 class Idea(Alternating):
@@ -90,7 +90,7 @@ class Idea(Alternating):
     self.adversarial = adversarial(config)
     with building("config.idea or config.data"):
       self.modules = self.networks()
-      self.prepare()
+      self.prepare(config.train.average)
       jax.eval_shape(self.init, jax.random.key(0))
 
   def networks(self):
@@ -158,33 +158,36 @@ class Idea(Alternating):
       }
     )
 
-  def chances(self, key: Array, rows: int) -> Chances:
-    """What is kept of each row, and the noise of its latent."""
-    use, keys, noise = self.config.idea, jax.random.split(key), None
+  def noise(self, step: Array, rows: int) -> StepNoise:
+    """Draws what each row keeps, and the noise of its latent."""
+    use, latent = self.config.idea, None
+    key_keep, key_latent = jax.random.split(
+      keys.of(self.config.seed, "noise", step)
+    )
     if self.variational:
-      noise = jax.random.normal(keys[1], (rows, use.latent))
-    return Chances(generative.drop_one(keys[0], rows, use.drop), noise)
+      latent = jax.random.normal(key_latent, (rows, use.latent))
+    return StepNoise(drop_one(key_keep, rows, use.drop), latent)
 
-  def generate(self, params, stats, inputs, chances):
+  def generate(self, params, stats, inputs, noise):
     """The pair made again and its latent's distribution; new statistics."""
-    return self.apply("generator", params, stats, inputs.pair, *chances)
+    return self.apply("generator", params, stats, inputs.pair, *noise)
 
   def shown(self, real: Pair, made: Pair, keep: Bool[Array, "b 2"]) -> Pair:
     """The generated pair of each row, beside what was kept alone, if it was."""
     alone = (keep & ~keep[:, ::-1]).T[..., None, None, None]
     return tuple(jnp.where(*row) for row in zip(alone, real, made, strict=True))
 
-  def discriminator_loss(self, own, params, stats, inputs, chances):
+  def discriminator_loss(self, own, params, stats, inputs, noise):
     """Of telling real pairs from generated and from mismatched ones."""
     (made, _), _ = self.generate(
-      params["generator"], stats["generator"], inputs, chances
+      params["generator"], stats["generator"], inputs, noise
     )
     told, new = self.apply(
       "discriminator",
       own,
       stats["discriminator"],
       inputs.pair,
-      self.shown(inputs.pair, made, chances.keep),
+      self.shown(inputs.pair, made, noise.keep),
       inputs.clip,
     )
     metrics = {
@@ -195,10 +198,10 @@ class Idea(Alternating):
     loss = generative.discriminator(*told[:3], impostors=told.impostors)
     return jnp.mean(loss), (metrics, new)
 
-  def generator_loss(self, own, params, stats, inputs, chances):
+  def generator_loss(self, own, params, stats, inputs, noise):
     """The sum that the module's docstring gives."""
     use = self.config.idea
-    (made, known), new = self.generate(own, stats["generator"], inputs, chances)
+    (made, known), new = self.generate(own, stats["generator"], inputs, noise)
     metrics = {
       f"error_{name}": jnp.mean(generative.squared_error(*both))
       for name, *both in zip(
@@ -215,7 +218,7 @@ class Idea(Alternating):
         params["discriminator"],
         stats["discriminator"],
         inputs.pair,
-        self.shown(inputs.pair, made, chances.keep),
+        self.shown(inputs.pair, made, noise.keep),
         inputs.clip,
       )
       metrics["surprise"] = jnp.mean(generative.non_saturating(told.drawn))
@@ -291,3 +294,15 @@ def build(
     selection="least Frechet distance of pairs, in coarse features",
     pictures=looks.pictures,
   )
+
+
+def drop_one(
+  key: Key[Array, ""], rows: int, share: float
+) -> Bool[Array, "{rows} 2"]:
+  """Draws the modalities that each row keeps, never neither of the two.
+
+  Each is dropped in `share` of the rows.
+  """
+  place = jax.random.uniform(key, (rows,))
+  dropped = jnp.stack([place < share, place >= 1 - share], axis=-1)
+  return ~dropped

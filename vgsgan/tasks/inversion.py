@@ -13,15 +13,14 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from vgsgan.common.options import building
 from vgsgan.data import features, pipeline
 from vgsgan.data.examples import decode
-from vgsgan.losses.adversarial import truncated
 from vgsgan.models import pretrained
+from vgsgan.models.generator import truncated
 from vgsgan.models.inverter import Inverter
 from vgsgan.negatives import inversion
 from vgsgan.parallel import mesh as mesh_lib
@@ -117,15 +116,10 @@ class Inversion:
         "picture_error": jnp.mean(inversion.misfit(again, pictures)),
       }
       value = use.latent_weight * parts["latent_error"]
-      return value + use.picture_weight * parts["picture_error"], parts
+      value += use.picture_weight * parts["picture_error"]
+      return value, (parts, state.batch_stats)
 
-    (value, parts), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
-    metrics = parts | {
-      "loss": value,
-      "grad_norm": optax.global_norm(grads),
-      "learning_rate": self.rate(state.step),
-    }
-    return state.update(grads, state.batch_stats, self.tx), metrics
+    return state.minimise(loss, self.tx, self.rate)
 
   def look(self, state: TrainState, pictures: Array) -> dict[str, Array]:
     """What is found in pictures in [-1, 1], with and without the steps."""

@@ -124,17 +124,9 @@ class Recognition:
         pictures,
       )
       parts = object_loss(logits, masks, batch["attributes"])
-      return sum(parts.values()), (parts, changed)
+      return sum(parts.values()), (parts, {"recogniser": changed})
 
-    (value, (parts, changed)), grads = jax.value_and_grad(loss, has_aux=True)(
-      state.params
-    )
-    metrics = parts | {
-      "loss": value,
-      "grad_norm": optax.global_norm(grads),
-      "learning_rate": self.rate(state.step),
-    }
-    return state.update(grads, {"recogniser": changed}, self.tx), metrics
+    return state.minimise(loss, self.tx, self.rate)
 
   def logits(self, state: TrainState, images) -> Float[Array, "b s t 16"]:
     """Logits for evaluation, of pixels 0..255."""

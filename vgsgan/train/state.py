@@ -1,11 +1,14 @@
-"""What training changes, in one tree; and what changes its parameters."""
+"""The training state, and the optimisers that update it."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
+import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
+from jax import Array
 
 from vgsgan.common.options import check_at_least, check_one_of
 
@@ -35,17 +38,32 @@ class TrainState:
   def create(cls, params, batch_stats, tx: optax.GradientTransformation):
     return cls(jnp.zeros((), jnp.int32), params, batch_stats, tx.init(params))
 
-  def update(
-    self, grads, batch_stats, tx: optax.GradientTransformation
-  ) -> "TrainState":
-    """The state after one optimiser update."""
-    updates, opt_state = tx.update(grads, self.opt_state, self.params)
-    return TrainState(
-      self.step + 1,
-      optax.apply_updates(self.params, updates),
-      batch_stats,
-      opt_state,
+  def minimise(
+    self,
+    loss: Callable[[Any], tuple[Array, tuple[dict[str, Array], Any]]],
+    tx: optax.GradientTransformation,
+    rate: optax.Schedule,
+  ) -> tuple["TrainState", dict[str, Array]]:
+    """Updates the parameters once against a loss.
+
+    Args:
+      loss: params -> (loss, (metrics, new batch_stats)).
+      tx: the optimiser.
+      rate: its learning rate by step, for the metrics.
+
+    Returns:
+      (state, metrics), with `loss`, `grad_norm` and `learning_rate` among them.
+    """
+    (value, (metrics, stats)), grads = jax.value_and_grad(loss, has_aux=True)(
+      self.params
     )
+    updates, opt_state = tx.update(grads, self.opt_state, self.params)
+    params = optax.apply_updates(self.params, updates)
+    return TrainState(self.step + 1, params, stats, opt_state), metrics | {
+      "loss": value,
+      "grad_norm": optax.global_norm(grads),
+      "learning_rate": rate(self.step),
+    }
 
 
 def check_optimizer(optim: ml_collections.ConfigDict, section: str) -> None:
