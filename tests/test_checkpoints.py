@@ -1,5 +1,6 @@
 """Checkpoints come back bit for bit, on any number of devices and processes."""
 
+import json
 import os
 import socket
 import subprocess
@@ -9,6 +10,7 @@ import threading
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import orbax.checkpoint as ocp
 import pytest
 from jax.experimental import multihost_utils
@@ -16,14 +18,14 @@ from jax.experimental import multihost_utils
 from tests.saved_states import (
   abstract,
   assert_same,
-  files,
-  garble,
   make_state,
+  sharding,
 )
 from vgsgan.common.errors import UserError
 from vgsgan.train.checkpoints import folders, manager
 from vgsgan.train.checkpoints.integrity import describe, seal
 from vgsgan.train.checkpoints.manager import Checkpoints
+from vgsgan.train.state import TrainState
 
 
 @pytest.mark.parametrize("devices", [8, 2, 1])
@@ -139,31 +141,79 @@ def test_orbax_does_not_look_for_preemption(tmp_path, monkeypatch):
   assert not polled
 
 
-def test_goes_on_from_one_that_holds_each_array_by_itself(tmp_path):
-  """As they were written until 2026-11."""
-  folder, state = tmp_path / "c", make_state(4)
-  record = {"meta": {"at": 4}, "score": 0.5, "arrays": describe(state, True)}
-  with ocp.CheckpointManager(folder) as manager:
-    args = ocp.args.Composite(
-      state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(seal(record))
-    )
-    manager.save(4, args=args)
-  with Checkpoints(folder, best="r") as saved:
-    for devices in (8, 2):
-      found, meta = saved.restore_latest(abstract(make_state(0), devices))
-      assert meta == {"at": 4}
-      assert_same(found, state)
-    assert saved.best_step() == 4
-    saved.save(5, make_state(5), {"at": 5}, {"r": 0.1})
-    found, meta = saved.restore_latest(abstract(make_state(0)))
-    assert meta == {"at": 5}
-    assert_same(found, make_state(5))
-  garble(max(files(folder / "4"), key=lambda path: path.stat().st_size), 0)
+# Orbax alone.
+
+
+def trained_state() -> TrainState:
+  """With what optimisers and networks keep besides arrays."""
+  params = {
+    "audio": {"conv_0": {"kernel": np.arange(6, dtype=np.float32)}},
+    "image": {"scale": jnp.float32(3), "half": jnp.ones((2, 1), jnp.bfloat16)},
+  }
+  tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(lambda _: 0.1))
+  state = TrainState.create(params, {"image": {}}, tx)
+  return state.update(jax.tree.map(jnp.ones_like, params), {"image": {}}, tx)
+
+
+def test_orbax_alone_reads_the_tree(tmp_path):
+  state, folder = trained_state(), tmp_path / "c"
   with Checkpoints(folder) as saved:
-    with pytest.raises(UserError, match="is damaged"):
-      saved.restore(4, abstract(make_state(0)))
-    with pytest.raises(UserError, match=r"params/dense/kernel is float32\[512"):
-      saved.restore(4, abstract(make_state(0, width=6)))
+    saved.save(7, state, {"at": 7})
+  adam = state.opt_state[1][0]
+  named = {
+    "step": state.step,
+    "params": state.params,
+    "batch_stats": {"image": {}},
+    "opt_state": [
+      None,  # No state: optax.EmptyState.
+      [
+        {"count": adam.count, "mu": adam.mu, "nu": adam.nu},
+        None,
+        {"count": state.opt_state[1][2].count},
+      ],
+    ],
+  }
+  with ocp.StandardCheckpointer() as reader:
+    alone = reader.restore(folder / "7" / "state")
+  with ocp.CheckpointManager(folder) as manager:
+    managed = manager.restore(7)["state"]
+  for tree in (alone, managed):
+    assert jax.tree.structure(tree) == jax.tree.structure(named)
+    for x, y in zip(*map(jax.tree.leaves, (tree, named)), strict=True):
+      # NumPy's, so that no devices like those of the run are needed.
+      assert isinstance(x, np.ndarray)
+      assert (x.shape, x.dtype, x.tobytes()) == (
+        y.shape,
+        y.dtype,
+        np.asarray(y).tobytes(),
+      )
+
+
+def test_nodes_without_arrays_come_back(tmp_path):
+  state = trained_state()
+  shapes = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding(2)),
+    state,
+  )
+  with Checkpoints(tmp_path) as saved:
+    saved.save(1, state, {})
+    restored, _ = saved.restore_latest(shapes)
+  assert_same(restored, state)
+  assert restored.params["image"]["scale"].sharding == sharding(2)
+
+
+def test_joined_arrays_of_an_earlier_version_are_refused(saved_folder):
+  path = saved_folder / "2" / "meta" / "metadata"
+  record = json.loads(path.read_text())
+  del record["crc32"]
+  record["packed"] = {"float32": [["params/dense/kernel", [512, 5]]]}
+  path.write_text(json.dumps(seal(record)))
+  with pytest.raises(
+    UserError, match=r"/2 was saved by an earlier version .* another --workdir"
+  ) as error:
+    Checkpoints(saved_folder)
+  assert "\n" not in str(error.value)
+  assert sorted(os.listdir(saved_folder)) == ["1", "2"]
 
 
 # Saving a step again.

@@ -5,13 +5,12 @@ import json
 import pathlib
 from typing import Any
 
-import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
 from vgsgan.tools.drill import runs
 from vgsgan.tools.drill.runs import FailedError
-from vgsgan.train.checkpoints import integrity, packing
+from vgsgan.train.checkpoints import integrity
 
 # What says how fast a run was.
 _TIMINGS = ("step_seconds", "examples_per_second", "input_share")
@@ -98,14 +97,9 @@ def arrays(run: pathlib.Path, last: int = runs.STEPS) -> dict[str, np.ndarray]:
   steps = runs.complete(run)
   if not steps or steps[-1] != last:
     raise FailedError(f"the checkpoints in the end are {steps}")
-  step = (run / "checkpoints" / str(steps[-1])).absolute()
-  path = step / "state"
-  with ocp.PyTreeCheckpointer() as reader:
-    shapes = reader.metadata(path).item_metadata.tree
-    plain = ocp.RestoreArgs(restore_type=np.ndarray)
-    args = jax.tree.map(lambda _: plain, shapes)
-    stored = reader.restore(path, restore_args=args)
-  return packing.split(stored, integrity.read_record(step)["packed"])
+  path = (run / "checkpoints" / str(steps[-1]) / "state").absolute()
+  with ocp.StandardCheckpointer() as reader:
+    return integrity.by_name(reader.restore(path))
 
 
 def _same_names(mine: dict[str, Any], its: dict[str, Any]) -> list[str]:

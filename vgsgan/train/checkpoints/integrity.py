@@ -37,13 +37,7 @@ def by_name(tree: Any) -> dict[str, Any]:
   return dict(zip(_names(structure), leaves, strict=True))
 
 
-def from_names(leaves: Mapping[str, Any], tree: Any) -> Any:
-  """The leaves of `by_name`, in a tree like this one."""
-  structure = jax.tree.structure(tree)
-  return structure.unflatten([leaves[name] for name in _names(structure)])
-
-
-@functools.lru_cache  # Slow, and asked for at each save in the training's way.
+@functools.lru_cache  # Slow, and asked for at each save.
 def _names(structure: Any) -> tuple[str, ...]:
   numbered = structure.unflatten(range(structure.num_leaves))
   names = tuple(
@@ -79,6 +73,7 @@ def read_record(step: pathlib.Path) -> dict[str, Any]:
 
   Raises:
     DamagedError: it is not what was written.
+    UserError: an earlier version wrote it, in another form.
   """
   path = step / "meta" / "metadata"  # The name that JsonSave gives it.
   try:
@@ -90,6 +85,12 @@ def read_record(step: pathlib.Path) -> dict[str, Any]:
     ) from error
   if not whole:
     raise DamagedError("meta/metadata is not what was written (CRC-32)")
+  if "packed" in record:
+    raise UserError(
+      f"checkpoint {step} was saved by an earlier version of vgsgan, with its"
+      " small arrays joined, which this one does not read: go on with the"
+      " version that saved it, or train anew with another --workdir"
+    )
   return record
 
 

@@ -4,13 +4,15 @@ Orbax writes the arrays and keeps the processes together. Added to it here:
 
 - all that it does for a save is done beside the training, of a copy on the
   devices, by threads that let the training go first;
-- small arrays are joined into a few, because it takes 2 ms over each;
 - a record beside the arrays (JSON: the caller's `meta`, the score, and each
   array's shape, dtype and CRC-32), because Orbax takes flipped bytes for
   weights, and names no parameter when the model is another one;
 - which checkpoint is the best, read from that record: Orbax's own metrics
   file stops it from opening the folder at all once it is damaged;
 - messages a person can act on.
+
+Each step is an ordinary checkpoint: Orbax's `CheckpointManager` reads it, or
+its `StandardCheckpointer` the folder `STEP/state`, as a tree by names.
 
 The folder must be one that every process sees, in a file system that can
 rename; buckets are used through a mount.
@@ -29,12 +31,14 @@ from concurrent import futures
 from typing import Any, SupportsFloat
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 
 from vgsgan.common.errors import UserError
 from vgsgan.parallel import processes
-from vgsgan.train.checkpoints import folders, packing, reader
+from vgsgan.train.checkpoints import folders, reader
 from vgsgan.train.checkpoints.integrity import (
   DamagedError,
   describe,
@@ -176,16 +180,14 @@ class Checkpoints:
     """
     score = self._score(metrics)
     self.wait()
-    stored, layout = packing.pack(state)
     self._writing = self._writer.submit(
-      self._write, step, stored, layout, meta, score
+      self._write, step, _copy(state), meta, score
     )
 
   def _write(
     self,
     step: int,
-    stored: Mapping[str, Any],
-    layout: packing.Layout,
+    state: Any,
     meta: Mapping[str, Any],
     score: float | None,
   ) -> None:
@@ -195,11 +197,9 @@ class Checkpoints:
       jax.transfer_guard("allow"),
     ):
       # On the host once, for the checksums and for Orbax.
-      stored = {**stored, "joined": jax.device_get(stored["joined"])}
-      arrays = describe(packing.split(stored, layout), True)
-      record = seal(
-        {"meta": meta, "score": score, "arrays": arrays, "packed": layout}
-      )
+      state = jax.tree.map(_on_host, state)
+      arrays = describe(state, True)
+      record = seal({"meta": meta, "score": score, "arrays": arrays})
       # Not `steps()`: a process that looked late would find it already gone.
       if step in self._manager.all_steps():
         self._set_aside("replaced", step)
@@ -210,7 +210,7 @@ class Checkpoints:
       self._manager.save(
         step,
         args=ocp.args.Composite(
-          state=ocp.args.StandardSave(stored), meta=ocp.args.JsonSave(record)
+          state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(record)
         ),
         force=True,  # when to save is the trainer's decision alone
       )
@@ -389,6 +389,21 @@ class Checkpoints:
         f"cannot save a checkpoint in {self.folder}: {reason}; the last good"
         f" checkpoint is {last}; mend this (free some space?) and start again"
       ) from error
+
+
+@jax.jit
+def _copy(state: Any) -> Any:
+  return jax.tree.map(jnp.copy, state)
+
+
+def _on_host(x: jax.Array) -> jax.Array | np.ndarray:
+  """The array as NumPy's, unless it is of keys or spread over processes.
+
+  Whoever reads NumPy's without a target needs no devices like these.
+  """
+  numbers = isinstance(x.dtype, np.dtype)  # Keys have dtypes of JAX's own.
+  whole = x.is_fully_replicated or x.is_fully_addressable
+  return jax.device_get(x) if numbers and whole else x
 
 
 def _step_aside() -> None:

@@ -9,7 +9,6 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from vgsgan.common.errors import one_line
-from vgsgan.train.checkpoints import packing
 from vgsgan.train.checkpoints.integrity import (
   DamagedError,
   describe,
@@ -66,16 +65,11 @@ class Restorer:
     return found, record["meta"]
 
   def _read_state(self, step: pathlib.Path, abstract: Any, record: dict) -> Any:
-    layout = record.get("packed")  # None: written when nothing was joined.
-    wanted = abstract if layout is None else packing.wanted(abstract, layout)
     try:
       with jax.transfer_guard("allow"):
         state = self._orbax.restore(
-          step / "state",
-          args=ocp.args.StandardRestore(wanted),
+          step / "state", args=ocp.args.StandardRestore(abstract)
         )
-        if layout is not None:
-          state = packing.unpack(state, layout, abstract)
         found = describe(state, True)
     except (MemoryError, jax.errors.JaxRuntimeError):
       raise  # too big for this machine, which is no damage
