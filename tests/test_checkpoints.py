@@ -278,7 +278,7 @@ jax.distributed.initialize(f"127.0.0.1:{port}", 2, rank)
 sys.path[:0] = ["tests"]
 from jax.experimental import multihost_utils
 import saved_states as t
-from vgsgan.checkpoints import Checkpoints
+from vgsgan.train.checkpoints.manager import Checkpoints
 goes_on = pathlib.Path(folder).with_name("goes_on")
 with Checkpoints(folder, best="r") as saved:
   # The first need not wait for the second, which is late.
