@@ -1,10 +1,10 @@
 """Concepts made between updates: when, of what, and from planted ones."""
 
-import json
 import types
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 
 from tests import drawing_world
@@ -49,11 +49,14 @@ def planted(n=300, d=9, side=4):
 
 def refresher(phases, count=4, rows=4, records=(), **model):
   use = {"quantile": 0.92, "least": 2, "concepts": count, "refresh_every": 4}
-  config = {"edits": use | {"concept_pairs": 6}, "eval": {"batch": rows}}
-  wrapped = json.loads(
-    json.dumps(config), object_hook=lambda x: types.SimpleNamespace(**x)
+  config = ml_collections.ConfigDict(
+    {
+      "edits": use | {"concept_pairs": 6},
+      "eval": {"batch": rows},
+      "data": {"num_threads": 1},
+    }
   )
-  fake = types.SimpleNamespace(phases=phases, config=wrapped, **model)
+  fake = types.SimpleNamespace(phases=phases, config=config, **model)
   transform = DrawnPairExample(5120, False)
   return drawing_concepts.Refresh(fake, records, transform, MAKE_MESH(2))
 
@@ -134,7 +137,7 @@ def test_a_refresh_changes_the_concepts_and_nothing_else(generator, records):
   assert same(again.batch_stats["concepts"], made)
 
   # What was seen: of 6 pairs, the product where they match best.
-  seen = refresh.see(state, lambda: None)
+  seen = refresh.observe(state, refresh.records, lambda: None)
   z = np.stack([record["z"] for record in records[:6]]).astype(np.float64)
   images = (z @ np.float64(project)).reshape(6, 9, 8)
   sounds = (z @ np.float64(speak)).reshape(6, 2, 8)

@@ -1,14 +1,15 @@
 """Whole galleries in blocks: the same figures as the dense matrix."""
 
 import jax
+import ml_collections
 import numpy as np
 import pytest
 
-from vgsgan.data import pipeline
 from vgsgan.evals import ranking, retrieval
 from vgsgan.losses import scores
 from vgsgan.parallel import mesh
 from vgsgan.tasks import grounding_evaluation
+from vgsgan.train.predict import Predictor
 from vgsgan.train.state import TrainState
 
 
@@ -89,30 +90,28 @@ def test_no_block_holds_more_than_its_share(galleries):
 def test_what_fills_a_batch_is_not_read():
   """A row a recording, and a row a picture: that of its first record."""
   images = np.array([7, 7, 3, 9, 3, 5])
-  rows = [
-    {
-      "row": np.float32(i if i < 6 else 0),
-      "image_id": np.int32(images[i if i < 6 else 0]),
-      "speech_id": np.int32(20 + i if i < 6 else 20),
-      "real": np.bool_(i < 6),
-    }
-    for i in range(8)
+  records = [
+    {"row": np.float32(i), "image_id": image, "speech_id": np.int32(20 + i)}
+    for i, image in enumerate(np.int32(images))
   ]
-  host = [pipeline.stack(rows[i : i + 4], 4) for i in (0, 4)]
-  ids = ("real", "image_id", "speech_id")
+  config = ml_collections.ConfigDict(
+    {"eval": {"batch": 4}, "data": {"num_threads": 1}}
+  )
 
   def encode(state, batch):
     maps = batch["row"][:, None] + state.step
-    found = maps[..., None, None], maps[..., None] + 100, maps > -1
-    return found, {name: batch[name] for name in ids}
+    ids = {name: batch[name] for name in ("image_id", "speech_id")}
+    return (maps[..., None, None], maps[..., None] + 100, maps > -1), ids
 
-  found = grounding_evaluation.collect(
-    encode,
-    TrainState(0, {}, {}, {}),
-    iter(host),
-    mesh.make_mesh(1),
-    lambda: None,
+  predict = Predictor(
+    encode, lambda record, rng: record, config, mesh.make_mesh(1)
   )
+  polled = []
+  state = TrainState(0, {}, {}, {})
+  found = grounding_evaluation.collect(
+    predict.batches(state, records, lambda: polled.append(1))
+  )
+  assert len(polled) == 2
   np.testing.assert_array_equal(found["image_id"], images)
   np.testing.assert_array_equal(found["speech_id"], np.arange(20, 26))
   np.testing.assert_array_equal(found["speech"].ravel(), np.arange(100, 106))

@@ -4,7 +4,6 @@ Learned from labels, to judge generated pictures and sounds. The two towers
 share nothing, so that neither knows what the other modality looks like.
 """
 
-import collections
 from typing import Any
 
 import flax.linen as nn
@@ -20,8 +19,8 @@ from vgsgan.data import augment, features, pipeline
 from vgsgan.data.clips import ClipExample
 from vgsgan.losses import primitives
 from vgsgan.models.correspondence import Tower, global_max
-from vgsgan.parallel import mesh as mesh_lib
 from vgsgan.train import forward, keys
+from vgsgan.train.predict import Predictor
 from vgsgan.train.state import TrainState, check_optimizer, optimizer, schedule
 from vgsgan.train.task import Batch, Metrics, Poll, Task
 
@@ -207,29 +206,17 @@ def build(
   model = Classification(config, len(splits["train"].hierarchy.labels))
   transform = example(config.data)
 
-  def predict(state, batch):
-    found = {name: batch[name] for name in ("real", "labels")}
+  def logits(state, batch):
+    found = {"labels": batch["labels"]}
     for name, x in model.inputs(batch, None).items():
       found[name] = model.look(state.params, state.batch_stats, name, x)[1]
     return found
 
-  # Compiled once for all evaluations of a run.
-  predict = jax.jit(predict, out_shardings=mesh_lib.replicated(mesh))
+  predict = Predictor(logits, transform, config, mesh)
 
   def evaluate(state: TrainState, split: str, poll: Poll) -> dict[str, Any]:
-    size = config.eval.batch
-    stream = pipeline.EvalStream(
-      splits[split], transform, size, mesh_lib.local_rows(size)
-    )
-    rows = collections.defaultdict(list)
-    for local in pipeline.batches(stream, 0, config.data.num_threads):
-      poll()
-      found = jax.device_get(predict(state, mesh_lib.shard(local, mesh)))
-      real = found.pop("real")
-      for name, values in found.items():
-        rows[name].append(values[real])
-    joined = {name: np.concatenate(parts) for name, parts in rows.items()}
-    return figures(joined, joined.pop("labels"))
+    found = predict(state, splits[split], poll)
+    return figures(found, found.pop("labels"))
 
   return Task(
     transform=transform,

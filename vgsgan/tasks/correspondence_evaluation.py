@@ -15,6 +15,7 @@ from vgsgan.evals import crossmodal, sources
 from vgsgan.losses.scores import paired
 from vgsgan.models import pretrained
 from vgsgan.parallel import mesh as mesh_lib
+from vgsgan.train.predict import Predictor
 from vgsgan.train.state import TrainState
 from vgsgan.train.task import Poll
 
@@ -44,10 +45,8 @@ class Evaluation:
     splits: Mapping[str, Labelled],
   ):
     self.model = model
-    self.transform = transform
     self.splits = splits
-    everywhere = mesh_lib.replicated(model.mesh)
-    self.encode = jax.jit(self._encode, out_shardings=everywhere)
+    self.encode = Predictor(self._encode, transform, model.config, model.mesh)
     self.logits = jax.jit(self._logits)
 
   def __call__(
@@ -82,7 +81,7 @@ class Evaluation:
     poll: Poll,
   ) -> dict[str, Any]:
     """All that is measured of some records."""
-    found = self.read(state, records, poll)
+    found = self.encode(state, records, poll)
     system = self.model.config.model.system
     results = {"correspondence": self.accuracy(state, found, poll)}
     if system == "avol":
@@ -98,7 +97,7 @@ class Evaluation:
     pictures = model.pictures(batch, None)
     sounds = model.spectrogram(batch["waveform"], batch["num_samples"])
     found, _ = model.encode(state.params, state.batch_stats, pictures, sounds)
-    kept = {name: batch[name] for name in ("real", "labels", "clip_id")}
+    kept = {name: batch[name] for name in ("labels", "clip_id")}
     kept |= {"image_map": found.image, "sound": found.audio}
     kept |= found.features
     if "aligned" in batch:
@@ -125,30 +124,10 @@ class Evaluation:
     valid = jnp.ones(sound.shape[:2], bool)
     return paired(self.model.score(params), image, sound, valid)
 
-  def read(
-    self, state: TrainState, records: pipeline.Records, poll: Poll
-  ) -> Rows:
-    """What `_encode` finds in some records, a row each."""
-    rows, mesh = self.model.config.eval.batch, self.model.mesh
-    stream = pipeline.EvalStream(
-      records, self.transform, rows, mesh_lib.local_rows(rows)
-    )
-    parts = []
-    threads = self.model.config.data.num_threads
-    for local in pipeline.batches(stream, 0, threads):
-      poll()
-      batch = mesh_lib.shard(local, mesh)
-      found = jax.device_get(self.encode(state, batch))
-      real = found.pop("real")
-      parts.append({name: values[real] for name, values in found.items()})
-    return {
-      name: np.concatenate([part[name] for part in parts]) for name in parts[0]
-    }
-
   def training(self, state: TrainState, poll: Poll) -> Rows:
     """The same of so many training pairs: what CCA is fitted to."""
     count = self.model.config.eval.cca_records
-    return self.read(state, pipeline.First(self.splits["train"], count), poll)
+    return self.encode(state, pipeline.First(self.splits["train"], count), poll)
 
   def accuracy(
     self, state: TrainState, found: Rows, poll: Poll

@@ -5,6 +5,7 @@ dimensions that fire together where a word meets its place are clustered, and
 the generator's units are ranked by how well they cover each cluster.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from vgsgan.data import pipeline
 from vgsgan.negatives import concepts, edits, impostors
 from vgsgan.parallel import mesh as mesh_lib
 from vgsgan.train import forward
+from vgsgan.train.predict import Predictor
 from vgsgan.train.state import TrainState
 from vgsgan.train.task import Batch, Poll
 
@@ -24,14 +26,14 @@ _THRESHOLD = 0.5
 
 
 def observe(model: Any, state: TrainState, batch: Batch) -> dict[str, Any]:
-  """What the clusters are made of, for a batch of pairs.
+  """Computes the features that are clustered into concepts, for one batch.
 
   In float32, whatever the networks compute in: numpy would sum up in bfloat16.
 
   Returns:
     `points` [b, d], the product of image and speech features where they match
     best; `features` [b, h, w, d] of the images; `units`, the activations
-    [b, h, w, c] of each editable layer; `real` [b].
+    [b, h, w, c] of each editable layer.
   """
   state = forward.whole_networks(state)
   image_map, speech_map, valid = model.encode(state, batch)
@@ -54,7 +56,6 @@ def observe(model: Any, state: TrainState, batch: Batch) -> dict[str, Any]:
     "points": here * now,
     "features": image_map,
     "units": units,
-    "real": batch["real"],
   }
 
 
@@ -66,14 +67,12 @@ class Refresh:
   ):
     self.model = model
     self.use = model.config.edits
-    self.transform = transform
     self.mesh = mesh
     count = min(self.use.concept_pairs, len(records))
     first = (records[i] for i in range(count))
     self.records = [r for r in first if np.isfinite(r["z"]).all()]
-    self.observe = jax.jit(
-      lambda state, batch: observe(model, state, batch),
-      out_shardings=mesh_lib.replicated(mesh),
+    self.observe = Predictor(
+      functools.partial(observe, model), transform, model.config, mesh
     )
 
   def due(self, step: int) -> bool:
@@ -90,24 +89,10 @@ class Refresh:
     if not self.due(step):
       return state
     made = jax.device_put(
-      self.make(self.see(state, poll)), mesh_lib.replicated(self.mesh)
+      self.make(self.observe(state, self.records, poll)),
+      mesh_lib.replicated(self.mesh),
     )
     return state.replace(batch_stats=state.batch_stats | {"concepts": made})
-
-  def see(self, state: TrainState, poll: Poll) -> dict[str, Any]:
-    """`observe` over the records, on the host."""
-    rows = self.model.config.eval.batch
-    stream = pipeline.EvalStream(
-      self.records, self.transform, rows, mesh_lib.local_rows(rows)
-    )
-    parts = []
-    for local in pipeline.batches(stream, 0, 1):
-      poll()
-      batch = mesh_lib.shard(local, self.mesh)
-      seen = jax.device_get(self.observe(state, batch))
-      real = seen.pop("real")
-      parts.append(jax.tree.map(lambda x, real=real: x[real], seen))
-    return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
   def make(self, seen: dict[str, Any]) -> impostors.Concepts:
     """Clusters of dimensions, and how well each unit covers each."""

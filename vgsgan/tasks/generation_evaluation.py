@@ -16,6 +16,7 @@ from vgsgan.evals import generated
 from vgsgan.parallel import mesh as mesh_lib
 from vgsgan.tasks import judges
 from vgsgan.tasks.inversion import PictureExample
+from vgsgan.train.predict import Predictor, joined
 from vgsgan.train.state import TrainState
 from vgsgan.train.task import Batch, Poll
 
@@ -50,38 +51,16 @@ class Rows:
   """
 
   def __init__(self, config, mesh, transform, look: Look, decode, encode: Look):
-    self.config, self.mesh, self.transform = config, mesh, transform
-    everywhere = mesh_lib.replicated(mesh)
-
-    def jitted(look):
-      return jax.jit(
-        lambda state, batch: (look(state, batch), batch["real"]),
-        out_shardings=everywhere,
-      )
-
-    self._look, self._encode = jitted(look), jitted(encode)
-    self._decode = jax.jit(decode, out_shardings=everywhere)
+    self.config, self.mesh = config, mesh
+    self._look = Predictor(look, transform, config, mesh)
+    self._encode = Predictor(encode, transform, config, mesh)
+    self._decode = jax.jit(decode, out_shardings=mesh_lib.replicated(mesh))
 
   def of(
     self, state: TrainState, records: pipeline.Records, many: int, poll: Poll
   ) -> Any:
-    """What is found in the first records, `many` at most."""
-    return self._of(self._look, state, records, many, poll)
-
-  def _of(self, look, state, records, many, poll) -> Any:
-    size, parts = self.config.eval.batch, []
-    stream = pipeline.EvalStream(
-      pipeline.First(records, many),
-      self.transform,
-      size,
-      mesh_lib.local_rows(size),
-    )
-    for local in pipeline.batches(stream, 0, self.config.data.num_threads):
-      poll()
-      batch = mesh_lib.shard(local, self.mesh)
-      found, real = jax.device_get(look(state, batch))
-      parts.append(jax.tree.map(lambda x, real=real: x[real], found))
-    return joined(parts)
+    """Runs `look` over the first records, `many` at most."""
+    return self._look(state, pipeline.First(records, many), poll)
 
   def decoded(
     self, state: TrainState, latents: Float[np.ndarray, "n z"], poll: Poll
@@ -115,13 +94,8 @@ class Rows:
     noise = rng.standard_normal((many, size), np.float32)
     if train is None:
       return noise
-    fitted = self.config.eval.fitted
-    seen = self._of(self._encode, state, train, fitted, poll)
-    return as_distributed(noise, seen)
-
-
-def joined(parts: Sequence[Any]) -> Any:
-  return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+    first = pipeline.First(train, self.config.eval.fitted)
+    return as_distributed(noise, self._encode(state, first, poll))
 
 
 class Looks:

@@ -1,7 +1,7 @@
 """Reads whole splits with a model of pairs, and ranks what was read."""
 
 import collections
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from vgsgan.data import pipeline
 from vgsgan.evals.retrieval import relevance, retrieval
-from vgsgan.parallel import mesh as mesh_lib
+from vgsgan.train.predict import Predictor
 from vgsgan.train.state import TrainState
 from vgsgan.train.task import Batch, Poll
 
@@ -30,17 +30,15 @@ class Model(Protocol):
 
 
 def collect(
-  encode: Callable[[TrainState, Batch], Maps],
-  state: TrainState,
-  host: Iterator[pipeline.Example],
-  mesh: Mesh,
-  poll: Poll,
+  batches: Iterable[tuple[Maps, dict[str, np.ndarray]]],
 ) -> dict[str, np.ndarray]:
-  """Maps and ids of a whole split, on every process.
+  """Joins maps and ids of a whole split.
 
-  `encode` returns its maps and the batch's ids replicated, so that every
-  process ends with the same arrays. Of the records of one picture only the
-  first gives its map: the gallery is pictures, not pairs.
+  Of the records of one picture only the first gives its map: the gallery is
+  pictures, not pairs.
+
+  Args:
+    batches: maps, and `image_id` and `speech_id` of their rows.
 
   Returns:
     A row a recording: `speech`, `valid`, `speech_id`, `image_id`; a row a
@@ -48,21 +46,15 @@ def collect(
   """
   parts: dict[str, list[np.ndarray]] = collections.defaultdict(list)
   seen: set[int] = set()
-  for local in host:
-    poll()
-    batch = mesh_lib.shard(local, mesh)
-    (image_map, speech_map, valid), ids = jax.device_get(encode(state, batch))
-    real = ids["real"]
-    rows = {"speech": speech_map, "valid": valid} | ids
-    for name, values in rows.items():
-      parts[name].append(values[real])
-    for row in np.flatnonzero(real):
-      image_id = int(ids["image_id"][row])
+  for (image_maps, speech_maps, valid), ids in batches:
+    for name, rows in {"speech": speech_maps, "valid": valid, **ids}.items():
+      parts[name].append(rows)
+    for row, image_id in enumerate(ids["image_id"].tolist()):
       if image_id not in seen:
         seen.add(image_id)
-        parts["images"].append(image_map[row : row + 1])
+        parts["images"].append(image_maps[row : row + 1])
         parts["gallery"].append(ids["image_id"][row : row + 1])
-  return {name: np.concatenate(values) for name, values in parts.items()}
+  return {name: np.concatenate(rows) for name, rows in parts.items()}
 
 
 def by_language(records: pipeline.Records) -> dict[str, np.ndarray]:
@@ -81,27 +73,19 @@ class Reader:
   """Encodes splits and ranks them; compiled once for all of a run."""
 
   def __init__(self, model: Model, transform: pipeline.Transform, mesh: Mesh):
-    ids = ("real", "image_id", "speech_id")
-
     def encode(state, batch):
-      return model.encode(state, batch), {name: batch[name] for name in ids}
+      ids = {name: batch[name] for name in ("image_id", "speech_id")}
+      return model.encode(state, batch), ids
 
     self.config = model.config
-    self.transform = transform
-    self.mesh = mesh
-    self.encode = jax.jit(encode, out_shardings=mesh_lib.replicated(mesh))
+    self.encode = Predictor(encode, transform, model.config, mesh)
     self.score = jax.jit(model.score)
 
   def read(
     self, state: TrainState, records: pipeline.Records, poll: Poll
   ) -> dict[str, np.ndarray]:
-    """What `collect` finds in some records."""
-    rows = self.config.eval.batch
-    stream = pipeline.EvalStream(
-      records, self.transform, rows, mesh_lib.local_rows(rows)
-    )
-    host: Iterable = pipeline.batches(stream, 0, self.config.data.num_threads)
-    return collect(self.encode, state, iter(host), self.mesh, poll)
+    """Encodes some records; see `collect`."""
+    return collect(self.encode.batches(state, records, poll))
 
   def retrieval(
     self,

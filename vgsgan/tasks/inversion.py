@@ -5,8 +5,6 @@ that are therefore known; no data are needed but to see how it does on pictures
 that were not drawn. See `vgsgan.negatives.inversion`.
 """
 
-import collections
-from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -25,6 +23,7 @@ from vgsgan.models.inverter import Inverter
 from vgsgan.negatives import inversion
 from vgsgan.parallel import mesh as mesh_lib
 from vgsgan.train import forward, keys
+from vgsgan.train.predict import Predictor, joined
 from vgsgan.train.state import TrainState, check_optimizer, optimizer, schedule
 from vgsgan.train.task import Batch, Metrics, Poll, Task
 
@@ -38,6 +37,9 @@ NEEDS = (
   "data.image_size",
   "eval.samples",
 )
+
+
+Rows = dict[str, np.ndarray]
 
 
 class PictureExample:
@@ -144,7 +146,7 @@ class Inversion:
   def look_at_stored(self, state: TrainState, batch: Batch):
     """The same of a batch of records."""
     pictures = batch["image"].astype(jnp.float32) / 127.5 - 1
-    return self.look(state, pictures) | {"real": batch["real"]}
+    return self.look(state, pictures)
 
 
 def figures(
@@ -210,39 +212,30 @@ def build(
   model = Inversion(config, mesh)
   everywhere = mesh_lib.replicated(mesh)
   look_at_drawn = jax.jit(model.look_at_drawn, out_shardings=everywhere)
-  look_at_stored = jax.jit(model.look_at_stored, out_shardings=everywhere)
+  stored = Predictor(model.look_at_stored, PictureExample(), config, mesh)
   compare = jax.jit(inversion.relative_error)
   size = config.eval.batch
 
-  def drawn(state: TrainState, split: str) -> Iterable[dict[str, Array]]:
-    for number in range(-(-config.eval.samples // size)):
-      chosen = np.int32(SPLITS[split]), np.int32(number)
-      found = look_at_drawn(state, *jax.device_put(chosen, everywhere))
-      real = number * size + np.arange(size) < config.eval.samples
-      yield found | {"real": real}
+  def drawn(state: TrainState, split: str, poll: Poll) -> Rows:
+    parts = []
+    for first in range(0, config.eval.samples, size):
+      poll()
+      chosen = np.int32(SPLITS[split]), np.int32(first // size)
+      rows = look_at_drawn(state, *jax.device_put(chosen, everywhere))
+      count = min(size, config.eval.samples - first)
+      parts.append({k: x[:count] for k, x in jax.device_get(rows).items()})
+    return joined(parts)
 
-  def stored(state: TrainState, split: str) -> Iterable[dict[str, Array]]:
-    stream = pipeline.EvalStream(
-      splits[split], PictureExample(), size, mesh_lib.local_rows(size)
-    )
-    for local in pipeline.batches(stream, 0, config.data.num_threads):
-      yield look_at_stored(state, mesh_lib.shard(local, mesh))
+  def judged(rows: Rows) -> dict[str, Any]:
+    others = np.roll(rows["drawn"], 1, axis=0), rows["picture"]
+    control = jax.device_get(compare(*jax.device_put(others)))
+    return figures(rows, control, config.inversion.limit)
 
   def evaluate(state: TrainState, split: str, poll: Poll) -> dict[str, Any]:
-    results = {}
-    for name, batches in (("drawn", drawn), ("stored", stored)):
-      parts = collections.defaultdict(list)
-      for found in batches(state, split):
-        poll()
-        rows = jax.device_get(found)
-        real = rows.pop("real")
-        for field, values in rows.items():
-          parts[field].append(values[real])
-      rows = {field: np.concatenate(x) for field, x in parts.items()}
-      others = np.roll(rows["drawn"], 1, axis=0), rows["picture"]
-      control = jax.device_get(compare(*jax.device_put(others)))
-      results[name] = figures(rows, control, config.inversion.limit)
-    return results
+    return {
+      "drawn": judged(drawn(state, split, poll)),
+      "stored": judged(stored(state, splits[split], poll)),
+    }
 
   return Task(
     transform=PictureExample(),

@@ -4,7 +4,6 @@ A small U-Net learns from the renderer's own masks and attributes. Pictures are
 degraded in training, since what it is for are imperfect pictures.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,10 +21,10 @@ from vgsgan.data.scenes import SceneExample
 from vgsgan.evals import recognition
 from vgsgan.models.layers import NORMS
 from vgsgan.models.recogniser import Recogniser
-from vgsgan.parallel import mesh as mesh_lib
 from vgsgan.train import forward, keys
+from vgsgan.train.predict import Predictor
 from vgsgan.train.state import TrainState, check_optimizer, optimizer, schedule
-from vgsgan.train.task import Batch, Metrics, Task
+from vgsgan.train.task import Batch, Metrics, Poll, Task
 from vgsgan.worlds.attributes import ATTRIBUTES
 
 STAGES = 3  # Widths that the network has.
@@ -182,28 +181,18 @@ def build(
 ) -> Task:
   """The task on these splits."""
   model = Recognition(config)
-  kept = ("real", "masks", "attributes")
 
-  def predict(state, batch):
-    found = {name: batch[name] for name in kept}
-    return found | {"logits": model.logits(state, batch["image"])}
+  def logits(state, batch):
+    rows = {name: batch[name] for name in ("masks", "attributes")}
+    return rows | {"logits": model.logits(state, batch["image"])}
 
-  # Compiled once for all evaluations of a run.
-  predict = jax.jit(predict, out_shardings=mesh_lib.replicated(mesh))
+  predict = Predictor(logits, SceneExample(), config, mesh)
 
-  def evaluate(
-    state: TrainState, split: str, poll: Callable[[], None]
-  ) -> dict[str, Any]:
-    size = config.eval.batch
-    stream = pipeline.EvalStream(
-      splits[split], SceneExample(), size, mesh_lib.local_rows(size)
-    )
+  def evaluate(state: TrainState, split: str, poll: Poll) -> dict[str, Any]:
     rows = []
-    for local in pipeline.batches(stream, 0, config.data.num_threads):
-      poll()
-      found = jax.device_get(predict(state, mesh_lib.shard(local, mesh)))
+    for found in predict.batches(state, splits[split], poll):
       found["masks"] = found["masks"].astype(bool)
-      for i in np.flatnonzero(found["real"]):
+      for i in range(len(found["masks"])):
         rows.append({name: values[i] for name, values in found.items()})
     return figures(rows)
 
