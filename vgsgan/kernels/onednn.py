@@ -1,8 +1,8 @@
 """Convolutions of oneDNN in JAX programs for a CPU.
 
 XLA's own take 1.3 to 4 times as long there, the kernel's gradient longest:
-`docs/performance.md`. All derivatives of a convolution are convolutions again,
-so one primitive, linear in both of its arguments, stands for three:
+`docs/performance_log.md`. All derivatives of a convolution are convolutions
+again, so one primitive, linear in both of its arguments, stands for three:
 
   output: of pictures and a kernel;
   input: what the output's gradient and the kernel give, the pictures' gradient;

@@ -3,7 +3,7 @@
 Equal to XLA's own but for rounding, which accelerators are given wherever the
 form is no faster there. On a CPU it is oneDNN's where that is installed, and
 else one of the forms below; which is the faster was measured on an AMD EPYC:
-`docs/performance.md`.
+`docs/performance_log.md`.
 """
 
 import jax
