@@ -24,6 +24,7 @@ from typing import Any
 
 import ml_collections
 
+from configs import common
 from vgsgan.common import options
 
 
@@ -72,38 +73,13 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
 
 def default() -> ml_collections.ConfigDict:
-  config = ml_collections.ConfigDict()
-  config.task = "correspondence"
-  config.seed = 0
-  config.transfer_guard = "allow"
-  config.compilation_cache = "~/.cache/vgsgan/jax"  # "": none.
-
-  config.mesh = ml_collections.ConfigDict()
-  config.mesh.model = 1  # Devices that share one copy of what is trained.
-
-  config.data = ml_collections.ConfigDict()
-  config.data.dataset = "sounding"
-  config.data.data_dir = "~/.cache/vgsgan"
-  config.data.soundfont = "/usr/share/sounds/sf2/TimGM6mb.sf2"
-  config.data.image_size = 64
-  config.data.sample_rate = 16000
-  config.data.track = 2.0  # Seconds of sound that a record holds, and
-  config.data.seconds = 1.0  # of it that the model hears.
-  config.data.spectrogram = "log_mel"
-  config.data.num_mels = 64
-  config.data.frames = 96
-  config.data.fewest = 1
-  config.data.most = 3
-  config.data.num_train = 4000
-  config.data.num_validation = 400
-  config.data.num_test = 500
-  config.data.scene_seed = 0
-  # Level of the ticks in all tracks: what the shortcut can tell the time by.
-  config.data.tick = 0.03
+  config = common.base("correspondence")
+  # The ticks are what the shortcut can tell the time by.
+  config.data = common.sounding(
+    common.splits(4000, 400, 500), image_size=64, most=3, tick=0.03
+  )
   config.data.shortcut = False
   config.data.real = False  # Test on real pictures with real sounds as well.
-  config.data.num_workers = 0
-  config.data.num_threads = 2
   config.data.augment = ml_collections.ConfigDict()
   config.data.augment.shift = 4
   config.data.augment.flip = True
@@ -116,30 +92,9 @@ def default() -> ml_collections.ConfigDict:
   config.model.stride = 2
   config.model.embed = 128
 
-  config.loss = ml_collections.ConfigDict()
-  config.loss.negatives = "all"
-
-  config.optim = ml_collections.ConfigDict()
-  config.optim.name = "adam"
-  config.optim.lr = 2e-3
-  config.optim.schedule = "cosine"
-  config.optim.decay_steps = 0
-  config.optim.warmup_steps = 50
-  config.optim.momentum = 0.9
-  config.optim.b2 = 0.999
-  config.optim.weight_decay = 1e-5
-  config.optim.clip_norm = 1.0
-
-  config.train = ml_collections.ConfigDict()
-  config.train.batch = 32
-  config.train.dtype = "float32"  # Or "bfloat16", for accelerators.
-  config.train.accumulate = 1  # Parts in which a batch passes the networks.
-  config.train.remat = False  # True: less memory, more work.
-  config.train.steps = 1000
-  config.train.log_every = 50
-  config.train.eval_every = 500
-  config.train.save_every = 500
-  config.train.keep = 2
+  config.loss = ml_collections.ConfigDict({"negatives": "all"})
+  config.optim = common.adam(lr=2e-3, weight_decay=1e-5)
+  config.train = common.train(batch=32, steps=1000, log_every=50)
 
   config.eval = ml_collections.ConfigDict()
   config.eval.batch = 100
@@ -200,13 +155,12 @@ def table(config: ml_collections.ConfigDict) -> None:
 
 def smoke(config: ml_collections.ConfigDict) -> None:
   if config.data.dataset == "sounding":
-    config.data.update({"num_train": 64, "num_validation": 32, "num_test": 32})
+    config.data.update(common.splits(64, 32, 32))
   config.data.image_size = 32
   config.model.widths = (4, 8, 8, 8)
   config.model.embed = 16
-  config.train.update({"batch": 16, "steps": 4, "log_every": 1})
-  config.train.update({"eval_every": 4, "save_every": 4})
-  config.eval.update({"batch": 16, "cca_records": 64})
+  common.shorten(config, steps=4, log_every=1, every=4)
+  config.eval.cca_records = 64
   config.optim.warmup_steps = 0
 
 

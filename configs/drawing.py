@@ -26,6 +26,7 @@ latents as `z.npy`; it takes edits with --config.task=drawing,
 
 import ml_collections
 
+from configs import common
 from vgsgan.common import options
 
 _EPOCH = 500  # Updates: 4,000 pairs in batches of 8.
@@ -36,126 +37,43 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
 
 def default() -> ml_collections.ConfigDict:
-  config = ml_collections.ConfigDict()
-  config.task = "drawing"
-  config.seed = 0
-  config.transfer_guard = "allow"
-  config.compilation_cache = "~/.cache/vgsgan/jax"  # "": none.
-
-  config.mesh = ml_collections.ConfigDict()
-  config.mesh.model = 1  # Devices that share one copy of what is trained.
-
-  config.data = ml_collections.ConfigDict()
-  config.data.dataset = "clevrgan"
-  config.data.data_dir = "~/.cache/vgsgan"
-  config.data.source = ""  # A folder; of `folder` alone.
-  config.data.max_bad_share = 0.01  # Likewise.
-  config.data.more = (
-    ""  # Folders with more training pairs: `vgsgan.tools.select`.
+  config = common.base("drawing")
+  config.data = common.spoken_scenes(
+    common.splits(4000, 500, 500),
+    image_size=128,
+    seconds=10.24,
+    num_probe=4000,
+    num_semantic=500,
   )
-  config.data.generator = ""  # To be set: the packaged one draws 32 px.
-  config.data.recogniser = ""
-  config.data.image_size = 128
-  config.data.most = 3
-  config.data.truncation = 0.0
-  config.data.num_train = 4000
-  config.data.num_validation = 500
-  config.data.num_test = 500
-  config.data.num_probe = 4000
-  config.data.num_semantic = 500
-  config.data.scene_seed = 0
-  config.data.speech_workers = 2
-  config.data.sample_rate = 16000
-  config.data.seconds = 10.24
-  config.data.num_mels = 40
-  config.data.preemphasis = 0.97
-  config.data.mean_normalize = False
-  config.data.num_workers = 0
-  config.data.num_threads = 2
-  config.data.augment = ml_collections.ConfigDict(
-    {
-      "shift": 0,
-      "flip": False,
-      "tempo": 0.0,
-      "vocal_tract": 0.0,
-      "time_share": 0.0,
-      "frequencies": 0,
-      "shortest": 0.0,
-    }
+  config.data.source = ""  # A folder; of `folder` alone, as is the next field.
+  config.data.max_bad_share = 0.01
+  config.data.augment = common.speech_augment()
+  config.data.augment.shortest = 0.0
+
+  config.speech = common.published_speech("large", embed=512)
+  config.image = common.image(
+    tower="vgg",
+    embed=512,
+    widths=(),
+    blocks=(),
+    strides=(),
+    norm="none",
+    final_relu=True,
   )
-
-  config.speech = ml_collections.ConfigDict()
-  config.speech.tower = "large"
-  config.speech.embed = 512
-  config.speech.width = 1.0
-  config.speech.max_kernel = 0
-  config.speech.norm = "none"
-  config.speech.final_relu = True
-
-  config.image = ml_collections.ConfigDict()
-  config.image.tower = "vgg"
-  config.image.embed = 512
-  config.image.width = 1.0
-  config.image.widths = ()  # Of the residual tower, likewise.
-  config.image.blocks = ()
-  config.image.strides = ()
-  config.image.norm = "none"
-  config.image.final_relu = True
-
-  config.score = ml_collections.ConfigDict()
-  config.score.kind = "misa"
-  config.score.normalize = False
-  config.score.exchange = "gather"  # Or "ring": see vgsgan/losses/exchange.py.
-
-  config.loss = ml_collections.ConfigDict()
-  config.loss.name = "both"
-  config.loss.negatives = "sampled"
-  config.loss.margin = 1.0
-  config.loss.temperature = 0.07
-
-  config.edits = ml_collections.ConfigDict()
-  config.edits.curriculum = (
-    f"regular@0,random@{60 * _EPOCH},cluster@{90 * _EPOCH}"
+  config.score = common.score("misa")
+  config.loss = common.contrastive("both", "sampled", margin=1.0)
+  config.edits = common.edits(
+    curriculum=f"regular@0,random@{60 * _EPOCH},cluster@{90 * _EPOCH}",
+    refresh_every=10 * _EPOCH,
   )
-  config.edits.layers = "up1"
-  config.edits.counts = ()  # The published ladder.
-  config.edits.changes = ()
-  config.edits.shares = ()
-  config.edits.rungs = 10
-  config.edits.first_count = 140
-  config.edits.strengths = tuple(0.1 * rung for rung in range(1, 11))
-  config.edits.train_generator = False
-  config.edits.inverter = ""  # Finds latents of pictures; else the records'.
-  config.edits.inversion_steps = 4
-  config.edits.inversion_limit = 0.5
-  config.edits.directions = 16
-  config.edits.concepts = 250
-  config.edits.concept_pairs = 4000
-  config.edits.quantile = 0.99
-  config.edits.least = 4
-  config.edits.refresh_every = 10 * _EPOCH
-
-  config.optim = ml_collections.ConfigDict()
-  config.optim.name = "sgd"
-  config.optim.lr = 1e-3
-  config.optim.schedule = "step"
-  config.optim.decay_steps = 30 * _EPOCH
-  config.optim.warmup_steps = 0
-  config.optim.momentum = 0.9
-  config.optim.b2 = 0.999
-  config.optim.weight_decay = 5e-7
-  config.optim.clip_norm = 0.0
-
-  config.train = ml_collections.ConfigDict()
-  config.train.batch = 8
-  config.train.dtype = "float32"  # Or "bfloat16", for accelerators.
-  config.train.accumulate = 1  # Parts in which a batch passes the networks.
-  config.train.remat = False  # True: less memory, more work.
-  config.train.steps = 180 * _EPOCH
-  config.train.log_every = 50
-  config.train.eval_every = 10 * _EPOCH
-  config.train.save_every = 2 * _EPOCH
-  config.train.keep = 2
+  config.optim = common.sgd(lr=1e-3, decay_steps=30 * _EPOCH)
+  config.train = common.train(
+    batch=8,
+    steps=180 * _EPOCH,
+    log_every=50,
+    eval_every=10 * _EPOCH,
+    save_every=2 * _EPOCH,
+  )
 
   config.eval = ml_collections.ConfigDict()
   config.eval.batch = 40
@@ -191,17 +109,14 @@ def folder(config: ml_collections.ConfigDict) -> None:
 
 def smoke(config: ml_collections.ConfigDict) -> None:
   config.data.update({"image_size": 32, "seconds": 2.56})
-  config.data.update({"num_train": 64, "num_validation": 32, "num_test": 32})
-  config.data.update({"num_probe": 64, "num_semantic": 16})
+  config.data.update(common.splits(64, 32, 32), num_probe=64, num_semantic=16)
   config.speech.update({"embed": 32, "width": 0.0625})
   config.image.update({"embed": 32, "width": 0.0625})
   config.edits.update({"concepts": 8, "concept_pairs": 64, "refresh_every": 1})
   config.edits.update({"rungs": 2, "first_count": 20, "strengths": (0.5, 1.0)})
   phases = [phase.split("@")[0] for phase in config.edits.curriculum.split(",")]
   config.edits.curriculum = ",".join(f"{p}@{i}" for i, p in enumerate(phases))
-  config.train.update(
-    {"batch": 8, "steps": 4, "log_every": 1, "eval_every": 4, "save_every": 4}
-  )
+  common.shorten(config, batch=8, steps=4, log_every=1, every=4)
   config.eval.update({"batch": 16, "block": 32, "seconds": 2.56})
 
 

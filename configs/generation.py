@@ -35,6 +35,7 @@ from typing import Any
 
 import ml_collections
 
+from configs import common
 from vgsgan.common import options
 from vgsgan.common.errors import UserError
 
@@ -64,51 +65,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   return options.choose(default(), arg, VARIANTS)
 
 
-def optim(**fields: Any) -> ml_collections.ConfigDict:
-  config = ml_collections.ConfigDict()
-  config.name = "adam"
-  config.lr = 1e-3
-  config.schedule = "constant"
-  config.decay_steps = 0
-  config.warmup_steps = 0
-  config.momentum = 0.5
-  config.b2 = 0.99
-  config.weight_decay = 0.0
-  config.clip_norm = 0.0
-  config.update(fields)
-  return config
-
-
 def default() -> ml_collections.ConfigDict:
-  config = ml_collections.ConfigDict()
-  config.task = "idea"
-  config.seed = 0
-  config.transfer_guard = "allow"
-  config.compilation_cache = "~/.cache/vgsgan/jax"  # "": none.
-
-  config.mesh = ml_collections.ConfigDict()
-  config.mesh.model = 1  # Devices that share one copy of what is trained.
-
-  config.data = ml_collections.ConfigDict()
-  config.data.dataset = "sounding"
-  config.data.data_dir = "~/.cache/vgsgan"
-  config.data.soundfont = "/usr/share/sounds/sf2/TimGM6mb.sf2"
-  config.data.image_size = 32
-  config.data.sample_rate = 16000
-  config.data.track = 2.0
-  config.data.seconds = 1.0
-  config.data.frames = 96
-  config.data.spectrogram = "log_mel"
-  config.data.num_mels = 64
-  config.data.fewest = 1
-  config.data.most = 1
-  config.data.tick = 0.0
-  config.data.num_train = 4000
-  config.data.num_validation = 400
-  config.data.num_test = 1000
-  config.data.scene_seed = 0
-  config.data.num_workers = 0
-  config.data.num_threads = 2
+  config = common.base("idea")
+  config.data = common.sounding(common.splits(4000, 400, 1000))
 
   config.idea = ml_collections.ConfigDict()
   config.idea.kind = "ae"
@@ -123,26 +82,17 @@ def default() -> ml_collections.ConfigDict:
   config.idea.kl_weight = 3e-2
 
   config.optim = ml_collections.ConfigDict()
-  config.optim.generator = optim()
-  config.optim.discriminator = optim()
+  config.optim.generator = common.constant_adam(lr=1e-3, momentum=0.5)
+  config.optim.discriminator = common.constant_adam(lr=1e-3, momentum=0.5)
 
-  config.train = ml_collections.ConfigDict()
-  config.train.batch = 32
-  config.train.dtype = "float32"  # Or "bfloat16", for accelerators.
-  config.train.accumulate = 1  # Parts in which a batch passes the networks.
-  config.train.remat = False  # True: less memory, more work.
-  config.train.steps = 2000
-  config.train.log_every = 20
-  config.train.eval_every = 500
-  config.train.save_every = 500
-  config.train.keep = 2
+  config.train = common.train(batch=32, steps=2000)
   config.train.average = 0.99
 
   config.judges = ml_collections.ConfigDict()
-  config.judges.classifier = (
-    ""  # Workdir of a run of configs/classification.py.
-  )
-  config.judges.correspondence = ""  # configs/correspondence.py:ave,judge
+  # The workdirs of runs of configs/classification.py, and of
+  # configs/correspondence.py:ave,judge.
+  config.judges.classifier = ""
+  config.judges.correspondence = ""
 
   config.eval = ml_collections.ConfigDict()
   config.eval.batch = 50
@@ -207,7 +157,7 @@ def table(config: ml_collections.ConfigDict) -> None:
 
 
 def smoke(config: ml_collections.ConfigDict) -> None:
-  config.data.update({"num_train": 250, "num_validation": 32, "num_test": 32})
+  config.data.update(common.splits(250, 32, 32))
   use = config[config.task]
   use.latent = 8
   if config.task == "idea":
@@ -215,11 +165,8 @@ def smoke(config: ml_collections.ConfigDict) -> None:
     use.update({"picture_decoder": (8, 8), "sound_decoder": (8, 8, 4)})
   else:
     use.update({"widths": (4, 8), "decoder": (8, 8)})
-  config.train.update(
-    {"batch": 16, "steps": 6, "log_every": 2, "eval_every": 3}
-  )
-  config.train.save_every = 3
-  config.eval.update({"batch": 16, "fitted": 64})
+  common.shorten(config, steps=6, log_every=2, every=3)
+  config.eval.fitted = 64
 
 
 VARIANTS = {

@@ -13,6 +13,7 @@ from typing import Any
 
 import ml_collections
 
+from configs import common
 from vgsgan.common import options
 from vgsgan.common.errors import UserError
 
@@ -70,124 +71,42 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
 
 def default() -> ml_collections.ConfigDict:
-  config = ml_collections.ConfigDict()
-  config.task = "drawing"
-  config.seed = 0
-  config.transfer_guard = "allow"
-  config.compilation_cache = "~/.cache/vgsgan/jax"  # "": none.
-
-  config.mesh = ml_collections.ConfigDict()
-  config.mesh.model = 1  # Devices that share one copy of what is trained.
-
-  config.data = ml_collections.ConfigDict()
-  config.data.dataset = "clevrgan"
-  config.data.data_dir = "~/.cache/vgsgan"
-  config.data.generator = ""  # The packaged one.
-  config.data.recogniser = ""
-  config.data.more = (
-    ""  # Folders with more training pairs: `vgsgan.tools.select`.
+  config = common.base("drawing")
+  config.data = common.spoken_scenes(
+    common.splits(4000, 400, 500),
+    image_size=32,
+    seconds=1.6,
+    num_probe=2000,
+    num_semantic=300,
   )
-  config.data.image_size = 32
-  config.data.most = 3
-  config.data.truncation = 0.0
-  config.data.num_train = 4000
-  config.data.num_validation = 400
-  config.data.num_test = 500
-  config.data.num_probe = 2000
-  config.data.num_semantic = 300
-  config.data.scene_seed = 0
-  config.data.speech_workers = 2
-  config.data.sample_rate = 16000
-  config.data.seconds = 1.6
-  config.data.num_mels = 40
-  config.data.preemphasis = 0.97
-  # The mean of a word said alone is most of what it sounds like.
-  config.data.mean_normalize = False
-  config.data.num_workers = 0
-  config.data.num_threads = 2
-  config.data.augment = ml_collections.ConfigDict()
-  # The edits know where things are in the picture as it was drawn.
-  config.data.augment.shift = 0
-  config.data.augment.flip = False
-  config.data.augment.tempo = 0.1
-  config.data.augment.vocal_tract = 0.1
-  config.data.augment.time_share = 0.0
-  config.data.augment.frequencies = 0
+  # No shift or flip: the edits know where things are in the picture as drawn.
+  config.data.augment = common.speech_augment(tempo=0.1, vocal_tract=0.1)
   config.data.augment.shortest = 0.4  # Seconds of a recording, at least.
 
-  config.speech = ml_collections.ConfigDict()
-  config.speech.tower = "small"
-  config.speech.embed = 128
-  config.speech.width = 0.25
-  config.speech.max_kernel = 5
-  config.speech.norm = "batch"
-  config.speech.final_relu = False
-
-  config.image = ml_collections.ConfigDict()
-  config.image.tower = "resnet"
-  config.image.embed = 128
-  config.image.width = 1.0
-  config.image.widths = (32, 64)
-  config.image.blocks = (1, 1)
-  config.image.strides = (1, 2)
-  config.image.norm = "group"  # Edits and originals are met in equal terms.
-  config.image.final_relu = False
-
-  config.score = ml_collections.ConfigDict()
-  config.score.kind = "misa"
-  config.score.normalize = True
-  config.score.exchange = "gather"  # Or "ring": see vgsgan/losses/exchange.py.
-
-  config.loss = ml_collections.ConfigDict()
-  config.loss.name = "infonce"
-  config.loss.negatives = "sampled"
-  config.loss.margin = 0.2
-  config.loss.temperature = 0.07
-
-  config.edits = ml_collections.ConfigDict()
-  config.edits.curriculum = "regular@0"
-  config.edits.layers = "up1"
-  # From the weakest edit to the strongest: units that are switched off, how far
-  # the latent moves, what has to change at least in the region, and how much of
-  # the peak still belongs to it.
-  config.edits.counts = (8, 30)
-  config.edits.strengths = (0.5, 1.0)
-  config.edits.changes = (0.2, 0.2)
-  config.edits.shares = (0.7, 0.7)
-  config.edits.rungs = 2  # Of the published ladder, used if counts is empty.
-  config.edits.first_count = 30
-  config.edits.train_generator = False
-  config.edits.inverter = ""  # Finds latents of pictures; else the records'.
-  config.edits.inversion_steps = 4
-  config.edits.inversion_limit = 0.5
-  config.edits.directions = 16
-  config.edits.concepts = 40
-  config.edits.concept_pairs = 1000
-  config.edits.quantile = 0.95
-  config.edits.least = 2
-  config.edits.refresh_every = 200
-
-  config.optim = ml_collections.ConfigDict()
-  config.optim.name = "adam"
-  config.optim.lr = 2e-3
-  config.optim.schedule = "cosine"
-  config.optim.decay_steps = 0
-  config.optim.warmup_steps = 50
-  config.optim.momentum = 0.9
-  config.optim.b2 = 0.999
-  config.optim.weight_decay = 0.0
-  config.optim.clip_norm = 1.0
-
-  config.train = ml_collections.ConfigDict()
-  config.train.batch = 32
-  config.train.dtype = "float32"  # Or "bfloat16", for accelerators.
-  config.train.accumulate = 1  # Parts in which a batch passes the networks.
-  config.train.remat = False  # True: less memory, more work.
-  config.train.steps = 400
-  config.train.log_every = 20
-  config.train.eval_every = 400
-  config.train.save_every = 200
-  config.train.keep = 2
+  config.speech = common.small_speech(final_relu=False)
+  # Its norm meets edits and originals in equal terms.
+  config.image = common.image(
+    widths=(32, 64), blocks=(1, 1), strides=(1, 2), norm="group"
+  )
+  config.score = common.score("misa", normalize=True)
+  config.loss = common.contrastive("infonce", "sampled", margin=0.2)
+  config.edits = common.edits(
+    counts=(8, 30),
+    strengths=(0.5, 1.0),
+    changes=(0.2, 0.2),
+    shares=(0.7, 0.7),
+    rungs=2,
+    first_count=30,
+    concepts=40,
+    concept_pairs=1000,
+    quantile=0.95,
+    least=2,
+    refresh_every=200,
+  )
+  config.optim = common.adam(lr=2e-3)
+  config.train = common.train(
+    batch=32, steps=400, eval_every=400, save_every=200
+  )
 
   config.eval = ml_collections.ConfigDict()
   config.eval.batch = 50
@@ -227,19 +146,15 @@ def table(config: ml_collections.ConfigDict) -> None:
 
 
 def smoke(config: ml_collections.ConfigDict) -> None:
-  config.data.update({"num_train": 64, "num_validation": 32, "num_test": 32})
-  config.data.update({"num_probe": 64, "num_semantic": 16})
+  config.data.update(common.splits(64, 32, 32), num_probe=64, num_semantic=16)
   config.speech.update({"embed": 32, "width": 0.0625})
   config.image.update({"embed": 32, "widths": (8, 16)})
   config.edits.update({"concepts": 8, "concept_pairs": 64, "refresh_every": 1})
   arms = config.compare.arms.values() if "compare" in config else [config]
   for one in arms:
     one.edits.curriculum = one.edits.curriculum.replace("00", "")
-  config.train.update(
-    {"batch": 16, "steps": 4, "log_every": 1, "eval_every": 4}
-  )
-  config.train.save_every = 4
-  config.eval.update({"batch": 16, "block": 32})
+  common.shorten(config, steps=4, log_every=1, every=4)
+  config.eval.block = 32
   config.optim.warmup_steps = 5
 
 

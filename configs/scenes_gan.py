@@ -10,6 +10,7 @@ Arguments, combined with commas (`configs/scenes_gan.py:labels`):
 
 import ml_collections
 
+from configs import common
 from vgsgan.common import options
 
 
@@ -17,43 +18,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
   return options.choose(default(), arg, VARIANTS)
 
 
-def optim(lr: float) -> ml_collections.ConfigDict:
-  config = ml_collections.ConfigDict()
-  config.name = "adam"
-  config.lr = lr
-  config.schedule = "constant"
-  config.decay_steps = 0
-  config.warmup_steps = 0
-  config.momentum = 0.0
-  config.b2 = 0.99
-  config.weight_decay = 0.0
-  config.clip_norm = 0.0
-  return config
-
-
 def default() -> ml_collections.ConfigDict:
-  config = ml_collections.ConfigDict()
-  config.task = "gan"
-  config.seed = 0
-  config.transfer_guard = "allow"
-  config.compilation_cache = "~/.cache/vgsgan/jax"  # "": none.
-
-  config.mesh = ml_collections.ConfigDict()
-  config.mesh.model = 1  # Devices that share one copy of what is trained.
-
-  config.data = ml_collections.ConfigDict()
-  config.data.dataset = "scenes"
-  config.data.scenes = "rendered"  # Or clevr, once TFDS has prepared it.
-  config.data.data_dir = "~/.cache/vgsgan"
-  config.data.image_size = 32
-  config.data.fewest = 1
-  config.data.most = 2
-  config.data.num_train = 40000
-  config.data.num_validation = 2000
-  config.data.num_test = 2000
-  config.data.scene_seed = 0
-  config.data.num_workers = 0
-  config.data.num_threads = 2
+  config = common.base("gan")
+  config.data = common.scenes(common.splits(40000, 2000, 2000))
 
   config.gan = ml_collections.ConfigDict()
   config.gan.channels = (96, 96, 48, 16)
@@ -71,19 +38,11 @@ def default() -> ml_collections.ConfigDict:
   config.gan.average = 0.999
 
   config.optim = ml_collections.ConfigDict()
-  config.optim.generator = optim(1e-3)
-  config.optim.discriminator = optim(1e-3)
+  config.optim.generator = common.constant_adam(lr=1e-3, momentum=0.0)
+  config.optim.discriminator = common.constant_adam(lr=1e-3, momentum=0.0)
 
-  config.train = ml_collections.ConfigDict()
-  config.train.batch = 32
-  config.train.dtype = "float32"  # Or "bfloat16", for accelerators.
-  config.train.accumulate = 1  # Parts in which a batch passes the networks.
-  config.train.remat = False  # True: less memory, more work.
-  config.train.steps = 12000
-  config.train.log_every = 50
-  config.train.eval_every = 1000
-  config.train.save_every = 1000
-  config.train.keep = 2
+  every = {"log_every": 50, "eval_every": 1000, "save_every": 1000}
+  config.train = common.train(batch=32, steps=12000, **every)
 
   config.eval = ml_collections.ConfigDict()
   config.eval.batch = 100
@@ -114,26 +73,18 @@ def published(config: ml_collections.ConfigDict) -> None:
       "average": 0.9999,
     }
   )
-  config.optim.generator.update(
-    {"lr": 5e-5, "b2": 0.999, "schedule": "constant"}
-  )
-  config.optim.discriminator.update(
-    {"lr": 2e-4, "b2": 0.999, "schedule": "constant"}
-  )
+  config.optim.generator.update({"lr": 5e-5, "b2": 0.999})
+  config.optim.discriminator.update({"lr": 2e-4, "b2": 0.999})
   config.train.update({"batch": 256, "steps": 100000})
 
 
 def smoke(config: ml_collections.ConfigDict) -> None:
-  config.data.update({"image_size": 32, "num_train": 64})
-  config.data.update({"num_validation": 32, "num_test": 32})
+  config.data.update(common.splits(64, 32, 32), image_size=32)
   config.gan.update({"channels": (16, 16, 8, 8), "attention": 0})
   config.gan.update({"discriminator_channels": (8, 8, 16, 16)})
   config.gan.discriminator_attention = 0
-  config.train.update(
-    {"batch": 16, "steps": 20, "log_every": 5, "eval_every": 10}
-  )
-  config.train.save_every = 10
-  config.eval.update({"batch": 16, "samples": 32})
+  common.shorten(config)
+  config.eval.samples = 32
 
 
 VARIANTS = {"labels": labels, "published": published, "smoke": smoke}

@@ -15,6 +15,7 @@ from vgsgan.common import options
 from vgsgan.common.errors import UserError
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+NAMES = sorted(x.stem for x in CONFIGS.glob("*.py") if x.stem != "common")
 
 
 def load(name):
@@ -90,6 +91,43 @@ def test_a_file_that_is_no_config_is_named(tmp_path, text, said):
     options.load(path, "")
   assert str(refused.value).startswith(f"config file {path}{said}")
   assert "\n" not in str(refused.value)
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+  """A folder that Python starts in, with only the package installed."""
+  path = [x for x in sys.path if pathlib.Path(x).resolve() != CONFIGS.parent]
+  monkeypatch.setattr(sys, "path", [str(tmp_path), *path])
+  for name in ("configs", "configs.common"):
+    monkeypatch.delitem(sys.modules, name, raising=False)
+  monkeypatch.chdir(tmp_path)
+  return tmp_path
+
+
+def test_a_config_of_another_folder_shares_sections(elsewhere):
+  path = elsewhere / "configs" / "mine.py"
+  path.parent.mkdir()
+  (path.parent / "sizes.py").write_text("BATCH = 8")
+  path.write_text(
+    "from configs import common, sizes\n"
+    "def get_config(field='keep'):\n"
+    "  config = common.base('gan')\n"
+    "  config.train = common.train(sizes.BATCH, steps=9, **{field: 3})\n"
+    "  return config"
+  )
+  mine = options.load(path)
+  assert (mine.task, mine.train.batch, mine.train.keep) == ("gan", 8, 3)
+  with pytest.raises(UserError, match=r"mine\.py, line 4: .*\"keeep\""):
+    options.load(path, "keeep")
+  stamps = options.load(CONFIGS / "stamps.py", "smoke")
+  assert stamps == load("stamps").get_config("smoke")
+
+
+def test_another_package_named_configs_is_one_line(elsewhere):
+  (elsewhere / "configs").mkdir()
+  (elsewhere / "configs" / "__init__.py").touch()
+  with pytest.raises(UserError, match="cannot import name 'common' from 'conf"):
+    options.load(CONFIGS / "stamps.py")
 
 
 def test_a_config_is_called_as_absl_calls_it(tmp_path):
@@ -179,14 +217,14 @@ def test_a_path_may_start_at_the_users_home():
   assert place.value == str(pathlib.Path.home() / "x")
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")))
-def test_every_variant_of_every_config_has_a_smoke(path):
-  module = load(path.stem)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_variant_of_every_config_has_a_smoke(name):
+  module = load(name)
   assert "smoke" in module.VARIANTS
-  for name in module.VARIANTS:
-    alone = module.get_config(name).to_dict()
-    tiny = module.get_config(f"{name},smoke")
-    assert alone == module.get_config(name).to_dict()
+  for variant in module.VARIANTS:
+    alone = module.get_config(variant).to_dict()
+    tiny = module.get_config(f"{variant},smoke")
+    assert alone == module.get_config(variant).to_dict()
     assert tiny.train.steps <= 50 and tiny.data.image_size <= 64
     if "speech" in tiny:
       assert tiny.speech.width < 0.1 and max(tiny.image.widths, default=8) < 17

@@ -5,7 +5,7 @@ import ml_collections
 import pytest
 
 from tests.running import run_config
-from tests.test_options import CONFIGS, load
+from tests.test_options import NAMES, load
 from vgsgan import data, tasks
 from vgsgan.common import jsonfiles, ranges
 from vgsgan.common.errors import UserError
@@ -21,9 +21,7 @@ from vgsgan.train.task import Task
 
 MAKE_MESH = mesh.make_mesh
 VARIANTS = [
-  (path.stem, variant)
-  for path in sorted(CONFIGS.glob("*.py"))
-  for variant in ("", *load(path.stem).VARIANTS)
+  (name, variant) for name in NAMES for variant in ("", *load(name).VARIANTS)
 ]
 # A config of each task, as `load(NAME).get_config(VARIANT)` gives it.
 OF_TASK = {

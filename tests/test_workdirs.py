@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.test_options import CONFIGS, load
+from tests.test_options import NAMES, load
 from vgsgan import tasks
 from vgsgan.common import jsonfiles
 from vgsgan.common.errors import UserError
@@ -22,7 +22,7 @@ def aged(fields):
   return fields
 
 
-@pytest.mark.parametrize("name", sorted(x.stem for x in CONFIGS.glob("*.py")))
+@pytest.mark.parametrize("name", NAMES)
 def test_runs_from_before_a_field_are_as_if_it_had_been_there(
   tmp_path, capsys, name
 ):

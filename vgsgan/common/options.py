@@ -22,6 +22,7 @@ from vgsgan.common.errors import UserError, one_line
 
 flags.disclaim_key_flags()  # What `define_path` defines is its caller's.
 
+_CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 # What absl takes.
 _BOOLEANS = ("true", "t", "1", "false", "f", "0")
 
@@ -150,9 +151,8 @@ def config_file(name: str) -> pathlib.Path:
   path = pathlib.Path(os.path.expanduser(name))
   if path.is_file() or path.suffix not in ("", ".py") or len(path.parts) != 1:
     return path
-  own = pathlib.Path(__file__).parents[2] / "configs"
   file = f"{path.stem}.py"
-  for folder in (pathlib.Path("configs"), own):
+  for folder in (pathlib.Path("configs"), _CONFIGS):
     if (found := folder / file).is_file():
       return found
   return pathlib.Path("configs") / file
@@ -270,6 +270,8 @@ def load(
 ) -> ml_collections.ConfigDict:
   """The config of a file, as `--config=path:argument` would give it.
 
+  The file may say `from configs import common`, wherever Python was started.
+
   Args:
     path: of the file.
     argument: None where there is no colon.
@@ -280,6 +282,8 @@ def load(
   if not path.is_file():
     beside = [str(p) for p in path.parent.glob("*.py")]
     raise UserError(f"no config file {path}: {nearest(str(path), beside)}")
+  if (root := str(_CONFIGS.parent)) not in sys.path:
+    sys.path.append(root)
   try:
     found = runpy.run_path(str(path))
   except SyntaxError as error:
