@@ -12,6 +12,8 @@ from typing import Any
 
 import ml_collections
 
+from vgsgan.common import options
+
 
 def base(task: str) -> ml_collections.ConfigDict:
   """A config with the fields that every task has, and no sections but mesh."""
@@ -279,6 +281,10 @@ def _with(
   fields: Mapping[str, Any], own: Mapping[str, Any]
 ) -> ml_collections.ConfigDict:
   """The fields with a config's own values; refuses a field that is not one."""
-  section = ml_collections.ConfigDict(fields).lock()
+  for name in own:
+    if name not in fields:
+      near = options.nearest(name, list(fields))
+      raise TypeError(f"there is no field {name!r}; {near}")
+  section = ml_collections.ConfigDict(fields)
   section.update(own)
-  return section.unlock()
+  return section
