@@ -317,7 +317,7 @@ def test_a_mode_is_named_or_asked_for(argv, said):
 
 STUBBED = """
 import runpy, sys
-from vgsgan.bench import command
+from vgsgan.tools.bench import command
 command.MODES = {"step": lambda config, repeat: {
   "batch": config.train.batch, "repeat": repeat}}
 runpy.run_module("vgsgan.tools.bench", run_name="__main__")
@@ -358,7 +358,7 @@ def test_the_command_prints_a_table_and_keeps_json(tmp_path):
 FULL = """
 import runpy
 import jax
-from vgsgan.bench import command
+from vgsgan.tools.bench import command
 def full(config, repeat):
   raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 99 GiB")
 command.MODES = {"step": full}

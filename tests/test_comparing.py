@@ -8,7 +8,7 @@ import pytest
 
 from vgsgan import tasks
 from vgsgan.common.errors import UserError
-from vgsgan.tools import bars, compare
+from vgsgan.tools.compare import arms, bars, comparison, tables
 from vgsgan.train import loop
 
 
@@ -47,7 +47,7 @@ def results(recall, words, chance=0.1):
 def test_arms_are_copies_that_differ_in_their_fields():
   base = config()
   before = base.to_json()
-  found = list(compare.arms(base))
+  found = list(arms.arms(base))
   assert [(name, seed) for name, seed, _ in found] == [
     ("plain", 0),
     ("quick", 0),
@@ -73,14 +73,14 @@ def test_arms_are_copies_that_differ_in_their_fields():
 
 
 def test_the_first_runs_are_those_of_the_first_seed():
-  found = list(compare.first_runs(config()))
+  found = list(arms.first_runs(config()))
   assert [(name, one.seed) for name, one in found] == [
     ("plain", 0),
     ("quick", 0),
   ]
   alone = config()
   del alone.compare
-  ((name, one),) = compare.first_runs(alone)
+  ((name, one),) = arms.first_runs(alone)
   assert (name, one.to_dict()) == ("", alone.to_dict())
   assert one is not alone
 
@@ -103,7 +103,7 @@ def test_what_an_arm_cannot_set_is_named_in_one_line(
   ran = []
   monkeypatch.setattr(loop, "run", lambda *args: ran.append(args) or 1)
   with pytest.raises(UserError) as refused:
-    compare.run(wrong, tmp_path, "train")
+    comparison.run(wrong, tmp_path, "train")
   assert str(refused.value).startswith("config.compare.arms.slow: ")
   assert said in str(refused.value)
   assert "\n" not in str(refused.value)
@@ -112,7 +112,7 @@ def test_what_an_arm_cannot_set_is_named_in_one_line(
 
 
 def worked():
-  return compare.summary(
+  return tables.summary(
     {
       "plain": [results(0.2, 0.75), results(0.3, 0.5), results(0.4, 0.25)],
       "quick": [results(0.5, 1.0)],
@@ -122,7 +122,7 @@ def worked():
 
 
 def test_the_table_by_hand():
-  lines = compare.table(worked())
+  lines = tables.table(worked())
   # Deviations over n - 1: of 20, 30, 40 it is 10, of 75, 50, 25 it is 25.
   assert lines == [
     "| arm | seeds | R@10 | all |",
@@ -146,7 +146,7 @@ def test_the_table_by_hand():
 )
 def test_what_is_no_figure_is_named(path, said):
   with pytest.raises(UserError) as refused:
-    compare.summary({"plain": [results(0.2, 0.5)]}, {"A": path})
+    tables.summary({"plain": [results(0.2, 0.5)]}, {"A": path})
   assert f"config.compare.columns: {said}" in str(refused.value)
   assert "\n" not in str(refused.value)
 
@@ -156,7 +156,7 @@ def test_what_is_no_figure_shows_after_the_first_run(runs, tmp_path):
   wrong = config()
   wrong.compare.columns = (("all", "splits.test.words"),)
   with pytest.raises(UserError, match=r"'splits\.test\.words' is no figure"):
-    compare.run(wrong, tmp_path, "train")
+    comparison.run(wrong, tmp_path, "train")
   assert made == [("plain-0", "train")]
 
 
@@ -167,7 +167,7 @@ def test_nothing_to_compare_is_refused(runs, tmp_path, field):
   nothing = {"seeds": (), "arms": ml_collections.ConfigDict()}
   wrong.compare[field] = nothing[field]
   with pytest.raises(UserError, match=rf"config\.compare\.{field} is empty"):
-    compare.run(wrong, tmp_path, "train")
+    comparison.run(wrong, tmp_path, "train")
   assert not made
 
 
@@ -226,14 +226,14 @@ def test_bars_are_as_high_as_what_is_known_above_chance():
 
 def test_arms_of_other_chance_have_each_its_own():
   """No arm stands beside the chance of another, nor a seed of its own."""
-  found = compare.summary(
+  found = tables.summary(
     {
       "plain": [results(0.2, 0.75, chance) for chance in (0.1, 0.2)],
       "quick": [results(0.5, 1.0, 0.25)],
     },
     dict(config().compare.columns),
   )
-  assert compare.table(found)[-2:] == [
+  assert tables.table(found)[-2:] == [
     "| chance, plain | | 15.0 | 50.0 |",
     "| chance, quick | | 25.0 | 50.0 |",
   ]
@@ -251,7 +251,7 @@ def test_the_real_of_other_arms_is_their_own():
     name: [{"d": {"value": 0.5, "chance": 0.1, "real": real}}]
     for name, real in (("plain", 0.9), ("quick", 0.7))
   }
-  assert compare.table(compare.summary(runs, {"d": "d"}))[-3:] == [
+  assert tables.table(tables.summary(runs, {"d": "d"}))[-3:] == [
     "| real, plain | | 90.0 |",
     "| real, quick | | 70.0 |",
     "| chance | | 10.0 |",
@@ -259,7 +259,7 @@ def test_the_real_of_other_arms_is_their_own():
 
 
 def test_a_bar_below_chance_hangs_from_it():
-  found = compare.summary(
+  found = tables.summary(
     {"plain": [results(0.2, 0.4)]}, {"all": "splits.test.words.all"}
   )
   rects, lines, _, _ = drawn(found, ("all",))
@@ -271,7 +271,7 @@ def test_a_bar_below_chance_hangs_from_it():
 
 def test_names_in_the_bars_are_escaped():
   name, column = '<b> & "c"', "R@1 > 0"
-  found = compare.summary(
+  found = tables.summary(
     {name: [results(0.2, 0.4)]}, {column: "splits.test.recall"}
   )
   rects, _, texts, _ = drawn(found, (column,))
@@ -284,7 +284,7 @@ def test_bars_of_no_column_are_refused_before_anything_runs(runs, tmp_path):
   wrong = config()
   wrong.compare.bars = ("al",)
   with pytest.raises(UserError, match=r"config\.compare\.bars='al'.*'all'"):
-    compare.run(wrong, tmp_path, "train")
+    comparison.run(wrong, tmp_path, "train")
   assert not made
 
 
@@ -315,13 +315,13 @@ def runs(monkeypatch):
 def test_finished_arms_are_not_run_again(runs, tmp_path, capsys):
   made, run = runs
   run.interrupted = "plain-3"
-  assert compare.run(config(), tmp_path, "train") == 143
+  assert comparison.run(config(), tmp_path, "train") == 143
   assert made == [(n, "train") for n in ("plain-0", "quick-0", "plain-3")]
   assert not (tmp_path / "table.md").exists()
   run.interrupted = None
   made.clear()
   capsys.readouterr()
-  assert compare.run(config(), tmp_path, "train") == 0
+  assert comparison.run(config(), tmp_path, "train") == 0
   assert made == [("plain-3", "train"), ("quick-3", "train")]
   table = (tmp_path / "table.md").read_text()
   # The seeds 0 and 3 wrote 0 and 30 %: mean 15, deviation 21.2.
@@ -339,16 +339,16 @@ def test_finished_arms_are_not_run_again(runs, tmp_path, capsys):
   # Numbers of the table, in the picture beside it.
   assert "quick, all: 15.0 ± 21.2<" in (tmp_path / "bars.svg").read_text()
   made.clear()
-  assert compare.run(config(), tmp_path, "eval") == 0
+  assert comparison.run(config(), tmp_path, "eval") == 0
   assert [mode for _, mode in made] == ["eval"] * 4
 
 
 def test_a_finished_arm_of_another_config_is_refused(runs, tmp_path):
-  compare.run(config(), tmp_path, "train")
+  comparison.run(config(), tmp_path, "train")
   other = config()
   other.optim.name = "sgd"
   with pytest.raises(UserError, match=r"plain-0 is finished.*optim\.name"):
-    compare.run(other, tmp_path, "train")
+    comparison.run(other, tmp_path, "train")
 
 
 def test_arms_that_were_tested_on_other_data_are_no_table(runs, tmp_path):
@@ -357,17 +357,17 @@ def test_arms_that_were_tested_on_other_data_are_no_table(runs, tmp_path):
   fields = {"dataset": "clevrgan_folder"} | dict.fromkeys(names, 1)
   one = config(data=fields)
   run.source, run.interrupted = "32px-source_a/1.0.0", "quick-0"
-  assert compare.run(one, tmp_path, "train") == 143
+  assert comparison.run(one, tmp_path, "train") == 143
   run.source, run.interrupted = "32px-source_b/1.0.0", None
   with pytest.raises(UserError) as refused:
-    compare.run(one, tmp_path, "train")
+    comparison.run(one, tmp_path, "train")
   said = str(refused.value)
   assert "quick-0 has read 32px-source_b/1.0.0 and a run before it" in said
   assert "32px-source_a/1.0.0" in said and "\n" not in said
   assert not (tmp_path / "table.md").exists()
   # Arms may differ in their data.
   one.compare.arms.quick.data = {"image_size": 64}
-  compare.run(one, tmp_path / "anew", "train")
+  comparison.run(one, tmp_path / "anew", "train")
 
 
 def test_rows_take_parts_of_an_arm_and_may_lack_figures():
@@ -380,7 +380,7 @@ def test_rows_take_parts_of_an_arm_and_may_lack_figures():
   }
   columns = {"near": "{part}.near", "far": "{part}.far"}
   rows = [("l3", "one", "plain"), ("l3 + CCA", "one", "fitted")]
-  lines = compare.table(compare.summary({"one": [run]}, columns, rows))
+  lines = tables.table(tables.summary({"one": [run]}, columns, rows))
   assert lines[2:] == [
     "| l3 | 1 | 30.0 | – |",
     "| l3 + CCA | 1 | 50.0 | 40.0 |",
@@ -391,19 +391,19 @@ def test_rows_take_parts_of_an_arm_and_may_lack_figures():
 def test_a_column_that_no_row_has_is_named():
   run = {"plain": {"near": {"value": 0.3, "chance": 0.1}}}
   with pytest.raises(UserError, match=r"no row has the figure 'plain\.far'"):
-    compare.summary({"a": [run]}, {"far": "plain.far"}, [("a", "a", "")])
+    tables.summary({"a": [run]}, {"far": "plain.far"}, [("a", "a", "")])
 
 
 def test_numbers_that_are_no_shares_stay_as_they_are():
   runs = [{"d": {"value": v, "chance": 7.0}} for v in (1.0, 2.0)]
-  found = compare.summary({"one": runs}, {"Frechet": "d"})
-  assert compare.table(found, ["Frechet"])[2:] == [
+  found = tables.summary({"one": runs}, {"Frechet": "d"})
+  assert tables.table(found, ["Frechet"])[2:] == [
     "| one | 2 | 1.5 ± 0.707 |",
     "| chance | | 7 |",
   ]
   large = [{"d": {"value": 523.94, "chance": 0.0434}}]
-  found = compare.summary({"one": large}, {"Frechet": "d"})
-  assert compare.table(found, ["Frechet"])[2:] == [
+  found = tables.summary({"one": large}, {"Frechet": "d"})
+  assert tables.table(found, ["Frechet"])[2:] == [
     "| one | 1 | 524 |",
     "| chance | | 0.0434 |",
   ]
@@ -417,8 +417,8 @@ def test_what_the_real_would_have_is_a_row():
     }
     for v in (0.25, 0.75)
   ]
-  found = compare.summary({"one": runs}, {"A": "a", "B": "b"})
-  assert compare.table(found)[2:] == [
+  found = tables.summary({"one": runs}, {"A": "a", "B": "b"})
+  assert tables.table(found)[2:] == [
     "| one | 2 | 50.0 ± 35.4 | 50.0 ± 35.4 |",
     "| real | | 90.0 | – |",
     "| chance | | 10.0 | 0.0 |",
@@ -431,7 +431,7 @@ def test_figures_without_a_part_are_in_an_arm_s_first_row():
     run[part] = {"near": {"value": 0.3, "chance": 0.1}}
   columns = {"near": "{part}.near", "told": "told"}
   rows = [("l3", "one", "plain"), ("l3 + CCA", "one", "fitted")]
-  lines = compare.table(compare.summary({"one": [run]}, columns, rows))
+  lines = tables.table(tables.summary({"one": [run]}, columns, rows))
   assert lines[2:4] == [
     "| l3 | 1 | 30.0 | 70.0 |",
     "| l3 + CCA | 1 | 30.0 | – |",

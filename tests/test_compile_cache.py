@@ -18,8 +18,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 PROGRAM = """
 import json, sys
 import jax, jax.numpy as jnp, numpy as np
-from vgsgan import compile_cache
 from vgsgan.models.layers import Conv2D
+from vgsgan.train import compile_cache
 read = []
 jax.monitoring.register_event_listener(
   lambda name, **_: read.append(name) if name.endswith("/cache_hits") else None

@@ -10,7 +10,6 @@ import ml_collections
 import pytest
 from absl import flags
 
-import vgsgan
 from vgsgan.common import options
 from vgsgan.common.errors import UserError
 
@@ -182,39 +181,11 @@ def test_a_value_that_a_field_cannot_take_is_one_line(flag, said, monkeypatch):
   assert said in str(refused.value)
 
 
-def test_help_and_the_version_are_answered(capsys):
-  for asked in ("--help", "-h", "--helpshort", "--helpfull", "--version"):
-    with pytest.raises(SystemExit) as left:
-      options.run(lambda _: pytest.fail("it ran"), ["main", "--x", asked])
-    assert left.value.code == 0
-    out, err = capsys.readouterr()
-    assert not err
-    if asked == "--version":
-      assert out == f"vgsgan {vgsgan.__version__}\n"
-  assert options._asked(["main", "--", "--help"]) == ""
-
-
-def test_the_flags_of_a_program_are_one_screen():
-  for program in ("main", "bench"):
-    done = subprocess.run(
-      [sys.executable, "-m", f"vgsgan.{program}", "--help"],
-      cwd=CONFIGS.parent,
-      capture_output=True,
-      text=True,
-    )
-    assert done.returncode == 0 and not done.stderr
-    lines = done.stdout.splitlines()
-    assert len(lines) <= 40 and max(map(len, lines)) <= 80
-    assert any(line.startswith("  --config: ") for line in lines) or (
-      any(line.startswith("  --workdir: ") for line in lines)
-    )
-
-
 def test_a_path_may_start_at_the_users_home():
   values = flags.FlagValues()
-  place = options.define_path("place", None, "A place.", flag_values=values)
+  options.define_path(values, "place", None, "A place.")
   values(["main", "--place=~/x"])
-  assert place.value == str(pathlib.Path.home() / "x")
+  assert values.place == str(pathlib.Path.home() / "x")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -273,7 +244,9 @@ def test_a_wrong_command_line_gets_one_line_and_status_2(flags, said):
   assert said in lines[0]
 
 
-@pytest.mark.parametrize("program", ["export", "samples", "select", "show"])
+@pytest.mark.parametrize(
+  "program", ["tools.export", "tools.samples", "tools.select", "tools.show"]
+)
 def test_what_reads_a_run_refuses_likewise(program):
   status, lines = run("--workdri=x", program=program)
   assert (status, len(lines)) == (2, 1), lines

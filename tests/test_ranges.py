@@ -14,7 +14,7 @@ from vgsgan.data.clip_sets import Labelled
 from vgsgan.data.hierarchy import Hierarchy
 from vgsgan.parallel import mesh
 from vgsgan.tasks import recognition
-from vgsgan.tools import compare
+from vgsgan.tools.compare import arms, comparison
 from vgsgan.tools.compile import footprint
 from vgsgan.train import loop
 from vgsgan.train.task import Task
@@ -41,7 +41,7 @@ def of_task(name):
   file, variant = OF_TASK[name]
   config = load(file).get_config(variant)
   # Of several arms the last, which draws edits where there are any.
-  *_, (_, config) = compare.first_runs(config)
+  *_, (_, config) = arms.first_runs(config)
   assert config.task == name
   return config
 
@@ -71,7 +71,7 @@ def refused(call, *arguments):
 @pytest.mark.parametrize(("file", "variant"), VARIANTS)
 def test_every_field_of_every_config_is_in_its_range(file, variant):
   config = load(file).get_config(variant)
-  for _, one in compare.first_runs(config):
+  for _, one in arms.first_runs(config):
     for field, value in ranges.leaves(one):
       assert field in ranges.FIELDS, f"{field} needs its range"
       assert ranges.FIELDS[field].holds(value), field
@@ -263,7 +263,7 @@ def test_an_arm_is_checked_before_the_first_one_runs(tmp_path, monkeypatch):
   monkeypatch.setattr(loop, "run", lambda *_: pytest.fail("an arm ran"))
   config = load("quickstart").get_config("smoke")
   config.compare.arms.edited.optim = ml_collections.ConfigDict({"lr": -1.0})
-  said = refused(compare.run, config, tmp_path, "train")
+  said = refused(comparison.run, config, tmp_path, "train")
   assert said.startswith("config.compare.arms.edited: config.optim.lr=-1.0 ")
 
 
@@ -276,7 +276,7 @@ def test_another_run_in_the_folder_of_a_later_arm_is_seen_first(
   folder = tmp_path / f"{list(config.compare.arms)[-1]}-0"
   folder.mkdir()
   jsonfiles.write_json(folder / "config.json", {"task": "gan"})
-  said = refused(compare.run, config, tmp_path, "train")
+  said = refused(comparison.run, config, tmp_path, "train")
   assert said.startswith(f"{folder} has a run of 'gan'")
 
 
@@ -292,7 +292,7 @@ def test_another_run_in_the_folder_of_a_later_arm_is_seen_first(
 def test_a_wrong_comparison_is_one_line(tmp_path, field, value, said):
   config = load("quickstart").get_config("smoke")
   config.compare[field] = value
-  assert said in refused(compare.run, config, tmp_path, "train")
+  assert said in refused(comparison.run, config, tmp_path, "train")
 
 
 @pytest.mark.parametrize("samples", [None, 90])

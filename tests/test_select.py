@@ -20,7 +20,6 @@ from vgsgan.data.examples import decode
 from vgsgan.parallel import mesh
 from vgsgan.tasks import drawing
 from vgsgan.tools import drawn_runs, select
-from vgsgan.tools import selection as selecting
 from vgsgan.train.checkpoints import manager
 
 CAPTION = 'a "red"\n cube: é'
@@ -177,7 +176,7 @@ def test_what_does_not_count_is_not_chosen(
   refused(run[0], 99, tmp_path / "none", "no 'random' edit of the 20 training")
   assert not (tmp_path / "none").exists()
   # Before the pass and not after it.
-  monkeypatch.setattr(selecting, "hardest", None)
+  monkeypatch.setattr(select, "hardest", None)
   (tmp_path / "file").write_text("")
   refused(run[0], 99, tmp_path / "file" / "out", str(tmp_path / "file"))
 
@@ -206,10 +205,10 @@ def test_edits_are_drawn_and_scored_as_they_are_written(
 def test_the_mark_is_round_the_box():
   region = np.zeros((4, 4), bool)
   region[1, 2:] = region[2, 3] = True
-  edges = selecting.box(region, 32)
+  edges = select.box(region, 32)
   assert edges.tolist() == [16, 8, 32, 24]
   plain = np.full((32, 32, 3), 90, np.uint8)
-  large = selecting.marked(plain, edges)
+  large = select.marked(plain, edges)
   assert large.shape == (256, 256, 3)
   red = (large == [255, 0, 0]).all(-1)
   rows, columns = np.nonzero(red)
@@ -218,9 +217,9 @@ def test_the_mark_is_round_the_box():
   assert (large[~red] == 90).all()
   assert not red[70:186, 134:250].any() and red[64, 128:256].all()
   # A grid that does not divide the picture, and a picture that is large.
-  assert selecting.box(np.eye(3, dtype=bool), 32).tolist() == [0, 0, 32, 32]
-  assert selecting.box(np.eye(3, dtype=bool)[:1], 32).tolist() == [0, 0, 11, 32]
-  assert len(selecting.marked(np.zeros((300, 300, 3), np.uint8), edges)) == 300
+  assert select.box(np.eye(3, dtype=bool), 32).tolist() == [0, 0, 32, 32]
+  assert select.box(np.eye(3, dtype=bool)[:1], 32).tolist() == [0, 0, 11, 32]
+  assert len(select.marked(np.zeros((300, 300, 3), np.uint8), edges)) == 300
 
 
 def test_the_folder_is_read_as_more_training_pairs(tmp_path):
@@ -242,7 +241,7 @@ def test_the_folder_is_read_as_more_training_pairs(tmp_path):
   chosen = [dict(zip(fields, row, strict=True)) for row in rows]
   about = [{"id": b"x", "caption": b""}] * 3
   folder = tmp_path / "chosen"
-  selecting.write(folder, chosen, about, 6)
+  select.write(folder, chosen, about, 6)
   for i in range(3):
     sound = stamps_fixture.tone(210 + 100 * i, 0.2, 16000)
     stamps_fixture.write(folder / f"audio/{i}.wav", sound, 16000)

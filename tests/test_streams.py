@@ -74,11 +74,12 @@ def ends(code, redirection, tmp_path):
   """The exit status of a program and what it says where it can."""
   program = f"""
 import os, signal, sys
-from vgsgan import options, preemption, processes
-from vgsgan.errors import UserError
+from vgsgan.common import commands
+from vgsgan.common.errors import UserError
+from vgsgan.parallel import preemption, processes
 def main(argv):
   {code}
-options.run(main, ["program"])
+commands.start(main, lambda _: None, ["program"])
 """
   (tmp_path / "program.py").write_text(program)
   # bash, whose `(exit)` tells the status of the first of a pipeline.

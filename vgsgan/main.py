@@ -1,4 +1,9 @@
-"""`python -m vgsgan.main --config=configs/NAME.py --workdir=DIR`."""
+"""Trains and evaluates a system, or compiles its step.
+
+    python -m vgsgan.main --config=configs/stamps.py --workdir=runs/stamps
+
+The same command goes on with a run that was interrupted.
+"""
 
 import gc
 import pathlib
@@ -7,90 +12,109 @@ import sys
 
 import jax
 import ml_collections
-from absl import flags, logging
+from absl import flags
 from ml_collections import config_flags
 
 from vgsgan import tasks
-from vgsgan.common import memory, options, ranges
+from vgsgan.common import commands, memory, options, ranges
 from vgsgan.common.errors import UserError
 from vgsgan.parallel import processes
-from vgsgan.tools import compare
+from vgsgan.tools.compare import comparison
 from vgsgan.tools.compile import program
 from vgsgan.train import compile_cache, loop
 
 MODES = ("train", "eval", "compile")
 
-CONFIG = config_flags.DEFINE_config_file(
-  "config",
-  None,
-  "Config file, with arguments after a colon: configs/stamps.py:smoke. Any "
-  "field can be overridden: --config.optim.lr=1e-4.",
-)
-WORKDIR = options.define_path(
-  "workdir", None, "Where the run leaves its files, and goes on from."
-)
-MODE = flags.DEFINE_enum(
-  "mode",
-  "train",
-  MODES,
-  "train: train, then evaluate; eval: evaluate only; compile: say what a step "
-  "would take, see vgsgan/tools/compile/program.py.",
-)
-TOPOLOGY = flags.DEFINE_string(
-  "topology",
-  None,
-  "With --mode=compile: the slice of TPUs, v5e:16x16; without, what is here.",
-)
-DISTRIBUTED = flags.DEFINE_bool(
-  "distributed", False, "Join the other processes of a cluster JAX can find."
-)
-COORDINATOR = flags.DEFINE_string(
-  "coordinator_address", None, "host:port of process 0, where JAX can't."
-)
-NUM_PROCESSES = flags.DEFINE_integer(
-  "num_processes", None, "How many processes, with --coordinator_address."
-)
-PROCESS_ID = flags.DEFINE_integer(
-  "process_id", None, "Which of them, with --coordinator_address."
-)
+
+def define_flags(values: flags.FlagValues) -> None:
+  """Defines the flags of a run; a process of several has the last four."""
+  config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "Config file, with arguments after a colon: configs/stamps.py:smoke. Any "
+    "field can be overridden: --config.optim.lr=1e-4.",
+    flag_values=values,
+  )
+  options.define_path(
+    values, "workdir", None, "Folder of the run, new or to go on."
+  )
+  flags.DEFINE_enum(
+    "mode",
+    "train",
+    MODES,
+    "Train and evaluate, evaluate the run in the workdir, or print the memory "
+    "and operations of a step.",
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    "topology",
+    None,
+    "With --mode=compile: a slice of TPUs, such as v5e:16x16; else the devices "
+    "of this machine.",
+    values,
+  )
+  flags.DEFINE_bool(
+    "distributed",
+    False,
+    "Join the other processes of a cluster that JAX finds by itself.",
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    "coordinator_address",
+    None,
+    "host:port of process 0, in other clusters.",
+    values,
+  )
+  flags.DEFINE_integer(
+    "num_processes",
+    None,
+    "Number of processes, with --coordinator_address.",
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    "process_id",
+    None,
+    "Number of this process, from 0, with --coordinator_address.",
+    flag_values=values,
+  )
 
 
-def resolved_config() -> ml_collections.ConfigDict:
+def resolved_config(given: flags.FlagValues) -> ml_collections.ConfigDict:
   """The config of the flags, or else the one of the run in the workdir."""
-  if not WORKDIR.value and MODE.value != "compile":
+  if not given.workdir and given.mode != "compile":
     raise UserError("--workdir is missing: name the folder of the run")
-  if CONFIG.value is None and MODE.value == "eval":
-    return tasks.config_of(pathlib.Path(WORKDIR.value))
-  if CONFIG.value is None:
+  if given.config is None and given.mode == "eval":
+    return tasks.config_of(pathlib.Path(given.workdir))
+  if given.config is None:
     raise UserError("--config is missing, e.g. --config=configs/stamps.py")
-  return CONFIG.value
+  return given.config
 
 
 def main(argv: list[str]) -> None:
-  if len(argv) > 1:
-    raise UserError(f"unexpected argument {argv[1]!r}; flags start with --")
-  config = resolved_config()
-  if TOPOLOGY.value and MODE.value != "compile":
+  given = flags.FLAGS
+  commands.require(argv)
+  config = resolved_config(given)
+  if given.topology and given.mode != "compile":
     raise UserError("--topology is of --mode=compile alone")
-  alone = not (DISTRIBUTED.value or COORDINATOR.value)
-  if alone and (NUM_PROCESSES.value, PROCESS_ID.value) != (None, None):
+  alone = not (given.distributed or given.coordinator_address)
+  if alone and (given.num_processes, given.process_id) != (None, None):
     raise UserError(
       "--num_processes and --process_id need --coordinator_address=HOST:PORT"
     )
-  # Libraries log what only their authors want to read at each save.
-  logging.set_verbosity(logging.WARNING)
   if not alone:
-    processes.start(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
-  workdir = pathlib.Path(WORKDIR.value) if WORKDIR.value else None
-  if MODE.value == "compile":
-    sys.exit(program.run(config, TOPOLOGY.value, workdir))
+    cluster = given.coordinator_address, given.num_processes, given.process_id
+    processes.start(*cluster)
+  workdir = pathlib.Path(given.workdir) if given.workdir else None
   ranges.check(config)
-  compile_cache.start(config.get("compilation_cache", compile_cache.FOLDER))
+  if not given.topology:  # JAX keeps programs of devices that are here.
+    compile_cache.start_for(config)
+  if given.mode == "compile":
+    sys.exit(program.run(config, given.topology, workdir))
   with processes.together():
     if "compare" in config:
-      sys.exit(compare.run(config, workdir, MODE.value))
+      sys.exit(comparison.run(config, workdir, given.mode))
     tasks.check(config)
-    sys.exit(loop.run(config, workdir, MODE.value, tasks.build))
+    sys.exit(loop.run(config, workdir, given.mode, tasks.build))
 
 
 def run() -> None:
@@ -100,7 +124,7 @@ def run() -> None:
   # Tracing makes many objects and little garbage: a sixth of a start is saved.
   gc.set_threshold(50_000)
   try:
-    options.run(main)
+    commands.start(main, define_flags)
   except KeyboardInterrupt:
     # Before training or after it, where there is nothing to save.
     sys.exit(128 + signal.SIGINT)

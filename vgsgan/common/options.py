@@ -1,4 +1,4 @@
-"""Arguments of config files, and one-line errors for wrong ones."""
+"""Config files and their arguments, and one-line errors for wrong ones."""
 
 import contextlib
 import difflib
@@ -6,18 +6,12 @@ import inspect
 import os
 import pathlib
 import runpy
-import sys
-import textwrap
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
-import jax
 import ml_collections
-from absl import app, flags
+from absl import flags
 
-from vgsgan import __version__
-from vgsgan.common import streams
 from vgsgan.common.errors import UserError, one_line
 
 flags.disclaim_key_flags()  # What `define_path` defines is its caller's.
@@ -95,10 +89,10 @@ class _Path(flags.ArgumentParser):
 
 
 def define_path(
-  name: str, default: str | None, help: str, **options: Any
-) -> flags.FlagHolder:
-  """A flag that names a file or folder; the rest as of `flags.DEFINE`."""
-  return flags.DEFINE(_Path(), name, default, help, **options)
+  values: flags.FlagValues, name: str, default: str | None, help: str
+) -> None:
+  """Defines a flag that names a file or folder."""
+  flags.DEFINE(_Path(), name, default, help, values)
 
 
 def with_config(argv: Sequence[str]) -> list[str]:
@@ -180,89 +174,6 @@ def _override(config: ml_collections.ConfigDict, arg: str) -> str:
   if not whole:
     raise UserError(f"{arg}: the field takes a whole number, such as {node}")
   return arg if value.strip().lstrip("+-").isdigit() else f"{flag}={number:.0f}"
-
-
-def parse_flags(argv: list[str], known_only: bool = False) -> list[str]:
-  """Parses `argv`; whatever is wrong in it becomes one line.
-
-  Args:
-    argv: the program and its arguments.
-    known_only: flags that are not defined are returned with the arguments.
-  """
-  argv = with_config(argv)
-  try:
-    return flags.FLAGS(argv, known_only=known_only)
-  except flags.Error as error:
-    raise UserError(str(error).splitlines()[0]) from error
-
-
-def run(
-  main: Callable[[list[str]], Any],
-  argv: list[str] | None = None,
-  parser: Callable[[list[str]], list[str]] = parse_flags,
-) -> None:
-  """Runs a program; what a user can mend is one line, and the status 2.
-
-  `--help` and `--version` are answered, with the status 0.
-  """
-  argv = sys.argv if argv is None else argv
-  with streams.lasting():
-    if text := _asked(argv):
-      print(text)
-      sys.exit(0)
-    try:
-      app.run(main, argv, flags_parser=parser)
-    except UserError as error:
-      line = str(error)
-    except (AssertionError, RuntimeError) as error:
-      reason = no_device(error)
-      if reason is None:
-        raise
-      line = reason
-    else:
-      return
-    print(f"vgsgan: {line}", file=sys.stderr)
-    sys.exit(2)
-
-
-def no_device(error: Exception) -> str | None:
-  """One line, if JAX found no device of the platform that it was told."""
-  *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-  unfound = "Unable to initialize backend" in str(error)
-  # Of a platform whose plugin is not installed JAX asserts that it is.
-  asserted = isinstance(error, AssertionError) and (
-    frame.f_globals.get("__name__") == "jax._src.xla_bridge"
-  )
-  if not unfound and not asserted:
-    return None
-  asked = jax.config.jax_platforms
-  if not asked:
-    return f"there is no device: {' '.join(str(error).split())[:300]}"
-  reason = " ".join(str(error).partition("': ")[2].split())
-  reason = reason.partition(" (set JAX_PLATFORMS")[0].rstrip(". ")
-  return (
-    f"JAX_PLATFORMS or --jax_platforms names {asked!r}, of which there is no "
-    f"device here{f' ({reason[:200]})' if reason else ''}: leave it out to "
-    "take what there is, or install its driver (extras cuda and tpu)"
-  )
-
-
-def _asked(argv: Sequence[str]) -> str:
-  """The text that `--help` or `--version` asks for, or ''."""
-  given = argv[1 : argv.index("--")] if "--" in argv else argv[1:]
-  if "--version" in given:
-    return f"vgsgan {__version__}"
-  if {"--helpfull", "-helpfull"} & set(given):
-    return flags.FLAGS.get_help()
-  if not {"--help", "-help", "-h", "-?", "--helpshort"} & set(given):
-    return ""
-  own = flags.FLAGS.get_key_flags_for_module(argv[0])
-  lines = [(sys.modules["__main__"].__doc__ or "").strip(), ""]
-  for flag in own:
-    default = f" [{flag.default}]" if flag.default else ""
-    text = f"  --{flag.name}: {flag.help}{default}"
-    lines += textwrap.wrap(text, 80, subsequent_indent="      ")
-  return "\n".join([*lines, "", "--version; --helpfull: libraries' flags, too"])
 
 
 def load(

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from absl import flags
 from jaxtyping import Array, Key
 
 from vgsgan import tasks
@@ -16,7 +17,7 @@ from vgsgan.negatives import edits
 from vgsgan.negatives.impostors import KINDS
 from vgsgan.parallel import mesh
 from vgsgan.tasks.drawing import Drawing, check_latents, check_norm
-from vgsgan.train import finished
+from vgsgan.train import compile_cache, finished
 from vgsgan.train.state import TrainState
 from vgsgan.train.task import Batch
 
@@ -41,9 +42,21 @@ def restored(workdir: pathlib.Path) -> Restored:
       f"{workdir} is a run of {config.task!r}, which has no edits: name one of "
       "configs/quickstart.py or configs/drawing.py"
     )
+  compile_cache.start_for(config)
   devices = mesh.make_mesh(1)
   model = Drawing(config, devices)
   return Restored(model, *finished.best(workdir, model.init, devices))
+
+
+def define_kind(values: flags.FlagValues) -> None:
+  """Defines `--kind`, which `kind_of` reads."""
+  flags.DEFINE_string(
+    "kind",
+    "",
+    f"Kind of edit: {', '.join(KINDS)}; if empty, the last of the run's "
+    "curriculum.",
+    values,
+  )
 
 
 def kind_of(run: Restored, name: str) -> str:

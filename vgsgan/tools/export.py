@@ -1,21 +1,20 @@
-"""Takes one network out of a run's best checkpoint, to be shipped.
+"""Takes a network out of the best checkpoint of a finished run.
 
     python -m vgsgan.tools.export --workdir=runs/judge --network=recogniser \\
       --out=recogniser.npz
 
-The file holds the trees `params` and `batch_stats` of the network, and in its
-meta the run's config, step, results and this command.
+The file holds the network's trees `params` and `batch_stats`, and in its meta
+the run's config, step and results, and this command.
 """
 
 import pathlib
 import sys
 
 import jax
-from absl import flags, logging
+from absl import flags
 
 from vgsgan import data, tasks
-from vgsgan.common import options
-from vgsgan.common.errors import UserError
+from vgsgan.common import commands, options
 from vgsgan.models import pretrained
 from vgsgan.parallel import mesh
 from vgsgan.train import finished, terminal
@@ -50,21 +49,22 @@ def export(workdir: pathlib.Path, network: str, out: pathlib.Path) -> None:
   say.info(f"wrote {out}: {network} of step {results['step']}")
 
 
-def define_flags() -> None:
-  options.define_path("workdir", None, "Of the finished run.")
-  flags.DEFINE_string("network", None, "Which of the state's params to export.")
-  options.define_path("out", None, "The .npz file to write.")
+def define_flags(values: flags.FlagValues) -> None:
+  options.define_path(values, "workdir", None, "Folder of the run (needed).")
+  flags.DEFINE_string(
+    "network",
+    None,
+    "Name of the network (needed); a wrong one lists the run's networks.",
+    values,
+  )
+  options.define_path(values, "out", None, "The .npz file to write (needed).")
 
 
 def main(argv: list[str]) -> None:
   given = flags.FLAGS
-  if len(argv) > 1 or None in (given.workdir, given.network, given.out):
-    raise UserError("--workdir, --network and --out are needed, nothing else")
-  # Libraries log what only their authors want to read at each restore.
-  logging.set_verbosity(logging.WARNING)
+  commands.require(argv, "workdir", "network", "out")
   export(pathlib.Path(given.workdir), given.network, pathlib.Path(given.out))
 
 
 if __name__ == "__main__":
-  define_flags()
-  options.run(main)
+  commands.start(main, define_flags)

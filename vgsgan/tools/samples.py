@@ -1,12 +1,12 @@
-"""What a trained model of `configs/generation.py` makes, to look at and hear.
+"""Writes images and sounds that a run of `configs/generation.py` makes.
 
     python -m vgsgan.tools.samples --workdir=runs/idea-gan
 
-Writes sheet.png into the run's folder `report`, or to --out: the first
-validation clips, and what the run's best checkpoint makes of them and of random
-latents, each picture above its spectrogram. Of pairs also NAME-NUMBER.wav,
-every sound as it can be had from its spectrogram, the real ones too: phases and
-loudness are gone (`sounds` is the extra).
+sheet.png shows the first validation clips, and what the run's best checkpoint
+makes of them and of random latents: each image above its spectrogram. A run of
+image and sound pairs also gives NAME-NUMBER.wav, the sound of each spectrogram.
+Real sounds are made from their spectrograms, too, so that both lack the same:
+phases and loudness. Sounds need the extra `sounds`.
 """
 
 import inspect
@@ -17,20 +17,20 @@ from typing import Any
 import ml_collections
 import numpy as np
 import soundfile
-from absl import flags, logging
+from absl import flags
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from scipy import signal
 
 from vgsgan import data, tasks
-from vgsgan.common import files, options
+from vgsgan.common import commands, files, options
 from vgsgan.common.errors import UserError
 from vgsgan.evals.generated import Clips
 from vgsgan.parallel import mesh
 from vgsgan.tasks import generation, idea
 from vgsgan.tasks.generation_evaluation import sheet
 from vgsgan.tasks.idea_evaluation import upright
-from vgsgan.train import finished, terminal
+from vgsgan.train import compile_cache, finished, terminal
 
 FEW = 6  # Clips that are shown and heard.
 _PEAK = 0.9
@@ -67,6 +67,7 @@ def made(workdir: pathlib.Path) -> tuple[dict[str, Clips], int]:
       f"{workdir} is a run of {config.task!r}, which generates no clips: name "
       "one of configs/generation.py"
     )
+  compile_cache.start_for(config)
   devices = mesh.make_mesh(1)
   model, looks = looks_of(config, devices)
   _, state = finished.best(workdir, model.init, devices)
@@ -182,21 +183,19 @@ def rendered(
   return contents
 
 
-def define_flags() -> None:
-  options.define_path("workdir", None, "Of the run.")
-  options.define_path("out", "", "Of the files; WORKDIR/report if empty.")
+def define_flags(values: flags.FlagValues) -> None:
+  options.define_path(values, "workdir", None, "Folder of the run (needed).")
+  options.define_path(
+    values, "out", "", "Folder to write; WORKDIR/report if empty."
+  )
 
 
 def main(argv: list[str]) -> None:
   given = flags.FLAGS
-  if len(argv) > 1 or not given.workdir:
-    raise UserError("--workdir is needed, and besides it --out alone is known")
-  # Libraries log what only their authors want to read at each restore.
-  logging.set_verbosity(logging.WARNING)
+  commands.require(argv, "workdir")
   workdir = pathlib.Path(given.workdir)
   write(workdir, pathlib.Path(given.out or workdir / "report"))
 
 
 if __name__ == "__main__":
-  define_flags()
-  options.run(main)
+  commands.start(main, define_flags)

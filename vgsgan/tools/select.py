@@ -1,26 +1,44 @@
 """Chooses the training pairs whose edits mislead a finished run most.
 
-    python -m vgsgan.tools.select --workdir=runs/drawing --count=3000 --out=DIR
+    python -m vgsgan.tools.select --workdir=runs/drawing --out=DIR --count=3000
 
-DIR then holds `images/ID.png`, the edited pictures; `marked/ID.png`, the same
-enlarged, with a red box where picture and caption match best, for the people
-who describe them; `selection.jsonl`, a line for each: rank (its ID), index and
-ID of its record, loss, the caption's scores with the true and the edited
-picture, caption, box (left, top, right, bottom in pixels); `z.npy` and
-`name_list_train.txt`. Once `audio/ID.wav` and, optionally, `text/ID.txt` are
-there for every line of that list (take out the others),
-`--config.data.more=DIR` adds them to the training pairs.
+Writes into DIR: images/ID.png, the edited images; marked/ID.png, the same
+enlarged, with a red box where image and caption match best, for the people who
+describe them; selection.jsonl, a line a pair: rank (its ID), record, loss,
+scores with the true and the edited image, caption, box (pixels: left, top,
+right, bottom); z.npy; name_list_train.txt. Once audio/ID.wav and, optionally,
+text/ID.txt are there for each line of that list (delete the others),
+--config.data.more=DIR adds them to the training pairs. This is the active
+selection of "Learning Words by Drawing Images" (CVPR 2019).
 """
 
+import heapq
+import io
 import pathlib
+from collections.abc import Iterator
+from typing import Any
 
-from absl import flags, logging
+import jax
+import numpy as np
+from absl import flags
+from jaxtyping import Bool, Int, UInt8
+from PIL import Image, ImageDraw
+from tqdm import tqdm
 
 from vgsgan import data
-from vgsgan.common import files, options
+from vgsgan.common import commands, files, jsonfiles, options
 from vgsgan.common.errors import UserError
-from vgsgan.tools import drawn_runs, selection
-from vgsgan.train import terminal
+from vgsgan.data import pipeline
+from vgsgan.data.builders.clevrgan_files import LATENTS_FILE
+from vgsgan.data.builders.scenes import encode
+from vgsgan.data.examples import DrawnPairExample
+from vgsgan.parallel import mesh as mesh_lib
+from vgsgan.tasks.drawing import Drawing
+from vgsgan.tools import drawn_runs
+from vgsgan.train import keys, terminal
+from vgsgan.train.state import TrainState
+
+_MARKED = 256  # Pixels that the side of a marked picture has at least.
 
 
 def select(
@@ -45,7 +63,7 @@ def select(
   new = not out.exists()
   with files.refused(out):
     out.mkdir(parents=True, exist_ok=True)  # Before the pass, not after it.
-  chosen = selection.hardest(run.model, kind, run.state, records, count)
+  chosen = hardest(run.model, kind, run.state, records, count)
   if not chosen:
     if new:
       out.rmdir()
@@ -54,27 +72,149 @@ def select(
       f"step {run.step}: choose another --kind"
     )
   latent_size = run.model.generator.latent_size
-  selection.write(out, chosen, records, latent_size)
+  write(out, chosen, records, latent_size)
   return len(chosen)
 
 
-def define_flags() -> None:
-  options.define_path("workdir", None, "Of the finished run.")
-  flags.DEFINE_integer("count", 3000, "How many pairs to choose.")
-  options.define_path("out", None, "The folder to write, new or empty.")
-  flags.DEFINE_string("kind", "", "Of edits; the curriculum's last if empty.")
+def hardest(
+  model: Drawing,
+  kind: str,
+  state: TrainState,
+  records: pipeline.Records,
+  count: int,
+) -> list[dict[str, Any]]:
+  """The `count` records with the highest loss, the highest first.
+
+  Fewer where fewer have any. Of equals the first.
+
+  Returns:
+    For each its `record` (index) and what `judge` says.
+  """
+
+  def loss_then_order(row):
+    return -row["loss"], row["record"]
+
+  kept: list[dict[str, Any]] = []
+  for rows in _judged(model, kind, state, records):
+    losing = [row for row in rows if row["loss"] > 0]
+    kept = heapq.nsmallest(count, kept + losing, key=loss_then_order)
+  return kept
+
+
+def _judged(
+  model: Drawing, kind: str, state: TrainState, records: pipeline.Records
+) -> Iterator[list[dict[str, Any]]]:
+  """What is found of the records, in their order, a batch at a time."""
+  config, rows = model.config, model.config.eval.batch
+  samples = int(config.eval.seconds * config.data.sample_rate)
+  stream = pipeline.EvalStream(
+    records, DrawnPairExample(samples, False), rows, slice(0, rows)
+  )
+  run = jax.jit(
+    lambda *arguments: drawn_runs.judge(model, kind, *arguments),
+    out_shardings=mesh_lib.replicated(model.mesh),
+  )
+  host = pipeline.batches(stream, 0, config.data.num_threads)
+  bar = tqdm(total=len(records), desc="select", unit="pair", disable=None)
+  with bar:
+    for number, local in enumerate(host):
+      key = keys.of(config.seed, "selection", number)
+      batch = mesh_lib.shard(local, model.mesh)
+      found = jax.device_get(run(state, batch, key))
+      count = int(found.pop("real").sum())  # The filling comes last.
+      yield [
+        {"record": number * rows + i}
+        | {name: value[i] for name, value in found.items()}
+        for i in range(count)
+      ]
+      bar.update(count)
+
+
+def box(region: Bool[np.ndarray, "h w"], size: int) -> Int[np.ndarray, "4"]:
+  """Left, top, right and bottom edge of a region, in pixels of a picture."""
+  edges = []
+  for axis in (0, 1):  # Over rows for the columns, and so on.
+    cells = np.flatnonzero(region.any(axis))
+    of = region.shape[1 - axis]
+    edges.append((cells[0] * size // of, -(-(cells[-1] + 1) * size // of)))
+  (left, right), (top, bottom) = edges
+  return np.array([left, top, right, bottom])
+
+
+def marked(
+  picture: UInt8[np.ndarray, "s s 3"], edges: Int[np.ndarray, "4"]
+) -> UInt8[np.ndarray, "t t 3"]:
+  """The picture enlarged by a whole factor, a red box round its region."""
+  size = len(picture)
+  factor = max(1, -(-_MARKED // size))
+  large = picture.repeat(factor, axis=0).repeat(factor, axis=1)
+  image = Image.fromarray(large)
+  left, top, right, bottom = (int(edge) * factor for edge in edges)
+  corners = (left, top, right - 1, bottom - 1)
+  ImageDraw.Draw(image).rectangle(corners, outline=(255, 0, 0), width=2)
+  return np.asarray(image)
+
+
+def write(
+  folder: pathlib.Path,
+  chosen: list[dict[str, Any]],
+  records: pipeline.Records,
+  latent_size: int,
+) -> None:
+  """Writes what was chosen as a folder that `clevrgan_folder` reads.
+
+  A picture's ID is its rank, 0 the hardest. Nothing draws it from a latent
+  alone, so its `z` is NaN, and where these pairs are trained on they get no
+  edit but by `edits.inverter`.
+
+  Raises:
+    UserError: the folder cannot be written.
+  """
+  lines = []
+  with files.refused(folder):
+    for name in ("images", "marked", "audio", "text"):
+      (folder / name).mkdir(parents=True, exist_ok=True)
+    for rank, row in enumerate(chosen):
+      edges = box(row["region"], len(row["picture"]))
+      shown = marked(row["picture"], edges)
+      image = encode(row["picture"])
+      files.replace(folder / "images" / f"{rank}.png", image)
+      files.replace(folder / "marked" / f"{rank}.png", encode(shown))
+      record = records[row["record"]]
+      about = {
+        "rank": rank,
+        "record": row["record"],
+        "id": record["id"].decode(),
+        **{name: row[name] for name in ("loss", "true", "edited")},
+        "caption": record["caption"].decode(),
+        "box": edges,
+      }
+      lines.append(f"{jsonfiles.dumps(about)}\n")
+    shape = (len(chosen), latent_size)
+  latents = io.BytesIO()
+  np.save(latents, np.full(shape, np.nan, np.float32))
+  files.replace(folder / LATENTS_FILE, latents.getvalue())
+  files.replace(folder / "selection.jsonl", "".join(lines).encode())
+  # Last: without it the folder is not taken for one that is whole.
+  names = "".join(f"{rank}\n" for rank in range(len(chosen)))
+  files.replace(folder / "name_list_train.txt", names.encode())
+
+
+def define_flags(values: flags.FlagValues) -> None:
+  options.define_path(values, "workdir", None, "Folder of the run (needed).")
+  options.define_path(
+    values, "out", None, "Folder to write, new or empty (needed)."
+  )
+  flags.DEFINE_integer("count", 3000, "Number of pairs.", flag_values=values)
+  drawn_runs.define_kind(values)
 
 
 def main(argv: list[str]) -> None:
   given = flags.FLAGS
-  if len(argv) > 1 or given.workdir is None or given.out is None:
-    raise UserError("--workdir and --out are needed; flags start with --")
-  # Libraries log what only their authors want to read at each restore.
-  logging.set_verbosity(logging.WARNING)
+  commands.require(argv, "workdir", "out")
   workdir, out = pathlib.Path(given.workdir), pathlib.Path(given.out)
   print(f"{select(workdir, given.count, out, given.kind)} pairs in {out}")
 
 
 if __name__ == "__main__":
-  define_flags()
-  options.run(main)
+  commands.start(main, define_flags)

@@ -1,11 +1,10 @@
-"""What a trained model's edits look like, as one picture.
+"""Draws a few edits of a run into one image.
 
     python -m vgsgan.tools.show --workdir=runs/quick/edited-0 --out=edits.png
 
-A row for each of a few validation pairs: the picture; where the caption's best
-word is, by the matchmap of the run's best checkpoint; the picture drawn anew;
-and the caption with that word in colour, and its score with the one picture
-and with the other.
+Each row is a validation pair: the image; the place of the caption's best word,
+by the matchmap of the run's best checkpoint; the edited image; and the caption
+with that word in colour, with its scores for the image and for the edit.
 """
 
 import functools
@@ -16,10 +15,10 @@ from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
-from absl import flags, logging
+from absl import flags
 
 from vgsgan import data
-from vgsgan.common import files, options
+from vgsgan.common import commands, files, options
 from vgsgan.common.errors import UserError
 from vgsgan.data import pipeline
 from vgsgan.data.examples import DrawnPairExample, decode
@@ -126,30 +125,28 @@ def show(
   say.info(f"wrote {out}")
 
 
-def define_flags() -> None:
-  options.define_path("workdir", None, "Of the run.")
-  options.define_path("out", None, "The .png file to write.")
-  flags.DEFINE_string("kind", "", "Of edits; the curriculum's last if empty.")
+def define_flags(values: flags.FlagValues) -> None:
+  options.define_path(values, "workdir", None, "Folder of the run (needed).")
+  options.define_path(values, "out", None, "The .png file to write (needed).")
+  drawn_runs.define_kind(values)
   flags.DEFINE_list(
-    "pairs", [], "Numbers of validation pairs; else the first with an edit."
+    "pairs",
+    [],
+    "Numbers of validation pairs, from 0: 3,7,20; else the first "
+    f"{_FEW} with an edit.",
+    flag_values=values,
   )
 
 
 def main(argv: list[str]) -> None:
   given = flags.FLAGS
-  if len(argv) > 1 or given.workdir is None or given.out is None:
-    raise UserError(
-      "--workdir and --out are needed, and --kind and --pairs may be given"
-    )
+  commands.require(argv, "workdir", "out")
   if not all(number.strip().isdecimal() for number in given.pairs):
     raise UserError(f"--pairs={','.join(given.pairs)}: numbers are needed")
-  # Libraries log what only their authors want to read at each restore.
-  logging.set_verbosity(logging.WARNING)
   numbers = list(map(int, given.pairs))
   out = pathlib.Path(given.out)
   show(pathlib.Path(given.workdir), out, given.kind, numbers)
 
 
 if __name__ == "__main__":
-  define_flags()
-  options.run(main)
+  commands.start(main, define_flags)

@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 import jaxlib
+import ml_collections
 
 from vgsgan.common import files
 
@@ -40,6 +41,11 @@ _FAILED = re.compile(
 _ENTRY = re.compile(r"-[0-9a-f]{64}-cache$")
 # Seconds after which an entry is whole, unless its writer was killed.
 _WRITTEN = 60.0
+
+
+def start_for(config: ml_collections.ConfigDict) -> None:
+  """Starts the cache that a run's config names, or else the usual one."""
+  start(config.get("compilation_cache", FOLDER))
 
 
 def start(folder: str) -> None:

@@ -1,59 +1,72 @@
-"""`python -m vgsgan.tools.bench MODE`: measures, and prints a table.
+"""Measures what a config costs on this machine, and prints a table.
 
     python -m vgsgan.tools.bench step --config=configs/quickstart.py:chunk
 
-`step`, `scores`, `input`, `edits` and `checkpoint` are in the modules of their
-names; `scores` has sizes of its own, whatever the config. Without one it is
-`configs/stamps.py`. A config of several arms (`configs/quickstart.py:table`)
-gives a column an arm, of its first seed.
-`--json=PATH` keeps the figures, with the machine that they were measured on.
-`step --torch` runs network and loss in PyTorch as well, which the extra `bench`
-installs.
+  step        the training step, and its share of a matrix product's speed
+  edits       a step with edits against one without
+  input       reading batches against the step
+  checkpoint  how much saves hold up the steps
+  scores      scores of all pairs; its sizes do not depend on the config
+
+A config of several arms (configs/quickstart.py:table) gives a column each, with
+its first seed. Figures are medians of turns in one process.
 """
 
 import pathlib
 import sys
-from collections.abc import Sequence
 
-from absl import flags, logging
+from absl import flags
 from ml_collections import config_flags
 
-from vgsgan.common import jsonfiles, memory, options
+from vgsgan.common import commands, jsonfiles, memory, options
 from vgsgan.common.errors import UserError
 from vgsgan.tools.bench import command, step
-from vgsgan.train import terminal
-
-CONFIG = config_flags.DEFINE_config_file(
-  "config", None, "Config file, with arguments after a colon."
-)
-REPEAT = flags.DEFINE_integer("repeat", 20, "Repetitions of each.", 1)
-TORCH = flags.DEFINE_bool(
-  "torch", False, "With `step`: the same network and loss in PyTorch as well."
-)
-JSON = options.define_path("json", None, "Where to keep the figures.")
+from vgsgan.train import compile_cache, terminal
 
 
-def main(argv: Sequence[str]) -> None:
+def define_flags(values: flags.FlagValues) -> None:
+  config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "Config file, with arguments after a colon; configs/stamps.py if none.",
+    values,
+  )
+  flags.DEFINE_integer(
+    "repeat", 20, "Turns, each measuring everything once.", 1, None, values
+  )
+  flags.DEFINE_bool(
+    "torch",
+    False,
+    "With step: network and loss in PyTorch, too (extra `bench`).",
+    values,
+  )
+  options.define_path(
+    values, "json", "", "File to keep the figures in, with machine and date."
+  )
+
+
+def main(argv: list[str]) -> None:
+  given = flags.FLAGS
   mode = command.chosen_mode(argv[1:])
-  if TORCH.value and mode != "step":
+  if given.torch and mode != "step":
     raise UserError(f"--torch goes with the mode step, not with {mode}")
-  if JSON.value:
-    command.check_writable(pathlib.Path(JSON.value))
-  logging.set_verbosity(logging.WARNING)
+  if given.json:
+    command.check_writable(pathlib.Path(given.json))
   memory.keep_freed()  # As a training does.
-  measure = step.with_torch if TORCH.value else command.MODES[mode]
+  compile_cache.start_for(given.config)
+  measure = step.with_torch if given.torch else command.MODES[mode]
   with memory.enough(memory.TRAINING):
-    found = command.columns(measure, CONFIG.value, REPEAT.value)
+    found = command.columns(measure, given.config, given.repeat)
   print("\n".join(command.table(found)))
-  if JSON.value:
+  if given.json:
     record = {
       "command": " ".join(["python -m vgsgan.tools.bench", *sys.argv[1:]]),
       **command.machine(),
-      "figures": found if "compare" in CONFIG.value else found[""],
+      "figures": found if "compare" in given.config else found[""],
     }
-    jsonfiles.write_json(JSON.value, record)
-    terminal.Terminal().info(f"wrote {JSON.value}")
+    jsonfiles.write_json(given.json, record)
+    terminal.Terminal().info(f"wrote {given.json}")
 
 
 if __name__ == "__main__":
-  options.run(main, command.with_config(sys.argv))
+  commands.start(main, define_flags, command.with_config(sys.argv))

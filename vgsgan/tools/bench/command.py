@@ -14,8 +14,8 @@ import ml_collections
 
 from vgsgan.common import jsonfiles, options
 from vgsgan.common.errors import UserError
-from vgsgan.tools import compare
 from vgsgan.tools.bench import checkpoint, edits, input, scores, step
+from vgsgan.tools.compare import arms
 from vgsgan.train import terminal
 
 Measure = Callable[[ml_collections.ConfigDict, int], dict]
@@ -56,7 +56,7 @@ def columns(
   measure: Measure, config: ml_collections.ConfigDict, repeat: int
 ) -> dict[str, dict]:
   """What is measured, by arm; by "" of a config that has none."""
-  runs = list(compare.first_runs(config))  # Refuses before it measures.
+  runs = list(arms.first_runs(config))  # Refuses before it measures.
   say, found = terminal.Terminal(), {}
   for name, one in runs:
     with say.status(f"measuring {name}".strip()):

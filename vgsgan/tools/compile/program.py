@@ -31,7 +31,7 @@ from vgsgan.common.errors import UserError, first_line
 from vgsgan.data import blank
 from vgsgan.models import pretrained
 from vgsgan.parallel import mesh
-from vgsgan.tools import compare
+from vgsgan.tools.compare import arms
 from vgsgan.tools.compile import footprint
 from vgsgan.tools.compile.report import report, table
 from vgsgan.train import terminal
@@ -71,9 +71,9 @@ def run(
     with files.refused(workdir):
       workdir.mkdir(parents=True, exist_ok=True)
   say = terminal.Terminal()
-  found, runs = [], list(compare.first_runs(config))
+  found, runs = [], list(arms.first_runs(config))
   for arm, one in runs:
-    with compare.named(arm):
+    with arms.named(arm):
       tasks.check(one)
   for arm, one in runs:
     rows = []

@@ -1,12 +1,12 @@
-"""Drills a real run, many times over, and counts.
+"""Breaks a run at random moments and checks that it recovers.
 
-    python -m vgsgan.tools.drill --count=100 --workdir=DIR
+    python -m vgsgan.tools.drill --count=100 --workdir=runs/drill
 
-Kills it, ends it, fills its disk, damages its files at random moments, starts
-it again each time, and compares what it leaves with an undisturbed run; see
-`faults` for the kinds. On imagined CPU devices, whatever the machine has.
-Leaves `drills.jsonl` (a line a drill), `drills.json` (the counts) and the
-folders of the drills that failed; the exit status is 1 if any did.
+A drill kills the run, ends it, fills its disk or damages its files, starts it
+again, and compares what it leaves with an undisturbed run. Runs use the CPU,
+whatever devices there are. Writes drills.jsonl (a line a drill), drills.json
+(the counts) and the folders of the drills that failed. The exit status is 1 if
+any did.
 """
 
 import collections
@@ -23,7 +23,7 @@ import jax
 import tqdm
 from absl import flags, logging
 
-from vgsgan.common import files, jsonfiles, options
+from vgsgan.common import commands, files, jsonfiles, options
 from vgsgan.common.errors import UserError, one_line
 from vgsgan.tools.drill import faults, runs
 from vgsgan.tools.drill.moments import Drill
@@ -119,15 +119,23 @@ def table(kinds: dict[str, dict[str, Any]]) -> str:
   return "\n".join([*lines, f"{'all':22}{total[0]:8}{total[1]:8}"])
 
 
-def define_flags() -> None:
-  options.define_path("workdir", None, "Where it works, and reports.")
-  flags.DEFINE_integer("count", 100, "How many drills.", 1)
-  flags.DEFINE_integer("seed", 0, "Of the random moments.")
-  flags.DEFINE_list("kinds", [], "Which faults; all of them if empty.")
+def define_flags(values: flags.FlagValues) -> None:
+  options.define_path(values, "workdir", None, "A new folder (needed).")
+  flags.DEFINE_integer("count", 100, "Number of drills.", 1, None, values)
+  flags.DEFINE_integer(
+    "seed", 0, "Seed of the random moments.", flag_values=values
+  )
+  flags.DEFINE_list(
+    "kinds",
+    [],
+    f"Faults: {', '.join(faults.KINDS)}; all if empty.",
+    flag_values=values,
+  )
   flags.DEFINE_string(
     "config",
     "configs/recogniser.py:smoke",
-    "The run that is drilled; --config.FIELD=VALUE as for `vgsgan.main`.",
+    "Config of the run; --config.FIELD=VALUE overrides a field.",
+    values,
   )
 
 
@@ -172,15 +180,5 @@ def main(argv: list[str]) -> int:
   return int(any(not one["ok"] for one in found))
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-  """`--config.FIELD=VALUE` is left over, for the runs."""
-  return options.parse_flags(argv, known_only=True)
-
-
-def run() -> None:
-  options.run(main, parser=parse_flags)
-
-
-if __name__ == "__main__":
-  define_flags()
-  run()
+if __name__ == "__main__":  # `--config.FIELD=VALUE` is left, for the runs.
+  commands.start(main, define_flags, unknown_flags=True)

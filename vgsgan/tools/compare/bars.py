@@ -19,7 +19,7 @@ def svg(found: Mapping[str, Any], columns: Sequence[str]) -> str:
   is the standard deviation over the seeds, where there are several.
 
   Args:
-    found: as `comparing.summary` gives it.
+    found: as `tables.summary` gives it.
     columns: those that are drawn.
   """
   arms = found["arms"]
