@@ -224,13 +224,13 @@ def test_the_input_is_compared_with_the_step(case_of):
 def test_saves_are_real_and_leave_nothing(case_of, monkeypatch, tmp_path):
   monkeypatch.setattr(checkpoint.tempfile, "tempdir", str(tmp_path))
   kept = []
-  closing = checkpoint.checkpoints.Checkpoints.close
+  closing = checkpoint.manager.Checkpoints.close
 
   def close(self):
     closing(self)
     kept.extend(self.steps())
 
-  monkeypatch.setattr(checkpoint.checkpoints.Checkpoints, "close", close)
+  monkeypatch.setattr(checkpoint.manager.Checkpoints, "close", close)
   found = checkpoint.measure(case_of(task_of()), 2)
   # Four to warm up, a save each; then one in each of two turns.
   assert kept == [5, 6]
