@@ -116,7 +116,7 @@ def test_strengths_lie_along_one_move_of_each_row(kind):
     z,
     (0.25, 0.5),
     4,
-    directions if kind == "direction" else None,
+    lambda: directions,
   )
   weak, strong = np.float64(drawn.reshape(2, 5, 12) - z)
   if kind == "chunk":
@@ -163,17 +163,18 @@ def test_a_cluster_is_that_of_the_features_at_the_peak():
   )
 
   def chosen(counts, published):
-    off = impostors.units_off(
-      "cluster",
-      KEY,
-      layers,
-      found,
-      jnp.ones((b, 2, 2), bool),
-      jnp.asarray(image_map),
-      lambda keep: jnp.zeros(b),
-      known,
-      counts,
-      published,
+    off = impostors.UNITS["cluster"](
+      impostors.Attempt(
+        KEY,
+        layers,
+        found,
+        jnp.ones((b, 2, 2), bool),
+        jnp.asarray(image_map),
+        lambda keep: jnp.zeros(b),
+        known,
+        counts,
+        published,
+      )
     )
     return [rung["up1"].tolist() for rung in off]
 
@@ -195,17 +196,18 @@ def test_published_clusters_after_the_first_are_drawn_by_their_scores():
   place = jnp.zeros(b, int)
 
   def chosen(published):
-    off = impostors.units_off(
-      "cluster",
-      KEY,
-      {"up1": (2, 2, 3)},
-      edits.Peak(jnp.zeros((b, 1, 1)), place, place, place),
-      jnp.ones((b, 1, 1), bool),
-      jnp.broadcast_to(jnp.array([3.0, 1.0, -1.0]), (b, 1, 1, 3)),
-      lambda keep: jnp.zeros(b),
-      known,
-      (1, 1, 1),
-      published,
+    off = impostors.UNITS["cluster"](
+      impostors.Attempt(
+        KEY,
+        {"up1": (2, 2, 3)},
+        edits.Peak(jnp.zeros((b, 1, 1)), place, place, place),
+        jnp.ones((b, 1, 1), bool),
+        jnp.broadcast_to(jnp.array([3.0, 1.0, -1.0]), (b, 1, 1, 3)),
+        lambda keep: jnp.zeros(b),
+        known,
+        (1, 1, 1),
+        published,
+      )
     )
     return np.stack([rung["up1"] for rung in off])
 
@@ -223,17 +225,18 @@ def random_off(counts, published, b=300, key=KEY):
   layers = {"up1": (4, 4, 50), "up2": (8, 8, 40)}
   nothing = jnp.zeros((b, 1, 1))
   found = edits.peak(nothing[..., None], jnp.ones((b, 1), bool))
-  return impostors.units_off(
-    "random",
-    key,
-    layers,
-    found,
-    nothing > 0,
-    nothing[..., None],
-    lambda keep: jnp.zeros(b),
-    None,
-    counts,
-    published,
+  return impostors.UNITS["random"](
+    impostors.Attempt(
+      key,
+      layers,
+      found,
+      nothing > 0,
+      nothing[..., None],
+      lambda keep: jnp.zeros(b),
+      None,
+      counts,
+      published,
+    )
   )
 
 

@@ -6,6 +6,7 @@ import inspect
 import os
 import pathlib
 import runpy
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -123,56 +124,90 @@ def contrastive(
     raise ValueError(
       f"{devices} devices cannot share a batch of {b}: not a multiple"
     )
-  split = devices > 1
   noise = None if key is None else jax.random.uniform(key, (2, b, b))
-
-  score_all = score
-  if split:
-    score_all = functools.partial(EXCHANGES[exchange], score, axis)
-
-  def gather(x: Array) -> Array:
-    return lax.all_gather(x, axis, tiled=True) if split else x
-
-  def island(images, audio, valid, image_id, speech_id, noise, edited, partner):
-    everyone = gather(image_id), gather(speech_id)
-    same = same_pairs(image_id, speech_id, *everyone)
-    forward = score_all(images, audio, valid).astype(jnp.float32)
-    backward = forward
-    if split:
-      # [own images, all audio] -> [all images, own audio]
-      backward = lax.all_to_all(forward, axis, 1, 0, tiled=True)
-    offset = lax.axis_index(axis) * len(images) if split else 0
-    directions = [
-      anchor_rows(rows, offset, same, None if noise is None else noise[i])
-      for i, rows in enumerate((forward, backward.T))
-    ]
-    if partner is not None:
-      own = paired(score, images, *partner).astype(jnp.float32)
-      directions = [rows._replace(positive=own) for rows in directions]
-    if edited is not None:
-      edit_map, weight = edited
-      # Not only the score: a NaN in the map would reach the speech's gradient.
-      edit_map = jnp.where(weight[:, None, None, None] > 0, edit_map, 0)
-      edit_score = paired(score, edit_map, audio, valid)
-      edited = Edited(edit_score.astype(jnp.float32), weight)
-    loss = jnp.mean(objective(*directions, edited))
-    sums = _sums(*directions, edited)
-    if split:
-      # Inside the island: so its transpose gives whole gradients, once.
-      loss, sums = lax.pmean(loss, axis), lax.psum(sums, axis)
+  labels = image_id, speech_id
+  pairs = _Pairs(image_map, audio_map, valid, labels, noise, edited, partner)
+  if devices == 1:
+    loss, sums = _loss(pairs, _score_alone(pairs, score), score, objective)
     return loss, _metrics(sums)
 
-  if split:
-    rows = P(axis)
-    island = jax.shard_map(
-      island,
-      mesh=mesh,
-      in_specs=(rows, rows, rows, rows, rows, P(None, axis), rows, rows),
-      out_specs=P(),
-    )
-  return island(
-    image_map, audio_map, valid, image_id, speech_id, noise, edited, partner
-  )
+  def of_device(pairs: _Pairs):
+    scored = _score_over(pairs, score, axis, exchange)
+    loss, sums = _loss(pairs, scored, score, objective)
+    # Inside `shard_map`: so its transpose gives whole gradients, once.
+    return lax.pmean(loss, axis), lax.psum(sums, axis)
+
+  rows = P(axis)
+  specs = _Pairs(rows, rows, rows, rows, P(None, axis), rows, rows)
+  loss, sums = jax.shard_map(
+    of_device, mesh=mesh, in_specs=(specs,), out_specs=P()
+  )(pairs)
+  return loss, _metrics(sums)
+
+
+class _Pairs(NamedTuple):
+  """The pairs of one device, or of all; arguments of `contrastive`."""
+
+  images: Any
+  audio: Any
+  valid: Any
+  labels: Any  # image_id, speech_id
+  noise: Any  # [2, b, all] for sampled negatives of both directions, or None.
+  edited: Any
+  partner: Any
+
+
+class _Scored(NamedTuple):
+  """A device's anchors against all candidates, in both directions."""
+
+  images: Float[Array, "q n"]  # Own images, all audio.
+  audio: Float[Array, "q n"]  # Own audio, all images.
+  same: Bool[Array, "q n"]  # Pairs that are no impostors.
+  offset: int | Int[Array, ""]  # Place of the first pair in the batch.
+
+
+def _score_alone(pairs: _Pairs, score: Callable) -> _Scored:
+  """Scores all pairs where one device has them all."""
+  scores = score(pairs.images, pairs.audio, pairs.valid).astype(jnp.float32)
+  return _Scored(scores, scores.T, same_pairs(*pairs.labels), 0)
+
+
+def _score_over(
+  pairs: _Pairs, score: Callable, axis: tuple[str, ...], exchange: str
+) -> _Scored:
+  """Scores a device's pairs against those of all; inside `shard_map`."""
+  everyone = [lax.all_gather(x, axis, tiled=True) for x in pairs.labels]
+  score_all = functools.partial(EXCHANGES[exchange], score, axis)
+  scores = score_all(pairs.images, pairs.audio, pairs.valid)
+  scores = scores.astype(jnp.float32)
+  # [own images, all audio] -> [all images, own audio]
+  backward = lax.all_to_all(scores, axis, 1, 0, tiled=True)
+  offset = lax.axis_index(axis) * len(pairs.images)
+  same = same_pairs(*pairs.labels, *everyone)
+  return _Scored(scores, backward.T, same, offset)
+
+
+def _loss(
+  pairs: _Pairs, scored: _Scored, score: Callable, objective: Objective
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+  """The mean loss of a device's pairs, and sums for the metrics."""
+  noise = (None, None) if pairs.noise is None else pairs.noise
+  directions = [
+    anchor_rows(rows, scored.offset, scored.same, numbers)
+    for rows, numbers in zip((scored.images, scored.audio), noise, strict=True)
+  ]
+  if pairs.partner is not None:
+    own = paired(score, pairs.images, *pairs.partner).astype(jnp.float32)
+    directions = [rows._replace(positive=own) for rows in directions]
+  edited = None
+  if pairs.edited is not None:
+    maps, weight = pairs.edited
+    # Not only the score: a NaN in the map would reach the speech's gradient.
+    maps = jnp.where(weight[:, None, None, None] > 0, maps, 0)
+    edit_score = paired(score, maps, pairs.audio, pairs.valid)
+    edited = Edited(edit_score.astype(jnp.float32), weight)
+  loss = jnp.mean(objective(*directions, edited))
+  return loss, _sums(*directions, edited)
 
 
 def _sums(

@@ -15,10 +15,6 @@ from jaxtyping import Array, Bool, Float, Key
 
 from vgsgan.negatives import concepts, edits
 
-UNITS = ("random", "cluster", "gradient")
-LATENT = ("gaussian", "chunk", "direction")
-KINDS = (*UNITS, *LATENT)
-
 
 class Concepts(NamedTuple):
   """What the published clusters say; made between steps, see `concepts`.
@@ -56,44 +52,81 @@ def by_row(pictures: Float[Array, "bk s s 3"], rungs: int) -> Array:
   return jnp.moveaxis(pictures.reshape(shape), 1, 0)
 
 
-def units_off(
-  kind: str,
-  key: Key[Array, ""],
-  layers: dict[str, tuple[int, int, int]],
-  found: edits.Peak,
-  region: Bool[Array, "b h w"],
-  image_map: Float[Array, "b h w d"],
-  score_of_keep: Callable[[edits.Keep], Float[Array, "b"]],
-  known: Concepts | None,
-  counts: tuple[int, ...],
-  published: bool,
-) -> list[dict[str, Float[Array, "b c"]]]:
-  """Which units each rung switches off (1), by layer.
+class Attempt(NamedTuple):
+  """Everything that units are chosen by, for one batch.
 
-  The `counts[rung]` units that are fittest for it. Where `published`, chance
-  has its part as in the paper: `random` takes each unit with even chances, anew
-  for each rung, and `cluster` draws the concept of all rungs but the first.
+  Attributes:
+    key: of the random draws.
+    layers: (height, width, units) of each editable layer.
+    peak: where image and caption match best.
+    region: the places around it.
+    image_map: features of the images.
+    score_of_keep: score of each caption with its image drawn with a `Keep`.
+    concepts: clusters; None before there are any.
+    counts: units to switch off, by rung.
+    published: chance has its part as in the paper.
   """
-  b, rungs = len(image_map), range(len(counts))
-  if kind == "random" and published:
-    keys = jax.random.split(key, len(rungs))
-    return [random_units(keys[rung], layers, b) for rung in rungs]
-  if kind == "random":
-    ranks = [random_ranks(key, layers, b)] * len(rungs)
-  elif kind == "gradient":
-    shapes = {name: (b, *shape) for name, shape in layers.items()}
-    ranks = [edits.aimed(score_of_keep, shapes, region)] * len(rungs)
-  else:
-    features = image_map[jnp.arange(b), found.row, found.column]
-    scores = concepts.assign(features, known.mean, known.std, known.centroids)
-    best = jnp.argmax(scores, axis=1)
-    chosen = [best] * len(rungs)
-    if published:
-      keys = jax.random.split(key, len(rungs))
-      chosen[1:] = [concepts.sample(keys[rung], scores) for rung in rungs[1:]]
-    ranks = [
-      {name: known.units[name][one] for name in layers} for one in chosen
+
+  key: Key[Array, ""]
+  layers: dict[str, tuple[int, int, int]]
+  peak: edits.Peak
+  region: Bool[Array, "b h w"]
+  image_map: Float[Array, "b h w d"]
+  score_of_keep: Callable[[edits.Keep], Float[Array, "b"]]
+  concepts: Concepts | None
+  counts: tuple[int, ...]
+  published: bool
+
+
+# Units that each rung switches off (1), by layer.
+Units = list[dict[str, Float[Array, "b c"]]]
+
+
+def random_off(at: Attempt) -> Units:
+  """Any units; published: each with even chances, anew for each rung."""
+  b, rungs = len(at.image_map), len(at.counts)
+  if at.published:
+    return [
+      random_units(key, at.layers, b) for key in jax.random.split(at.key, rungs)
     ]
+  return _top([random_ranks(at.key, at.layers, b)] * rungs, at.counts)
+
+
+def gradient_off(at: Attempt) -> Units:
+  """The units without which the caption's score falls most."""
+  b = len(at.image_map)
+  shapes = {name: (b, *shape) for name, shape in at.layers.items()}
+  ranks = edits.aimed(at.score_of_keep, shapes, at.region)
+  return _top([ranks] * len(at.counts), at.counts)
+
+
+def cluster_off(at: Attempt) -> Units:
+  """The units that cover the concept of the place best.
+
+  Published: the concept of all rungs but the first is drawn by chance.
+  """
+  known, peak, rungs = at.concepts, at.peak, range(len(at.counts))
+  features = at.image_map[jnp.arange(len(at.image_map)), peak.row, peak.column]
+  scores = concepts.assign(features, known.mean, known.std, known.centroids)
+  chosen = [jnp.argmax(scores, axis=1) for _ in rungs]
+  if at.published:
+    keys = jax.random.split(at.key, len(rungs))
+    chosen[1:] = [concepts.sample(keys[rung], scores) for rung in rungs[1:]]
+  ranks = [
+    {name: known.units[name][concept] for name in at.layers}
+    for concept in chosen
+  ]
+  return _top(ranks, at.counts)
+
+
+# By kind, the units that are switched off where the word is.
+UNITS = {"random": random_off, "cluster": cluster_off, "gradient": gradient_off}
+
+
+def _top(
+  ranks: list[dict[str, Float[Array, "b c"]]], counts: tuple[int, ...]
+) -> Units:
+  """The `counts[rung]` fittest units of each layer."""
   return [
     {name: edits.top_units(rank, count) for name, rank in of_rung.items()}
     for of_rung, count in zip(ranks, counts, strict=True)
@@ -142,6 +175,26 @@ def switch_off(
   return by_row(pictures, rungs)
 
 
+def gaussian(key, z, strength, chunk, directions):
+  """Adds noise to all numbers of the latent."""
+  return edits.gaussian_move(key, z, strength)
+
+
+def chunk(key, z, strength, chunk, directions):
+  """Draws a part of one chunk of the latent anew."""
+  return edits.chunk_move(key, z, chunk, strength)
+
+
+def direction(key, z, strength, chunk, directions):
+  """Moves the latent along one of the generator's own directions."""
+  return edits.direction_move(key, z, directions(), strength)
+
+
+# By kind, the moves of the whole latent.
+LATENT = {"gaussian": gaussian, "chunk": chunk, "direction": direction}
+KINDS = (*UNITS, *LATENT)
+
+
 def move(
   kind: str,
   key: Key[Array, ""],
@@ -149,16 +202,12 @@ def move(
   z: Float[Array, "b z"],
   strengths: tuple[float, ...],
   chunk: int,
-  directions: Float[Array, "n z"] | None,
+  directions: Callable[[], Float[Array, "n z"]],
 ) -> Float[Array, "k b s s 3"]:
   """Pictures of moved latents: one direction a row, each strength along it."""
 
   def moved(strength: Float[Array, ""]) -> Array:
-    if kind == "gaussian":
-      return edits.gaussian_move(key, z, strength)
-    if kind == "chunk":
-      return edits.chunk_move(key, z, chunk, strength)
-    return edits.direction_move(key, z, directions, strength)
+    return LATENT[kind](key, z, strength, chunk, directions)
 
   # The same random numbers for all strengths: they are drawn once.
   several = jax.vmap(moved, out_axes=1)(jnp.asarray(strengths))

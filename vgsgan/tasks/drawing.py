@@ -157,51 +157,60 @@ class Drawing(grounding.Grounding):
 
   def edit(self, kind, key, params, batch_stats, batch, pictures, maps):
     """One drawn impostor for each picture: see `impostors.choose`."""
-    use, frozen = self.config.edits, jax.lax.stop_gradient(params)
+    frozen = jax.lax.stop_gradient(params)
     latents = self.latents(frozen, batch_stats, batch, pictures)
-    z, missed = latents.z, latents.missed
-    draw = self.draw(params, batch_stats, missed)
-    image_map, speech_map, valid = jax.lax.stop_gradient(maps)
-    found = edits.peak(self.matchmap(image_map, speech_map), valid)
-    regions = [edits.region(found.heat, share) for share in self.ladder.shares]
-
-    def score_of_keep(keep):
-      drawn = self.draw(frozen, batch_stats, missed)(z, keep)
-      image_map = self.look(frozen, batch_stats, drawn)
-      return scores.paired(self.score, image_map, speech_map, valid)
-
+    maps = jax.lax.stop_gradient(maps)
+    peak = edits.peak(self.matchmap(*maps[:2]), maps[2])
+    regions = [edits.region(peak.heat, share) for share in self.ladder.shares]
+    draw = self.draw(params, batch_stats, latents.missed)
     if kind in impostors.LATENT:
       drawn = impostors.move(
         kind,
         key,
         draw,
-        z,
-        tuple(use.strengths),
+        latents.z,
+        tuple(self.config.edits.strengths),
         self.generator.chunk,
-        self.directions(params, batch_stats) if kind == "direction" else None,
+        lambda: self.directions(params, batch_stats),
       )
     else:
-      units = impostors.units_off(
-        kind,
-        key,
-        self.layers,
-        found,
-        regions[0],
-        image_map,
-        score_of_keep,
-        batch_stats.get("concepts"),
-        self.ladder.counts,
-        published=not use.counts,
+      units = self.units_off(
+        kind, key, frozen, batch_stats, latents, maps, peak, regions[0]
       )
-      drawn = impostors.switch_off(draw, z, units, self.layers, regions)
+      drawn = impostors.switch_off(draw, latents.z, units, self.layers, regions)
     counts = latents.counts
     drawn = jnp.where(counts[:, None, None, None] > 0, drawn, pictures)
     chosen, weight, metrics = impostors.choose(
       drawn, pictures, regions, self.ladder.changes
     )
-    if not use.train_generator:
+    if not self.config.edits.train_generator:
       chosen = jax.lax.stop_gradient(chosen)
     return chosen, weight * counts, metrics | latents.metrics
+
+  def units_off(
+    self, kind, key, frozen, batch_stats, latents, maps, peak, region
+  ) -> impostors.Units:
+    """The units that each strength switches off where the word is."""
+    image_map, speech_map, valid = maps
+    draw = self.draw(frozen, batch_stats, latents.missed)
+
+    def score_of_keep(keep):
+      image_map = self.look(frozen, batch_stats, draw(latents.z, keep))
+      return scores.paired(self.score, image_map, speech_map, valid)
+
+    return impostors.UNITS[kind](
+      impostors.Attempt(
+        key=key,
+        layers=self.layers,
+        peak=peak,
+        region=region,
+        image_map=image_map,
+        score_of_keep=score_of_keep,
+        concepts=batch_stats.get("concepts"),
+        counts=self.ladder.counts,
+        published=not self.config.edits.counts,
+      )
+    )
 
   def matchmap(self, image_map, speech_map):
     """As the score sees it."""
