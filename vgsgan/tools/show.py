@@ -7,13 +7,11 @@ by the matchmap of the run's best checkpoint; the edited image; and the caption
 with that word in colour, with its scores for the image and for the edit.
 """
 
-import functools
 import io
 import json
 import pathlib
 from collections.abc import Iterator, Sequence
 
-import jax
 import numpy as np
 from absl import flags
 
@@ -23,7 +21,7 @@ from vgsgan.common.errors import UserError
 from vgsgan.data import pipeline
 from vgsgan.data.examples import DrawnPairExample, decode
 from vgsgan.tools import drawn_runs, panels
-from vgsgan.train import keys, terminal
+from vgsgan.train import keys, predict, terminal
 
 _FEW = 5  # Pairs that are shown by default.
 _HOP = 0.01  # Seconds between frames of the log-mel.
@@ -48,27 +46,26 @@ def heard(
 def rows(
   run: drawn_runs.Restored, records: Sequence[pipeline.Record], kind: str
 ) -> Iterator[panels.Shown]:
-  """What each record shows."""
+  """Yields a row for each record."""
   model, config = run.model, run.model.config
   samples = int(config.eval.seconds * config.data.sample_rate)
-  many = len(records)
-  stream = pipeline.EvalStream(
-    records, DrawnPairExample(samples, False), many, slice(0, many)
-  )
-  batch = next(iter(pipeline.batches(stream, 0, 1)))
   key = keys.of(config.seed, "shown")
-  judge = jax.jit(functools.partial(drawn_runs.judge, model, kind))
-  seen = jax.device_get(judge(run.state, batch, key))
+  judged = predict.Predictor(
+    lambda state, batch: drawn_runs.judge(model, kind, state, batch, key),
+    DrawnPairExample(samples, False),
+    config,
+    model.mesh,
+  )(run.state, records, lambda: None)
   for i, record in enumerate(records):
-    seconds = float(seen["frame"][i]) * model.speech.stride * _HOP
+    seconds = float(judged["frame"][i]) * model.speech.stride * _HOP
     yield panels.Shown(
       decode(record["image"]),
-      seen["picture"][i],
-      seen["region"][i],
+      judged["picture"][i],
+      judged["region"][i],
       *heard(record, seconds),
-      float(seen["true"][i]),
-      float(seen["edited"][i]),
-      bool(seen["counts"][i]),
+      float(judged["true"][i]),
+      float(judged["edited"][i]),
+      bool(judged["counts"][i]),
     )
 
 

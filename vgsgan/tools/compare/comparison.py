@@ -66,10 +66,12 @@ def run(
     _check_results(read, arm.name, layout)
     results.setdefault(arm.name, []).append(read)
     if len(results) == len(config.compare.arms):
-      # Refuses a column that no row has before the next seeds run.
-      summary = tables.summary(results, layout.columns, layout.rows)
+      # Refuses a column that no row has, before the next seed runs.
+      tables.summary(results, layout.columns, layout.rows)
   if processes.first():
-    _write(workdir, summary, layout)
+    _write(
+      workdir, tables.summary(results, layout.columns, layout.rows), layout
+    )
   return 0
 
 
