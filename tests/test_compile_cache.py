@@ -10,7 +10,9 @@ import jax
 import ml_collections
 import pytest
 
-from vgsgan.common import files
+from tests.test_options import load
+from vgsgan.common import files, jsonfiles
+from vgsgan.tools import drawn_runs, samples
 from vgsgan.train import compile_cache, workdirs
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -208,3 +210,25 @@ def test_a_run_goes_on_without_the_cache_that_its_config_names(tmp_path):
   lines = done.stderr.splitlines()
   assert lines[0].startswith(f"warning: the compilation cache {tmp_path}/file")
   assert lines[-1].startswith("vgsgan: ") and "/nowhere" in lines[-1]
+
+
+@pytest.mark.parametrize(
+  ("name", "read"),
+  [("quickstart", drawn_runs.restored), ("generation", samples.made)],
+)
+def test_what_reads_a_run_keeps_programs_where_the_run_does(
+  name, read, tmp_path, monkeypatch
+):
+  class StartedError(Exception):
+    pass
+
+  def start(folder):
+    raise StartedError(folder)
+
+  monkeypatch.setattr(compile_cache, "start", start)
+  config = load(name).get_config("random" if name == "quickstart" else "")
+  for folder in ("/mine", compile_cache.FOLDER):
+    config.compilation_cache = folder
+    jsonfiles.write_json(tmp_path / "config.json", config.to_dict())
+    with pytest.raises(StartedError, match=folder):
+      read(tmp_path)

@@ -19,7 +19,7 @@ from tests.drawing_world import (  # noqa: F401
 from vgsgan.common.errors import UserError
 from vgsgan.data.builders.scenes import encode
 from vgsgan.data.examples import decode
-from vgsgan.tools import drawn_runs, panels, show
+from vgsgan.tools import drawn_runs, show
 
 WORDS = [
   {"spoken": "a", "word": None, "start": 0.0, "end": 0.1},
@@ -146,14 +146,14 @@ def test_the_first_pairs_with_an_edit_are_chosen(
   one_line(refused, "no chunk edit counts", "--pairs")
 
 
-# ------------------------------------------------------------------ panels
+# ------------------------------------------------------------------- sheet
 
 
 def row_of(**fields):
   rng = np.random.default_rng(0)
   region = np.zeros((4, 4), bool)
   region[1:3, 2] = True
-  made = panels.Shown(
+  made = show.Shown(
     rng.integers(0, 256, (8, 8, 3), np.uint8),
     rng.integers(0, 256, (8, 8, 3), np.uint8),
     region,
@@ -170,7 +170,7 @@ def test_the_light_falls_on_the_region_alone():
   row = row_of()
   large = np.kron(row.picture, np.ones((32, 32, 1), np.uint8))
   inside = np.kron(row.region, np.ones((64, 64), bool))
-  lit = panels.spotlight(row.picture, row.region)
+  lit = show.spotlight(row.picture, row.region)
   np.testing.assert_array_equal(
     lit[~inside], np.floor(0.35 * large[~inside]).astype(np.uint8)
   )
@@ -191,16 +191,16 @@ def colors(page, left, top, right, bottom):
 
 def test_the_sheet_has_a_row_of_three_pictures_and_a_text():
   rows = [row_of(), row_of(after=0.5), row_of(best=None, counts=False)]
-  page = panels.sheet(rows)
+  page = show.sheet(rows)
   pixels = np.asarray(page)
   blue, green, red = (9, 105, 218), (26, 127, 55), (207, 34, 46)
   left = 24 + 3 * 280
   for k, row in enumerate(rows):
     top = 24 + 44 + k * 280
     cells = [
-      panels.enlarged(row.picture),
-      panels.spotlight(row.picture, row.region),
-      panels.enlarged(row.edited),
+      show.enlarged(row.picture),
+      show.spotlight(row.picture, row.region),
+      show.enlarged(row.edited),
     ]
     for i, cell in enumerate(cells):
       x = 24 + 280 * i
@@ -217,7 +217,7 @@ def test_the_sheet_has_a_row_of_three_pictures_and_a_text():
 
 def test_long_captions_are_broken_and_every_word_of_an_entry_is_marked():
   def underlined(*words):
-    page = np.asarray(panels.sheet([row_of(words=words)]))
+    page = np.asarray(show.sheet([row_of(words=words)]))
     blue = np.all(page == (9, 105, 218), axis=-1)
     return [blue[24 + 44 + 44 * line + 38].sum() for line in range(4)]
 
