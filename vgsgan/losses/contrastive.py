@@ -25,10 +25,10 @@ def anchor_rows(
   """The anchors `offset ... offset + q - 1` of a batch of n.
 
   Args:
-    scores: of these anchors with all n candidates.
+    scores: scores of these anchors with all n candidates.
     offset: place of the first anchor in the batch; anchor i's partner is
       candidate i.
-    same: candidates that are no impostors: the partner, and true matches.
+    same: candidates that are not impostors: the partner, and true matches.
     noise: uniform numbers for sampled negatives.
   """
   own = (offset + jnp.arange(scores.shape[0]))[:, None]
@@ -42,16 +42,16 @@ def same_pairs(
   all_images: Int[Array, "n"] | None = None,
   all_speech: Int[Array, "n"] | None = None,
 ) -> Bool[Array, "q n"]:
-  """Pairs that are never impostors of each other: they share either label.
+  """Marks pairs that share a label, and so are never each other's impostors.
 
-  Among them is all that evaluation counts as right (`evals.retrieval`), if the
-  labels are such that neither an image nor a caption has two.
+  If no image and no caption has two labels, these include every match that
+  evaluation counts as correct (`evals.retrieval`).
 
   Args:
-    image_id: of the anchors' images.
-    speech_id: of their captions.
-    all_images: of the candidates' images; None for the anchors' own.
-    all_speech: of the candidates' captions; likewise.
+    image_id: labels of the anchors' images.
+    speech_id: labels of the anchors' captions.
+    all_images: labels of the candidates' images; None for the anchors' own.
+    all_speech: labels of the candidates' captions; None for the anchors' own.
   """
   all_images = image_id if all_images is None else all_images
   all_speech = speech_id if all_speech is None else all_speech
@@ -80,40 +80,41 @@ def contrastive(
   against images; the loss is the sum of the two directions' means. Pairs that
   share the image or the speech are never each other's impostors.
 
-  With a mesh, the arguments are global arrays split over all of it. Each device
-  scores its own images with all audio, which it gathers or which is passed
-  round; blocks of scores are then exchanged, for its own captions with all
-  images. So every pair is scored once and image maps stay put. Values and
-  gradients are those without a mesh.
+  With a mesh, the arguments are global arrays split over all its devices. Each
+  device scores its own images with all audio, which it gathers or passes round.
+  The devices then exchange blocks of scores, which gives each its own captions
+  with all images. So every pair is scored once, and image maps are not sent.
+  Values and gradients equal those without a mesh.
 
   Args:
     image_map: image features.
     audio_map: speech features.
-    valid: frames that are no padding.
-    image_id: label of the image; equal where images are, as `same_pairs` asks.
-    speech_id: label of the recording; equal where captions are.
+    valid: True for frames, False for padding.
+    image_id: label of the image; equal images have equal labels.
+    speech_id: label of the recording; equal captions have equal labels.
     score: (images `[b, h, w, d]`, audio `[c, t, d]`, valid `[c, t]`) ->
       `[b, c]`, as in `scores.ALL_PAIRS`. It may close over parameters.
     objective: `triplet(...)`, `drawn(...)`, `info_nce(...)` or
       `correspondence(...)`.
-    edited: features of an edited version of each image, and its weight: 0
-      where the edit does not count, else 1. What stands where it does not
-      count has no effect on values or gradients.
-    partner: audio features, and their valid frames, of each pair's own: if
-      given, `audio_map` stands against other images alone.
+    edited: features of an edited version of each image, and its weight: 1
+      where the edit counts, else 0. Features of weight 0 have no effect on
+      values or gradients.
+    partner: audio features and valid frames of each image's own caption. If
+      given, `audio_map` is scored against other images only.
     key: for sampled negatives; the same key draws the same impostors on any
       number of devices.
-    mesh: the devices, over all axes of which the batch is split; None for one.
-    exchange: a name in `exchange.EXCHANGES`, where the memory of both stands.
+    mesh: the devices; the batch is split over all its axes. None for one
+      device.
+    exchange: a name in `exchange.EXCHANGES`; that module states their memory.
 
   Returns:
     The loss, and metrics: `image_to_speech` and `speech_to_image` (share of
-    anchors whose partner beats every impostor; one without impostors counts),
-    `positive` and `impostor` (mean scores; 0 without impostors). With edits
-    also `edits` (share of pairs whose edit counts) and `edited` (share of
-    these where it scores below the positive; 0 without any). Float32 scalars,
-    equal on all devices. Take gradients of the loss as it is: no collective is
-    to be added.
+    anchors whose partner beats every impostor; an anchor without impostors
+    counts), `positive` and `impostor` (mean scores; 0 without impostors). With
+    edits also `edits` (share of pairs whose edit counts) and `edited` (share
+    of these where the edit scores below the positive; 0 if no edit counts).
+    Float32 scalars, equal on all devices. The loss needs no further collective
+    before its gradient is taken.
 
   Raises:
     ValueError: the mesh does not divide b, or sampling lacks a key.
@@ -131,43 +132,49 @@ def contrastive(
     loss, sums = _loss(pairs, _score_alone(pairs, score), score, objective)
     return loss, _metrics(sums)
 
-  def of_device(pairs: _Pairs):
+  def device_loss(pairs: _Pairs):
     scored = _score_over(pairs, score, axis, exchange)
     loss, sums = _loss(pairs, scored, score, objective)
-    # Inside `shard_map`: so its transpose gives whole gradients, once.
+    # The mean is inside `shard_map`, whose transpose then sums gradients once.
     return lax.pmean(loss, axis), lax.psum(sums, axis)
 
   rows = P(axis)
   specs = _Pairs(rows, rows, rows, rows, P(None, axis), rows, rows)
   loss, sums = jax.shard_map(
-    of_device, mesh=mesh, in_specs=(specs,), out_specs=P()
+    device_loss, mesh=mesh, in_specs=(specs,), out_specs=P()
   )(pairs)
   return loss, _metrics(sums)
 
 
 class _Pairs(NamedTuple):
-  """The pairs of one device, or of all; arguments of `contrastive`."""
+  """The arguments of `contrastive` for one device's pairs, or for all."""
 
   images: Any
   audio: Any
   valid: Any
   labels: Any  # image_id, speech_id
-  noise: Any  # [2, b, all] for sampled negatives of both directions, or None.
+  noise: Any  # [2, b, n] for sampled negatives in both directions, or None.
   edited: Any
   partner: Any
 
 
 class _Scored(NamedTuple):
-  """A device's anchors against all candidates, in both directions."""
+  """Scores of a device's anchors with all candidates, in both directions.
 
-  images: Float[Array, "q n"]  # Own images, all audio.
-  audio: Float[Array, "q n"]  # Own audio, all images.
-  same: Bool[Array, "q n"]  # Pairs that are no impostors.
-  offset: int | Int[Array, ""]  # Place of the first pair in the batch.
+  images: own images, all audio.
+  audio: own audio, all images.
+  same: pairs that are not impostors.
+  offset: place of the first pair in the batch.
+  """
+
+  images: Float[Array, "q n"]
+  audio: Float[Array, "q n"]
+  same: Bool[Array, "q n"]
+  offset: int | Int[Array, ""]
 
 
 def _score_alone(pairs: _Pairs, score: Callable) -> _Scored:
-  """Scores all pairs where one device has them all."""
+  """Scores all pairs on one device."""
   scores = score(pairs.images, pairs.audio, pairs.valid).astype(jnp.float32)
   return _Scored(scores, scores.T, same_pairs(*pairs.labels), 0)
 
@@ -175,15 +182,15 @@ def _score_alone(pairs: _Pairs, score: Callable) -> _Scored:
 def _score_over(
   pairs: _Pairs, score: Callable, axis: tuple[str, ...], exchange: str
 ) -> _Scored:
-  """Scores a device's pairs against those of all; inside `shard_map`."""
-  everyone = [lax.all_gather(x, axis, tiled=True) for x in pairs.labels]
+  """Scores a device's pairs with those of all devices, inside `shard_map`."""
+  all_labels = [lax.all_gather(x, axis, tiled=True) for x in pairs.labels]
   score_all = functools.partial(EXCHANGES[exchange], score, axis)
   scores = score_all(pairs.images, pairs.audio, pairs.valid)
   scores = scores.astype(jnp.float32)
   # [own images, all audio] -> [all images, own audio]
   backward = lax.all_to_all(scores, axis, 1, 0, tiled=True)
   offset = lax.axis_index(axis) * len(pairs.images)
-  same = same_pairs(*pairs.labels, *everyone)
+  same = same_pairs(*pairs.labels, *all_labels)
   return _Scored(scores, backward.T, same, offset)
 
 
@@ -202,7 +209,7 @@ def _loss(
   edited = None
   if pairs.edited is not None:
     maps, weight = pairs.edited
-    # Not only the score: a NaN in the map would reach the speech's gradient.
+    # Mask the maps too: a NaN in one would reach the speech's gradient.
     maps = jnp.where(weight[:, None, None, None] > 0, maps, 0)
     edit_score = paired(score, maps, pairs.audio, pairs.valid)
     edited = Edited(edit_score.astype(jnp.float32), weight)
@@ -213,7 +220,7 @@ def _loss(
 def _sums(
   forward: Rows, backward: Rows, edited: Edited | None
 ) -> dict[str, Array]:
-  """What the metrics need, summed over these pairs."""
+  """Sums over these pairs, from which `_metrics` computes means and shares."""
   forward, backward, edited = lax.stop_gradient((forward, backward, edited))
 
   def correct(rows: Rows) -> Array:
@@ -238,10 +245,10 @@ def _sums(
 
 
 def _metrics(sums: dict[str, Array]) -> dict[str, Array]:
-  """Shares and means, from the sums over all pairs."""
+  """Computes means and shares from sums over all pairs."""
   counts = dict.fromkeys(sums, sums["pairs"])
   counts["impostor"] = jnp.maximum(sums["impostors"], 1.0)
   if "edits" in sums:
     counts["edited"] = jnp.maximum(sums["edits"], 1.0)
-  named = counts.keys() - {"pairs", "impostors"}
-  return {name: sums[name] / counts[name] for name in sorted(named)}
+  names = counts.keys() - {"pairs", "impostors"}
+  return {name: sums[name] / counts[name] for name in sorted(names)}

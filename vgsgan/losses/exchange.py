@@ -1,14 +1,14 @@
-"""How the devices of a `shard_map` score their images with all audio.
+"""Scores each device's images with all audio, inside a `shard_map`.
 
-Each holds b of B pairs; audio maps are `[b, t, d]` of s bytes a number. Beyond
-its own maps and the b x B scores a device needs, for value and gradients,
+Each device holds b of B pairs; audio maps are `[b, t, d]` of s bytes a number.
+Besides its own maps and the b x B scores, value and gradients take per device
 
-  gather  `3 s B t d` bytes: everyone's maps, these masked, their gradient. One
-          all_gather and its reduce-scatter, in two steps: the fewest messages.
-  ring    `2 (s + 4) b t d` bytes, whatever B is: a neighbour's maps, those that
-          are on their way, and the same of their gradient in float32. The maps
-          go round twice, the second time with their gradient: `(2 s + 4) B t d`
-          bytes are sent, by as many turns as there are devices.
+  gather  `3 s B t d` bytes: all maps, the masked maps, and their gradient. One
+          all_gather and its reduce-scatter in two steps: the fewest messages.
+  ring    `2 (s + 4) b t d` bytes, independent of B: a neighbour's maps and the
+          maps in transit, and the same for their float32 gradient. The maps go
+          round twice, the second time with their gradient: `(2 s + 4) B t d`
+          bytes are sent, in as many turns as there are devices.
 """
 
 import functools
@@ -22,7 +22,7 @@ from jax.experimental import layout
 from jaxtyping import Array, Bool, Float
 
 Score = Callable[..., Array]
-# Of one mesh axis or of several that the batch is split over together.
+# The mesh axis, or axes, over which the batch is split.
 Axis = str | tuple[str, ...]
 
 
@@ -33,9 +33,9 @@ def gather(
   audio: Float[Array, "b t d"],
   valid: Bool[Array, "b t"],
 ) -> Float[Array, "b n"]:
-  """Scores of a device's own images with all audio, in the batch's order."""
-  everyone = lax.all_gather(valid, axis, tiled=True)
-  return score(images, _gather(axis, audio), everyone)
+  """Scores a device's own images with all audio, in the batch's order."""
+  all_valid = lax.all_gather(valid, axis, tiled=True)
+  return score(images, _gather(axis, audio), all_valid)
 
 
 def ring(
@@ -45,7 +45,7 @@ def ring(
   audio: Float[Array, "b t d"],
   valid: Bool[Array, "b t"],
 ) -> Float[Array, "b n"]:
-  """As `gather`, with audio maps passed from device to device."""
+  """Like `gather`, but passes audio maps from device to device."""
   pure, params = jax.closure_convert(score, images, audio, valid)
   return _ring(pure, axis, images, audio, valid, params)
 
@@ -72,19 +72,19 @@ _gather.defvjp(_gather_forward, _gather_backward)
 def reduce_scatter(
   x: Float[Array, "n ..."], axis: Axis
 ) -> Float[Array, "b ..."]:
-  """Of the sum over all devices, in their order, each device's own rows.
+  """Sums `x` over all devices; each device keeps its own rows.
 
-  The devices count as a table of r rows and c columns: the r of a column share
-  out by rows, then the c of a row what is left. Each sends
-  `(r - 1) / r + (c - 1) / (r c)` of the array: the `(n - 1) / n` of a
-  reduce-scatter over all n at once. Of that one XLA for TPU (libtpu 0.0.42)
-  makes an all-reduce and a slice where the chips are more than a ring, which
-  sends twice as much; and of any whose leading dimension does not lead in
-  memory too, as XLA may choose.
+  The devices form a table of r rows and c columns. A first reduce-scatter runs
+  within columns, a second within rows. Each device sends
+  `(r - 1) / r + (c - 1) / (r c)` of the array, which equals the `(n - 1) / n`
+  of one reduce-scatter over all n. XLA for TPU (libtpu 0.0.42) turns that
+  single one into an all-reduce and a slice where the chips are more than a
+  ring, which sends twice as much. It does the same wherever the leading
+  dimension does not lead in memory, hence `_in_order`.
 
   Args:
     x: the same rows of every device.
-    axis: of the mesh.
+    axis: the mesh axis or axes.
   """
   n = lax.axis_size(axis)
   r = next(r for r in range(math.isqrt(n - 1) + 1, n + 1) if n % r == 0)
@@ -101,7 +101,7 @@ def reduce_scatter(
 
 
 def _in_order(x: Array) -> Array:
-  """Laid out in memory as the dimensions stand."""
+  """Asks for a memory layout in the order of the dimensions."""
   order = layout.Layout(major_to_minor=tuple(range(x.ndim)))
   return layout.with_layout_constraint(x, order)
 
@@ -111,7 +111,7 @@ def _ring(score, axis, images, audio, valid, params):
   def turn(held, _):
     return _pass_on(held, axis), score(images, *held, *params)
 
-  # A loop, so that there is no way to hold what comes in later turns.
+  # A loop, so that XLA cannot hold the maps of later turns at the same time.
   devices = lax.axis_size(axis)
   _, blocks = lax.scan(turn, (audio, valid), length=devices)
   blocks = jnp.swapaxes(blocks[_turns(axis)], 0, 1)
@@ -123,7 +123,7 @@ def _ring_forward(score, axis, *args):
 
 
 def _ring_backward(score, axis, saved, slope):
-  # Round once more: kept from the first time, the maps would be all of them.
+  # The maps go round again: keeping them would hold the whole batch's.
   images, audio, valid, params = saved
   slope = slope.reshape(len(images), -1, len(audio)).swapaxes(0, 1)
 
@@ -138,12 +138,12 @@ def _ring_backward(score, axis, saved, slope):
     held = _pass_on((audio, valid), axis)
     return (held, (images_sum, _pass_on(audio_sum, axis), params_sum)), None
 
-  wanted = images, audio, params
-  zeros = jax.tree.map(lambda x: lax.full_like(x, 0, jnp.float32), wanted)
+  inputs = images, audio, params
+  zeros = jax.tree.map(lambda x: lax.full_like(x, 0, jnp.float32), inputs)
   start = (audio, valid), zeros
   (_, sums), _ = lax.scan(turn, start, slope[_turns(axis)])
   images, audio, params = jax.tree.map(
-    lambda x, like: x.astype(like.dtype), sums, wanted
+    lambda x, like: x.astype(like.dtype), sums, inputs
   )
   return images, audio, None, params
 
@@ -152,13 +152,13 @@ _ring.defvjp(_ring_forward, _ring_backward)
 
 
 def _pass_on(x, axis):
-  """To the next device. After as many times as there are, all are home."""
+  """Sends `x` to the next device; after one turn per device it is back."""
   devices = lax.axis_size(axis)
   steps = [(i, (i + 1) % devices) for i in range(devices)]
   return lax.ppermute(x, axis, steps)
 
 
 def _turns(axis):
-  """In which turn whose maps come by; in whose order what came in turn is."""
+  """Device whose maps arrive in each turn; this order is its own inverse."""
   devices = lax.axis_size(axis)
   return (lax.axis_index(axis) - jnp.arange(devices)) % devices

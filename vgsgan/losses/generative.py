@@ -1,9 +1,9 @@
 """Losses of autoencoders and GANs; pure functions.
 
-Float32, one an example, but for those of BigGAN at the end: the hinge loss and
-orthogonal regularisation (Brock, Donahue and Simonyan, ICLR 2019) and the
-gradient penalty R1 (Mescheder et al., ICML 2018). Logits are those of the
-discriminator's D = sigmoid(logit), the probability that an example is real.
+Losses are float32, one per example. The last three are scalars: the hinge loss
+and orthogonal regularisation of BigGAN (Brock, Donahue and Simonyan, ICLR 2019)
+and the gradient penalty R1 (Mescheder et al., ICML 2018). The discriminator's
+D = sigmoid(logit) is the probability that an example is real.
 """
 
 from collections.abc import Callable
@@ -17,10 +17,10 @@ from vgsgan.losses import primitives
 
 
 def squared_error(
-  one: Float[Array, "b *rest"], other: Float[Array, "b *rest"]
+  x: Float[Array, "b *rest"], y: Float[Array, "b *rest"]
 ) -> Float[Array, "b"]:
   """Mean squared difference over all numbers of an example."""
-  gap = jnp.square(one.astype(jnp.float32) - other.astype(jnp.float32))
+  gap = jnp.square(x.astype(jnp.float32) - y.astype(jnp.float32))
   return jnp.mean(gap.reshape(len(gap), -1), axis=1)
 
 
@@ -38,16 +38,16 @@ def kl_divergence(
 
 
 def non_saturating(drawn: Float[Array, "b"]) -> Float[Array, "b"]:
-  """-log D of what was drawn: the generator maximises log D(G(z)).
+  """-log D of generated examples: the generator maximises log D(G(z)).
 
   Goodfellow et al. (NIPS 2014), section 3: its gradient is largest where the
-  discriminator is sure, at the start, where that of `minimax` vanishes.
+  discriminator is sure, as early in training; there that of `minimax` vanishes.
   """
   return jax.nn.softplus(-drawn.astype(jnp.float32))
 
 
 def minimax(drawn: Float[Array, "b"]) -> Float[Array, "b"]:
-  """log(1 - D) of what was drawn: the generator's part of the game's value."""
+  """log(1 - D) of generated examples: the generator's term of the game."""
   return -jax.nn.softplus(drawn.astype(jnp.float32))
 
 
@@ -61,35 +61,35 @@ def discriminator(
 ) -> Float[Array, "b"]:
   """-log D(real) - log(1 - D(unreal)) (Goodfellow et al., equation 1).
 
-  What is unreal may be of several kinds, which together count as much as the
-  real: of pairs, those that were drawn and real ones that do not match (Reed et
-  al., "Generative Adversarial Text to Image Synthesis", ICML 2016, section 4).
-  Of one kind there may be several logits a row, of which the mean is taken.
+  Unreal examples may be of several kinds, for pairs generated ones and real
+  ones that do not match (Reed et al., "Generative Adversarial Text to Image
+  Synthesis", ICML 2016, section 4). All kinds together weigh as much as the
+  real examples. Several logits of one kind in a row are averaged.
 
   Args:
-    real: logits of what is real.
-    *unreal: logits of what is not, a kind each.
-    impostors: which logits of the last kind count; None for all.
+    real: logits of real examples.
+    *unreal: logits of unreal examples, one array per kind.
+    impostors: True for the logits of the last kind that count; None for all.
   """
   kinds = [x.reshape(len(x), -1) for x in unreal]
   counts = [jnp.ones(x.shape, bool) for x in kinds]
   if impostors is not None:
     counts[-1] = impostors
-  told = [
+  losses = [
     primitives.pair_bce(real, *kind) for kind in zip(kinds, counts, strict=True)
   ]
-  return sum(told) / len(told)
+  return sum(losses) / len(losses)
 
 
 def hinge(real: Float[Array, "b"], drawn: Float[Array, "b"]) -> Array:
-  """The discriminator's loss: real scores over 1, drawn ones under -1."""
+  """Discriminator loss that pushes real scores above 1, drawn ones below -1."""
   return jnp.mean(jax.nn.relu(1 - real)) + jnp.mean(jax.nn.relu(1 + drawn))
 
 
 def orthogonality(params: Any) -> Float[Array, ""]:
-  """Sum over weights of the squared cosines-to-be between their columns.
+  """Sum over weights of the squared dot products between their columns.
 
-  `|W^T W o (1 - I)|^2` (BigGAN, section 3.1): the diagonal is left free.
+  `|W^T W o (1 - I)|^2` (BigGAN, section 3.1): column lengths are left free.
   """
 
   def penalty(weight):
@@ -99,7 +99,7 @@ def orthogonality(params: Any) -> Float[Array, ""]:
     wide = matrix.shape[1] > matrix.shape[0]
     # |W^T W|^2 = |W W^T|^2: the smaller of the two, less W^T W's diagonal.
     factors = (matrix, matrix.T) if wide else (matrix.T, matrix)
-    # Near orthogonality next to nothing is left of the difference below.
+    # Near orthogonality the difference below cancels: it needs all digits.
     gram = jnp.matmul(*factors, precision=jax.lax.Precision.HIGHEST)
     lengths = jnp.sum(jnp.square(matrix), axis=0)
     return jnp.sum(jnp.square(gram)) - jnp.sum(jnp.square(lengths))
@@ -108,6 +108,6 @@ def orthogonality(params: Any) -> Float[Array, ""]:
 
 
 def penalty_r1(score: Callable, images: Float[Array, "b s s 3"]) -> Array:
-  """Mean squared gradient of the score at real pictures."""
+  """Mean squared gradient of the score at real images."""
   slope = jax.grad(lambda x: jnp.sum(score(x)))(images)
   return jnp.mean(jnp.sum(jnp.square(slope), axis=(1, 2, 3)))

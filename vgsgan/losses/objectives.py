@@ -1,8 +1,8 @@
 """Objectives over the pairs of a batch, for `vgsgan.losses.contrastive`.
 
-Each is a loss of `vgsgan.losses.primitives` in both directions: an image is
-ranked over captions (or sounds), and a caption over images. Float32, one a
-pair.
+Each applies losses of `vgsgan.losses.primitives` in both directions: an image
+is ranked over captions (or sounds), and a caption over images. Losses are
+float32, one per pair.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ from vgsgan.losses.primitives import (
   soft_ce,
 )
 
-# Those that edits have a part in; `info_nce` takes them as well.
+# The kinds of `drawn` that use edits; `info_nce` uses them as well.
 EDITED = ("edited", "both")
 DRAWN = ("regular", "hard", *EDITED)
 
@@ -33,9 +33,9 @@ CLAMP = 5.0
 
 
 class Rows(NamedTuple):
-  """Anchors of one direction, and what each is ranked over.
+  """Anchors of one direction, and the candidates that each is ranked over.
 
-  noise: uniform numbers for negatives that are drawn.
+  noise: uniform numbers for sampled negatives.
   """
 
   positive: Float[Array, "q"]
@@ -47,8 +47,8 @@ class Rows(NamedTuple):
 class Edited(NamedTuple):
   """Scores of captions with edited versions of their own images.
 
-  weight: 0 where the edit does not count, else 1. There the score, NaN and
-    infinities too, has no effect.
+  weight: 1 where the edit counts, else 0. A score of weight 0 has no effect,
+    even if it is NaN or infinite.
   """
 
   scores: Float[Array, "q"]
@@ -61,11 +61,11 @@ Objective = Callable[[Rows, Rows, Edited | None], Array]
 
 
 def correspondence(negatives: str) -> Objective:
-  """`pair_bce` as an objective: do a picture and a sound belong together?
+  """`pair_bce` as an objective: do an image and a sound belong together?
 
-  Half of each direction, so that partners and impostors weigh the same, as
-  where both are drawn equally often ("Look, Listen and Learn", ICCV 2017,
-  section 2). Edits do not take part.
+  Each direction counts half, so that partners and impostors weigh the same, as
+  if both were drawn equally often ("Look, Listen and Learn", ICCV 2017,
+  section 2). Edits are ignored.
   """
   check_pair_negatives(negatives)
 
@@ -86,7 +86,7 @@ def triplet(negatives: Sequence[str], margin: float = 1.0) -> Objective:
 
   ('sampled',) is DAVEnet's loss; ('sampled', 'hardest') is `negatives_hard` of
   "Learning Words by Drawing Images" (CVPR 2019), both with margin 1;
-  ('sampled', 'semi_hard') is ResDAVEnet-VQ's. Edits do not take part.
+  ('sampled', 'semi_hard') is ResDAVEnet-VQ's. Edits are ignored.
   """
   unknown = sorted(set(negatives) - set(NEGATIVES))
   if unknown or not negatives:
@@ -108,14 +108,14 @@ def triplet(negatives: Sequence[str], margin: float = 1.0) -> Objective:
 def drawn(kind: str, margin: float = 1.0) -> Objective:
   """A loss of "Learning Words by Drawing Images" (CVPR 2019), as an objective.
 
-  Where I is the image, A its caption, E the edited image, and S the score:
+  With image I, its caption A, the edited image E and score S:
     'regular': a sampled impostor in each direction;
     'hard': regular + the hardest impostor in each direction;
     'edited': regular + the edit's hinge `max(0, margin + S(E, A) - S(I, A))`;
-    'both': regular, + (the hardest caption's hinge + the larger of the hardest
-      image's and the edit's), each of the two parts at most `CLAMP` a pair.
+    'both': regular + (the hardest caption's hinge + the larger of the hardest
+      image's and the edit's); each of the two parts is at most `CLAMP` a pair.
 
-  Where the edit does not count its hinge is 0. Published with margin 1, as
+  The hinge of an edit that does not count is 0. Published with margin 1, as
   `regular`, `negatives_hard`, `negatives_edited` and `negatives_both`.
 
   Raises:
@@ -157,8 +157,8 @@ def info_nce(log_scale: Float[Array, ""]) -> Objective:
 
   Args:
     log_scale: log(1 / temperature), clipped at `MAX_LOGIT_SCALE`. The gradient
-      passes the clip, or a scale that once overshot could never come back; let
-      the update step clip the parameter itself, as CLIP does.
+      passes the clip; otherwise a scale above it could never come back. Let the
+      update step clip the parameter itself, as CLIP does.
   """
   excess = jax.nn.relu(log_scale - jnp.log(MAX_LOGIT_SCALE))
   scale = jnp.exp(log_scale - lax.stop_gradient(excess))
@@ -192,6 +192,6 @@ def _rank(rows: Rows, margin: float, kind: str) -> Array:
 
 
 def counting(edited: Edited) -> tuple[Array, Array]:
-  """Float32 scores of edits, 0 where they do not count, and where they do."""
+  """Float32 scores, 0 for edits that do not count, and the edits' mask."""
   counts = edited.weight > 0
   return jnp.where(counts, edited.scores, 0.0).astype(jnp.float32), counts

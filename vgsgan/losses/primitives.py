@@ -1,9 +1,9 @@
-"""Losses over scores: margin ranking, soft cross-entropy, pairs told apart.
+"""Losses over scores: margin ranking, soft and pairwise cross-entropy.
 
 Conventions: a row is an anchor; `positive [q]` is its score with its partner,
-`scores [q, n]` its scores with n candidates, `impostors [q, n]` says which of
-them it may be ranked against. Losses are float32, one a row. What is minimised
-over the pairs of a batch is made of them in `vgsgan.losses.objectives`.
+`scores [q, n]` its scores with n candidates, `impostors [q, n]` marks the
+candidates it may be ranked against. Losses are float32, one per row.
+`vgsgan.losses.objectives` combines them over the pairs of a batch.
 """
 
 import jax
@@ -37,8 +37,8 @@ def margin_rank(
         Schroff et al., 2015, section 3.2; for speech and images ResDAVEnet-VQ,
         Harwath et al., 2020);
       'hardest': the best;
-      'all': the mean of the hinges of all.
-    noise: uniform numbers for 'sampled'. They come from outside so that the
+      'all': the mean of all hinges.
+    noise: uniform numbers for 'sampled'. The caller draws them, so that the
       draw does not depend on how many devices the rows are spread over.
 
   Returns:
@@ -62,8 +62,8 @@ def margin_rank(
       raise ValueError("negatives 'sampled' need noise: pass a key")
     order = noise
   if negatives == "semi_hard":
-    # Not `scores < positive`: NaN has to come through, or a diverged model
-    # would show a loss of 0.
+    # Not `scores < positive`: it would drop NaN, and a diverged model would
+    # show a loss of 0.
     impostors = impostors & ~(scores >= positive)
   order = lax.stop_gradient(jnp.where(impostors, order, -jnp.inf))
   chosen = jnp.argmax(order, axis=1, keepdims=True)
@@ -81,9 +81,9 @@ def soft_ce(
 
   Args:
     logits: any float type; the sums are float32.
-    targets: non-negative weights, used as they are (not made to sum to 1).
-    allowed: columns that take part. The others leave the denominator, and
-      their targets and logits, NaN and infinities too, have no effect.
+    targets: non-negative weights; they are not normalised to sum to 1.
+    allowed: True for columns that take part. The others are left out of the
+      denominator; their targets and logits have no effect, even if NaN.
 
   Returns:
     `[q]` in nats; 0 for a row without any allowed column.
@@ -92,11 +92,11 @@ def soft_ce(
   targets = targets.astype(jnp.float32)
   if allowed is None:
     allowed = jnp.ones(logits.shape, bool)
-  # A row without columns would be log(0), whose gradient is NaN even masked.
+  # A row without columns would give log(0): its gradient is NaN even if masked.
   empty = ~jnp.any(allowed, axis=1, keepdims=True)
   masked = jnp.where(allowed, logits, jnp.where(empty, 0.0, -jnp.inf))
   log_total = jax.nn.logsumexp(masked, axis=1, keepdims=True)
-  # A weight of 0 on a logit of -inf is 0, and not NaN.
+  # A weight of 0 on a logit of -inf counts as 0, not NaN.
   counts = allowed & (targets != 0)
   surprise = log_total - jnp.where(counts, logits, 0.0)
   return jnp.sum(jnp.where(counts, targets * surprise, 0.0), axis=1)
@@ -110,7 +110,7 @@ def pair_bce(
   noise: Float[Array, "q n"] | None = None,
   nu: float = 1.0,
 ) -> Float[Array, "q"]:
-  """Cross-entropy of telling partners from impostors, by logits of each pair.
+  """Binary cross-entropy between partners and impostors, from pair logits.
 
   `softplus(log nu - positive) + mean softplus(impostor - log nu)`: with nu = 1
   the two-way softmax of L3-Net, AVE-Net and AVOL-Net, and of a discriminator.
@@ -121,11 +121,11 @@ def pair_bce(
     impostors: the candidates that may stand as impostors.
     negatives: 'sampled', one drawn at random as in `margin_rank`, or 'all'.
     noise: uniform numbers for 'sampled'.
-    nu: how many impostors there are to a partner, in the odds.
+    nu: assumed number of impostors per partner, in the odds.
 
   Returns:
     `[q]` in nats, 2 ln 2 for logits of 0; a row without any allowed impostor
-    has its partner's part alone.
+    has the partner's term only.
 
   Raises:
     ValueError: unknown `negatives`, or 'sampled' without noise.
@@ -146,6 +146,7 @@ def pair_bce(
 
 
 def check_pair_negatives(negatives: str) -> None:
+  """Raises ValueError unless `negatives` is one of PAIR_NEGATIVES."""
   if negatives not in PAIR_NEGATIVES:
     raise ValueError(
       f"unknown negatives {negatives!r}: use one of {PAIR_NEGATIVES}"

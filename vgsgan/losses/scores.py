@@ -8,9 +8,9 @@ ECCV 2018, section 3.4).
 
 The matchmaps of all pairs are never held in memory: see `kernels.maxsim`.
 Every all-pairs score here takes `images [b, h, w, d]`, `audio [c, t, d]` and
-`valid [c, t]`, and gives `[b, c]` in float32 whatever the maps are in. What
-stands in a frame that is not valid has no effect on values or gradients. A
-clip without any valid frame scores 0 with every image, with no gradient.
+`valid [c, t]`, and gives `[b, c]` in float32 for maps of any dtype. Frames that
+are not valid have no effect on values or gradients. A clip without any valid
+frame scores 0 with every image, with no gradient.
 """
 
 import difflib
@@ -23,22 +23,22 @@ from jaxtyping import Array, Bool, Float
 
 from vgsgan.kernels.maxsim import maxsim
 
-# Products of float32 in float32 on every platform: a TPU would round operands
-# to bfloat16 otherwise, a GPU to TF32.
+# Multiplies float32 in float32 on every platform: otherwise a TPU would round
+# operands to bfloat16, a GPU to TF32.
 _EXACT = jax.lax.Precision.HIGHEST
 
 
 def l2_normalize(
   x: Float[Array, "*shape d"], shortest: float = 1e-6
 ) -> Float[Array, "*shape d"]:
-  """Divides each vector of the last axis by its length, in float32 inside.
+  """Divides each vector of the last axis by its length, computed in float32.
 
-  A vector shorter than `shortest` has no direction: it becomes zero, and its
-  gradient is zero, where the plain formula gives NaN or 1 / length.
+  A vector shorter than `shortest` becomes zero, with zero gradient. (The plain
+  formula would give NaN, or a gradient of 1 / length.)
   """
   x32 = x.astype(jnp.float32)
   squared = jnp.sum(jnp.square(x32), axis=-1, keepdims=True)
-  # Not `squared > ...`: NaN has to stay, or a diverged model would go on.
+  # Not `squared > ...`: it would hide the NaN of a diverged model.
   has_direction = ~(squared <= shortest**2)
   # The inner `where` keeps 0 ** -1.5 out of the backward pass.
   scale = jax.lax.rsqrt(jnp.where(has_direction, squared, 1.0))
@@ -51,8 +51,8 @@ def matchmap(
   """Dot product of every location with every frame of the same pair.
 
   Args:
-    image: one map `[h, w, d]`, or a batch `[b, h, w, d]`.
-    audio: one map `[t, d]`, or the paired batch `[b, t, d]`.
+    image: a map `[h, w, d]`, or a batch `[b, h, w, d]`.
+    audio: a map `[t, d]`, or the paired batch `[b, t, d]`.
 
   Returns:
     `[h, w, t]` or `[b, h, w, t]` in float32; padded frames are not masked.
@@ -104,7 +104,7 @@ def sisa(
   valid: Bool[Array, "c t"],
 ) -> Float[Array, "b c"]:
   """Sum image, sum audio: the mean of the matchmap over h, w and valid t."""
-  # The mean of the products is the product of the means: no matchmap needed.
+  # The mean of the products is the product of the means, without a matchmap.
   return pooled(images, audio, valid, normalize=False)
 
 
@@ -150,8 +150,8 @@ def score(
     kind: a name in `ALL_PAIRS`.
     images: maps of b images.
     audio: maps of c clips.
-    valid: the frames that are no padding.
-    normalize: gives every location and every frame length 1 first, so that the
+    valid: True for frames, False for padding.
+    normalize: scales every location and frame to length 1 first, so that the
       matchmap holds cosines.
 
   Raises:
@@ -164,7 +164,8 @@ def score(
       f"There are {', '.join(ALL_PAIRS)}."
     )
   if normalize:
-    # The score masks too, but after a NaN has met the normalisation's gradient.
+    # Masking in the score is too late: NaN padding would already reach the
+    # gradient of the normalisation.
     images = l2_normalize(images)
     audio = l2_normalize(jnp.where(valid[..., None], audio, 0))
   return ALL_PAIRS[kind](images, audio, valid)
@@ -179,15 +180,14 @@ def calibrated_distance(
   """`bias - scale * |image - audio|`: the logit of AVE-Net.
 
   The two-way softmax over `W |v - a| + b` of "Objects that Sound" (ECCV 2018,
-  section 3) is one logit; pairs are told to correspond below the distance
-  `bias / scale`, so there is no margin to choose. The gradient of a distance of
-  0 is 0.
+  section 3) has one logit. It is positive below the distance `bias / scale`, so
+  there is no margin to choose. The gradient of a distance of 0 is 0.
   """
-  one = images[:, 0, 0].astype(jnp.float32)
-  other = audio[:, 0].astype(jnp.float32)
-  products = jnp.matmul(one, other.T, precision=_EXACT)
-  squared = _squares(one)[:, None] + _squares(other) - 2 * products
-  apart = ~(squared <= 1e-12)  # NaN, too: see `l2_normalize`.
+  image = images[:, 0, 0].astype(jnp.float32)
+  clip = audio[:, 0].astype(jnp.float32)
+  products = jnp.matmul(image, clip.T, precision=_EXACT)
+  squared = _squares(image)[:, None] + _squares(clip) - 2 * products
+  apart = ~(squared <= 1e-12)  # Keeps NaN, as in `l2_normalize`.
   distance = jnp.where(apart, jnp.sqrt(jnp.where(apart, squared, 1.0)), 0.0)
   return bias - scale * distance
 
@@ -200,8 +200,8 @@ def calibrated_peak(
 ) -> Float[Array, "b c"]:
   """`max over places of scale * <image, audio> + bias`: the logit of AVOL-Net.
 
-  "Objects that Sound" (ECCV 2018, section 4), where a sigmoid follows, which
-  does not move the maximum.
+  "Objects that Sound" (ECCV 2018, section 4); the sigmoid that follows there
+  does not change which place is the maximum.
   """
   valid = jnp.ones(audio.shape[:2], bool)
   return misa(scale * images, audio, valid) + bias
@@ -214,9 +214,9 @@ def fusion(
 ) -> Float[Array, "b c"]:
   """The logit of L3-Net: two layers over the joined vectors.
 
-  Concatenation, fc1 with ReLU, fc2 (ICCV 2017, section 3; of its two outputs
-  the difference is what counts). As fc1 is linear its two halves are applied
-  before the pairs are formed.
+  Concatenation, fc1 with ReLU, fc2 (ICCV 2017, section 3; the logit is the
+  difference of its two outputs). Since fc1 is linear, its two halves are
+  applied before the pairs are formed.
 
   Args:
     images: pooled features.
@@ -224,9 +224,9 @@ def fusion(
     params: `image` and `audio` [d, k], `hidden` [k], `out` [k], `bias` [].
   """
   layer = functools.partial(jnp.matmul, precision=_EXACT)
-  one = layer(images[:, 0, 0], params["image"])
-  other = layer(audio[:, 0], params["audio"])
-  hidden = jax.nn.relu(one[:, None] + other + params["hidden"])
+  image = layer(images[:, 0, 0], params["image"])
+  clip = layer(audio[:, 0], params["audio"])
+  hidden = jax.nn.relu(image[:, None] + clip + params["hidden"])
   scores = layer(hidden, params["out"]) + params["bias"]
   return scores.astype(jnp.float32)
 
@@ -241,29 +241,29 @@ def paired(
   audio: Float[Array, "b t d"],
   valid: Bool[Array, "b t"],
 ) -> Float[Array, "b"]:
-  """Scores each image with its own clip: the diagonal, not all pairs.
+  """Scores each image with its own clip only: the diagonal of all pairs.
 
   Args:
-    score: an all-pairs score that treats every pair by itself.
+    score: an all-pairs score that treats every pair independently.
     images: maps of b images.
     audio: maps of their clips.
-    valid: the frames that are no padding.
+    valid: True for frames, False for padding.
   """
 
-  def one(image: Array, clip: Array, frames: Array) -> Array:
+  def score_pair(image: Array, clip: Array, frames: Array) -> Array:
     return score(image[None], clip[None], frames[None])[0, 0]
 
-  return jax.vmap(one)(images, audio, valid)
+  return jax.vmap(score_pair)(images, audio, valid)
 
 
 def _mean_valid(x: Array, valid: Array, axis: int) -> Array:
-  """Mean over `axis` of what is valid; 0 where nothing is."""
+  """Mean over `axis` of the valid entries; 0 if none is valid."""
   count = jnp.sum(valid, axis=axis, dtype=jnp.float32)
   total = jnp.sum(jnp.where(valid, x, 0.0), axis=axis)
   return total / jnp.maximum(count, 1.0)
 
 
 def _places(images: Array) -> tuple[Array, Array]:
-  """Locations in a row, `[b, h w, d]`; all of them count."""
+  """Flattens locations to `[b, h w, d]`, with a mask that is True."""
   places = images.reshape(len(images), -1, images.shape[-1])
   return places, jnp.ones(places.shape[:2], bool)
