@@ -15,8 +15,9 @@ from PIL import Image
 
 from vgsgan import data
 from vgsgan.common.errors import UserError
-from vgsgan.data.builders import clevrgan, clevrgan_records
-from vgsgan.data.builders import clevrgan_pictures as world
+from vgsgan.data.builders.clevrgan import builder as clevrgan
+from vgsgan.data.builders.clevrgan import pictures as world
+from vgsgan.data.builders.clevrgan import records as clevrgan_records
 from vgsgan.data.examples import DrawnPairExample, PairExample
 from vgsgan.evals.retrieval import relevance
 from vgsgan.losses import contrastive

@@ -14,7 +14,7 @@ from tests import stamps_fixture, test_options
 from tests.running import run_config
 from vgsgan import data
 from vgsgan.common.errors import UserError
-from vgsgan.data.builders import clevrgan_files
+from vgsgan.data.builders.clevrgan import files as clevrgan_files
 from vgsgan.data.examples import DrawnPairExample
 from vgsgan.parallel import mesh
 

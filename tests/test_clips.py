@@ -9,7 +9,9 @@ import soundfile
 from PIL import Image
 
 from vgsgan.common.errors import UserError
-from vgsgan.data.builders import clip_records, clips, clips_files
+from vgsgan.data.builders import clip_records
+from vgsgan.data.builders.clips import builder as clips
+from vgsgan.data.builders.clips import files as clips_files
 
 RATE = 8000
 # ID, name, children; the root of AudioSet has no node of its own. "Bowed" is

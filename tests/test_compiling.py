@@ -14,7 +14,7 @@ from tests.test_options import load
 from vgsgan import tasks
 from vgsgan.common.errors import UserError
 from vgsgan.data import blank
-from vgsgan.data.builders import clevrgan_records
+from vgsgan.data.builders.clevrgan import records as clevrgan_records
 from vgsgan.models import pretrained
 from vgsgan.parallel import mesh
 from vgsgan.tools.bench.case import Case

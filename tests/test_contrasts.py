@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from vgsgan.data.builders import contrasts
+from vgsgan.data.builders.clevrgan import contrasts
 from vgsgan.worlds import captions, scenes, speech
 from vgsgan.worlds.attributes import ATTRIBUTES, KIND
 

@@ -15,7 +15,7 @@ from scipy import signal
 from tests import stamps_fixture, test_clevrgan_folder, test_clips
 from tests.test_stamps import config
 from vgsgan.data import decoding, examples
-from vgsgan.data.builders import stamps
+from vgsgan.data.builders.stamps import builder as stamps
 
 RATE = 8000
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from vgsgan.data.builders import clevrgan_records, clip_records, parsing
+from vgsgan.data.builders import clip_records, parsing
+from vgsgan.data.builders.clevrgan import records as clevrgan_records
 
 
 def tensor(shape, dtype, encoding="none"):

@@ -11,7 +11,8 @@ import optax
 import pytest
 import scipy.special
 
-from vgsgan.data.builders import clevrgan_pictures, clevrgan_records
+from vgsgan.data.builders.clevrgan import pictures as clevrgan_pictures
+from vgsgan.data.builders.clevrgan import records as clevrgan_records
 from vgsgan.data.examples import DrawnPairExample
 from vgsgan.kernels import maxsim
 from vgsgan.losses import contrastive, objectives, primitives, scores

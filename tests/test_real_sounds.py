@@ -11,7 +11,8 @@ from configs import correspondence
 from tests import stamps_fixture
 from vgsgan.common.errors import UserError
 from vgsgan.data import clip_sets
-from vgsgan.data.builders import clip_records, real_sounds, stamps
+from vgsgan.data.builders import clip_records, real_sounds
+from vgsgan.data.builders.stamps import builder as stamps
 
 RATE = 16000
 # Class and pitch of the sound of what the small package holds.

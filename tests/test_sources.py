@@ -13,7 +13,8 @@ import pytest
 from tests import stamps_fixture, test_clevrgan_folder, test_clips
 from vgsgan import data
 from vgsgan.common.errors import UserError
-from vgsgan.data.builders import preparing, sources, stamps
+from vgsgan.data.builders import preparing, sources
+from vgsgan.data.builders.stamps import builder as stamps
 
 LANGUAGES = ("fr", "ro")
 # For each data set: what makes a source, and one of its recordings.
@@ -173,13 +174,13 @@ def test_a_source_that_changes_while_it_is_read_is_refused(
   monkeypatch.setattr(stamps.decoding, "read_audio", change)
   # A process that is killed at the second look leaves no data set either, and
   # no other process sees one before it.
-  read_files, seen = stamps.stamps_folder.read_files, []
+  read_files, seen = stamps.folder.read_files, []
 
   def note(*args):
     seen.append(list((tmp_path / "stamps").glob("*/1.0.0")))
     return read_files(*args)
 
-  monkeypatch.setattr(stamps.stamps_folder, "read_files", note)
+  monkeypatch.setattr(stamps.folder, "read_files", note)
   with pytest.raises(UserError, match="has changed while it was read"):
     load("stamps", source, tmp_path)
   assert seen == [[], []]

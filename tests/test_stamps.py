@@ -14,7 +14,9 @@ from PIL import Image
 from tests import stamps_fixture
 from vgsgan.common.errors import UserError
 from vgsgan.data import decoding, splits
-from vgsgan.data.builders import stamps, stamps_folder, stamps_index
+from vgsgan.data.builders.stamps import builder as stamps
+from vgsgan.data.builders.stamps import folder as stamps_folder
+from vgsgan.data.builders.stamps import index as stamps_index
 from vgsgan.evals.retrieval import relevance
 from vgsgan.losses import contrastive
 

@@ -17,7 +17,7 @@ from PIL import Image
 from tests import stamps_fixture
 from tests.test_stamps import LANGUAGES, config
 from vgsgan.data import decoding, svg
-from vgsgan.data.builders import stamps
+from vgsgan.data.builders.stamps import builder as stamps
 
 HEAD = (
   'xmlns="http://www.w3.org/2000/svg" '

@@ -92,7 +92,8 @@ def _digest(content: bytes) -> str:
 
 def _stamps(data: ml_collections.ConfigDict) -> Splits:
   """Pictures of the Tux Paint stamps and people describing them."""
-  from vgsgan.data.builders import stamps  # Slow to import; needed here only.
+  # Slow to import; needed here only.
+  from vgsgan.data.builders.stamps import builder as stamps
 
   config = stamps.StampsConfig(
     source=data.source,
@@ -133,8 +134,8 @@ def _scenes(data: ml_collections.ConfigDict) -> Splits:
 
 def _clevrgan(data: ml_collections.ConfigDict) -> Splits:
   """Pictures of a GAN, described aloud; more splits for tests."""
-  from vgsgan.data.builders import clevrgan
-  from vgsgan.data.builders.clevrgan_pictures import SPLITS as ALL_SPLITS
+  from vgsgan.data.builders.clevrgan import builder as clevrgan
+  from vgsgan.data.builders.clevrgan.pictures import SPLITS as ALL_SPLITS
 
   config = clevrgan.ClevrganConfig(
     generator=data.generator,
@@ -188,7 +189,7 @@ def _read_folder(
   splits: tuple[str, ...],
 ) -> Splits:
   """Some splits of the folder that `data.FIELD` names, as errors say."""
-  from vgsgan.data.builders import clevrgan_folder
+  from vgsgan.data.builders.clevrgan import folder_builder as clevrgan_folder
 
   config = clevrgan_folder.ClevrganFolderConfig(
     source=folder,

@@ -55,7 +55,8 @@ def load_sounding(data: ml_collections.ConfigDict) -> dict[str, Records]:
 
 def load_clips(data: ml_collections.ConfigDict) -> dict[str, Records]:
   """A folder of clips in AudioSet's layout."""
-  from vgsgan.data.builders import clip_records, clips
+  from vgsgan.data.builders import clip_records
+  from vgsgan.data.builders.clips import builder as clips
 
   config = clips.ClipsConfig(
     source=data.source,
@@ -78,7 +79,8 @@ def _real(data: ml_collections.ConfigDict) -> dict[str, Records]:
   """Real pictures with real sounds, if asked for; too few to train on."""
   if not data.get("real"):
     return {}
-  from vgsgan.data.builders import clip_records, real_sounds, stamps
+  from vgsgan.data.builders import clip_records, real_sounds
+  from vgsgan.data.builders.stamps import builder as stamps
 
   if not pathlib.Path(stamps.SOURCE).is_dir():
     raise UserError(

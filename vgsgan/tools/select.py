@@ -29,7 +29,7 @@ from vgsgan import data
 from vgsgan.common import commands, files, jsonfiles, options
 from vgsgan.common.errors import UserError
 from vgsgan.data import pipeline
-from vgsgan.data.builders.clevrgan_files import LATENTS_FILE
+from vgsgan.data.builders.clevrgan.files import LATENTS_FILE
 from vgsgan.data.builders.scenes import encode
 from vgsgan.data.examples import DrawnPairExample
 from vgsgan.parallel import mesh as mesh_lib

@@ -18,13 +18,9 @@ from tqdm import tqdm
 
 from vgsgan.common.options import check_at_least
 from vgsgan.data import decoding, splits
-from vgsgan.data.builders import (
-  clip_records,
-  preparing,
-  sources,
-  stamps_folder,
-)
-from vgsgan.data.builders.stamps import SOURCE
+from vgsgan.data.builders import clip_records, preparing, sources
+from vgsgan.data.builders.stamps import folder as stamps_folder
+from vgsgan.data.builders.stamps.builder import SOURCE
 from vgsgan.data.hierarchy import Hierarchy
 
 
@@ -124,7 +120,7 @@ def tree(folders: Sequence[str]) -> Hierarchy:
 class RealSounds(tfds.core.GeneratorBasedBuilder):
   """The TFDS builder; `prepare` is the way in."""
 
-  # See builders/stamps.py.
+  # See builders/stamps/builder.py.
   code_path = tfds.core.Path(__file__)
   VERSION = tfds.core.Version("2.0.0")
   RELEASE_NOTES: ClassVar[dict[str, str]] = {

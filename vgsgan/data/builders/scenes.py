@@ -69,7 +69,7 @@ class ScenesConfig(tfds.core.BuilderConfig):
 class Scenes(tfds.core.GeneratorBasedBuilder):
   """The TFDS builder; `prepare` is the way in."""
 
-  # See builders/stamps.py.
+  # See builders/stamps/builder.py.
   code_path = tfds.core.Path(__file__)
   # To be raised whenever scenes.sample or scenes.render draws otherwise.
   VERSION = tfds.core.Version("1.0.0")

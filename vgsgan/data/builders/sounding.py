@@ -101,7 +101,7 @@ class SoundingConfig(tfds.core.BuilderConfig):
 class Sounding(tfds.core.GeneratorBasedBuilder):
   """The TFDS builder; `prepare` is the way in."""
 
-  # See builders/stamps.py.
+  # See builders/stamps/builder.py.
   code_path = tfds.core.Path(__file__)
   # To be raised whenever the worlds draw, look or play otherwise.
   VERSION = tfds.core.Version("1.0.0")

@@ -1,4 +1,4 @@
-"""Audio CLEVRGAN as a TFDS data set; `clevrgan_pictures` draws and describes.
+"""Audio CLEVRGAN as a TFDS data set; `pictures` draws and describes.
 
 A record is a picture that the generator drew from `z` and a recording of its
 caption. `train` and `validation` have voices of `speech.VOICES`; each picture
@@ -29,13 +29,10 @@ from tqdm import tqdm
 
 from vgsgan.common.errors import UserError
 from vgsgan.common.options import check_at_least
-from vgsgan.data.builders import (
-  clevrgan_pictures,
-  contrasts,
-  preparing,
-  sources,
-)
-from vgsgan.data.builders.clevrgan_records import (
+from vgsgan.data.builders import preparing, sources
+from vgsgan.data.builders.clevrgan import contrasts
+from vgsgan.data.builders.clevrgan import pictures as clevrgan_pictures
+from vgsgan.data.builders.clevrgan.records import (
   Item,
   Numbers,
   features,
@@ -107,7 +104,7 @@ class ClevrganConfig(tfds.core.BuilderConfig):
 class Clevrgan(tfds.core.GeneratorBasedBuilder):
   """The TFDS builder; `prepare` is the way in."""
 
-  # See builders/stamps.py.
+  # See builders/stamps/builder.py.
   code_path = tfds.core.Path(__file__)
   # To be raised whenever the worlds draw, say or speak otherwise.
   VERSION = tfds.core.Version("2.0.0")

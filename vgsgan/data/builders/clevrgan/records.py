@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from vgsgan.common import jsonfiles
-from vgsgan.data.builders import clevrgan_pictures
+from vgsgan.data.builders.clevrgan import pictures
 from vgsgan.data.builders.scenes import encode
 from vgsgan.worlds import captions, speech
 from vgsgan.worlds.attributes import ATTRIBUTES
@@ -18,7 +18,7 @@ class Item:
   """A record before its caption is spoken; nothing is, where that is ''."""
 
   id: str
-  picture: clevrgan_pictures.Picture
+  picture: pictures.Picture
   picture_id: str
   caption: str = ""
   voice: str = ""

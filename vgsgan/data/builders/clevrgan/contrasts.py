@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
-from vgsgan.data.builders.clevrgan_pictures import Picture, choose_voice
+from vgsgan.data.builders.clevrgan.pictures import Picture, choose_voice
 from vgsgan.worlds import captions, scenes
 from vgsgan.worlds.attributes import ATTRIBUTES
 

@@ -2,7 +2,7 @@
 
 After AudioSet-Instruments ("Objects that Sound", ECCV 2018, section 4): the
 clips of AudioSet with a label under Musical instrument, Singing or Tools, 110
-classes; a tenth of the training clips is for validation. `clips_files` says
+classes; a tenth of the training clips is for validation. `files` says
 what is in the folder.
 """
 
@@ -21,12 +21,8 @@ from tqdm import tqdm
 from vgsgan.common.errors import UserError
 from vgsgan.common.options import check_at_least
 from vgsgan.data import decoding, splits
-from vgsgan.data.builders import (
-  clip_records,
-  clips_files,
-  preparing,
-  sources,
-)
+from vgsgan.data.builders import clip_records, preparing, sources
+from vgsgan.data.builders.clips import files as clips_files
 
 # Of sound on either side of what belongs to a frame, seconds: by so much may
 # training misalign them.
@@ -85,7 +81,7 @@ class ClipsConfig(tfds.core.BuilderConfig):
 class Clips(tfds.core.GeneratorBasedBuilder):
   """The TFDS builder; `prepare` is the way in."""
 
-  # See builders/stamps.py.
+  # See builders/stamps/builder.py.
   code_path = tfds.core.Path(__file__)
   VERSION = tfds.core.Version("1.1.0")
   RELEASE_NOTES: ClassVar[dict[str, str]] = {

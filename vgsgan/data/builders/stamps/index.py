@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int, Shaped
 
 from vgsgan.data import splits
-from vgsgan.data.builders.stamps_folder import Pair, Scan
+from vgsgan.data.builders.stamps.folder import Pair, Scan
 
 # Of the records; of the stamps where whole stamps are held out.
 TEST_SHARE, VALIDATION_SHARE = 0.15, 0.1

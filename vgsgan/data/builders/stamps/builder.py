@@ -26,12 +26,8 @@ from tqdm import tqdm
 from vgsgan.common.errors import UserError
 from vgsgan.common.options import check_at_least
 from vgsgan.data import decoding, splits
-from vgsgan.data.builders import (
-  preparing,
-  sources,
-  stamps_folder,
-  stamps_index,
-)
+from vgsgan.data.builders import preparing, sources
+from vgsgan.data.builders.stamps import folder, index
 
 SOURCE = "/usr/share/tuxpaint/stamps"
 
@@ -89,8 +85,8 @@ class StampsConfig(tfds.core.BuilderConfig):
       f"{self.image_size}px",
       f"{self.sample_rate}hz",
       f"seed{self.split_seed}",
-      f"test{stamps_index.TEST_SHARE:g}",
-      f"validation{stamps_index.VALIDATION_SHARE:g}",
+      f"test{index.TEST_SHARE:g}",
+      f"validation{index.VALIDATION_SHARE:g}",
       *([f"first{self.max_stamps}"] if self.max_stamps is not None else []),
       f"source_{self.fingerprint}",
     ]
@@ -145,7 +141,7 @@ class Stamps(tfds.core.GeneratorBasedBuilder):
   def _split_generators(self, dl_manager):
     del dl_manager  # Nothing to download: a package brings the source.
     config = self.builder_config
-    found = stamps_index.index(
+    found = index.index(
       _scan(config),
       config.protocol,
       config.split_seed,
@@ -171,7 +167,7 @@ class Stamps(tfds.core.GeneratorBasedBuilder):
       bar.update()
       try:
         if pair.image_path not in pictures:
-          pictures[pair.image_path] = stamps_folder.read_picture(
+          pictures[pair.image_path] = folder.read_picture(
             pair.image_path, config.image_size
           )
         waveform = decoding.read_audio(pair.audio_path, config.sample_rate)
@@ -214,8 +210,8 @@ def prepare(config: StampsConfig, data_dir: str | pathlib.Path) -> Stamps:
   def identify():
     scan = _scan(config)
     return sources.identity(
-      [stamps_folder.stamps_root(config.source)],
-      stamps_folder.read_files(config.source, scan.pairs),
+      [folder.stamps_root(config.source)],
+      folder.read_files(config.source, scan.pairs),
       data_dir,
     )
 
@@ -251,8 +247,8 @@ def load(builder: Stamps, split: str) -> Sequence[dict]:
   return preparing.open_split(builder, split)
 
 
-def _scan(config: StampsConfig) -> stamps_folder.Scan:
-  return stamps_folder.scan(config.source, config.languages, config.symbols)
+def _scan(config: StampsConfig) -> folder.Scan:
+  return folder.scan(config.source, config.languages, config.symbols)
 
 
 def _is_default(source: str) -> bool:
@@ -271,7 +267,7 @@ def _kept(config: StampsConfig, data_dir: pathlib.Path) -> str:
   pattern = f"{glob.escape(name)}*-at_{sources.place([SOURCE])}"
   prepared = sorted((data_dir / "stamps").glob(f"{pattern}/{Stamps.VERSION}"))
   if not prepared:
-    raise UserError(f"no folder {SOURCE}: {stamps_folder.PACKAGE}")
+    raise UserError(f"no folder {SOURCE}: {folder.PACKAGE}")
   if len(prepared) > 1:
     raise UserError(
       f"no folder {SOURCE}, and {len(prepared)} data sets that were prepared "

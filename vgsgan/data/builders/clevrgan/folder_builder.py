@@ -1,7 +1,7 @@
 """The published Audio CLEVRGAN as a TFDS data set.
 
-`clevrgan_files` says what is in its folder. Records are those of
-`builders.clevrgan`, with nothing recognised, and `z` of the published
+`files` says what is in its folder. Records are those of
+`clevrgan.builder`, with nothing recognised, and `z` of the published
 generator, a progressive GAN, unless the folder brings its own.
 """
 
@@ -17,19 +17,16 @@ from tqdm import tqdm
 
 from vgsgan.common.options import check_at_least
 from vgsgan.data import decoding, splits
-from vgsgan.data.builders import (
-  clevrgan_files,
-  clevrgan_pictures,
-  preparing,
-  sources,
-)
-from vgsgan.data.builders.clevrgan_records import (
+from vgsgan.data.builders import preparing, sources
+from vgsgan.data.builders.clevrgan import files as clevrgan_files
+from vgsgan.data.builders.clevrgan import pictures
+from vgsgan.data.builders.clevrgan.records import (
   Item,
   Numbers,
   features,
   record,
 )
-from vgsgan.data.builders.stamps_index import digest
+from vgsgan.data.builders.stamps.index import digest
 from vgsgan.worlds import speech
 
 
@@ -70,7 +67,7 @@ class ClevrganFolderConfig(tfds.core.BuilderConfig):
 class ClevrganFolder(tfds.core.GeneratorBasedBuilder):
   """The TFDS builder; `prepare` is the way in."""
 
-  # See builders/stamps.py.
+  # See builders/stamps/builder.py.
   code_path = tfds.core.Path(__file__)
   VERSION = tfds.core.Version("1.1.0")
   RELEASE_NOTES: ClassVar[dict[str, str]] = {
@@ -112,7 +109,7 @@ class ClevrganFolder(tfds.core.GeneratorBasedBuilder):
 
   def _generate_examples(self, split, pairs, latents, labels, bar):
     config = self.builder_config
-    nothing = clevrgan_pictures.labels([], 1, config.image_size)
+    nothing = pictures.labels([], 1, config.image_size)
     for pair in pairs:
       key = f"{split}:{pair.id}"
       bar.update()
@@ -123,7 +120,7 @@ class ClevrganFolder(tfds.core.GeneratorBasedBuilder):
         self.info.metadata["bad"].append([key, str(error)])
         preparing.check_bad(self.info.metadata, config.max_bad_share)
         continue
-      picture = clevrgan_pictures.Picture(latents[pair.row], image, *nothing)
+      picture = pictures.Picture(latents[pair.row], image, *nothing)
       item = Item(key, picture, pair.id, pair.caption)
       made = record(item, speech.Spoken(waveform, ()), Numbers())
       yield key, made | labels[pair.id]
