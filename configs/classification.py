@@ -29,7 +29,6 @@ def default() -> ml_collections.ConfigDict:
   config.model = ml_collections.ConfigDict()
   config.model.widths = (16, 32, 64, 64)
   config.model.pools = (True, True, True, False)
-  config.model.stride = 2
 
   config.optim = common.adam(lr=2e-3, clip_norm=0.0)
   config.train = common.train(

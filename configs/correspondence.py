@@ -89,7 +89,6 @@ def default() -> ml_collections.ConfigDict:
   config.model.system = "ave"
   config.model.widths = (16, 32, 64, 64)
   config.model.pools = (True, True, False, False)
-  config.model.stride = 2
   config.model.embed = 128
 
   config.loss = ml_collections.ConfigDict({"negatives": "all"})
@@ -99,7 +98,6 @@ def default() -> ml_collections.ConfigDict:
   config.eval = ml_collections.ConfigDict()
   config.eval.batch = 100
   config.eval.cca_records = 3000
-  config.eval.threshold = 0.5
   return config
 
 

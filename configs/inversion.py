@@ -37,9 +37,6 @@ def default() -> ml_collections.ConfigDict:
   config.inverter = ml_collections.ConfigDict({"channels": (32, 64, 96)})
 
   config.inversion = ml_collections.ConfigDict()
-  config.inversion.truncation = 0.0  # Largest number in a latent; 0: no limit.
-  config.inversion.latent_weight = 1.0
-  config.inversion.picture_weight = 1.0
   config.inversion.steps = 4  # In evaluation.
   config.inversion.limit = 0.5
 

@@ -48,7 +48,6 @@ def default() -> ml_collections.ConfigDict:
   config.eval.batch = 100
   config.eval.samples = 2000
   config.eval.recogniser = ""  # The packaged one.
-  config.eval.truncation = 0.0  # Largest number in a latent; 0: no limit.
   return config
 
 

@@ -517,7 +517,6 @@ def test_a_whole_run_on_two_devices(system, tmp_path, monkeypatch):
     ("data.spectrogram", "mel", "config.data.spectrogram='mel' is unknown"),
     ("data.frames", 500, "the sound has 41 frames, not 500"),
     ("model.pools", (True,), "one width and one pool a stage"),
-    ("model.stride", 3, "the stride of a tower is 1 or 2, not 3"),
   ],
 )
 def test_what_a_user_gets_wrong_is_one_line(field, value, said):

@@ -225,7 +225,6 @@ WRONG = {
   "inversion": [("inverter.channels", (), "config.inverter.channels=() must")],
   "correspondence": [
     ("model.system", "l4", "config.model.system='l4' is unknown"),
-    ("model.stride", 3, "config.model.stride=3 must be"),
     ("loss.negatives", "hard", "config.loss.negatives='hard' is unknown"),
     ("train.batch", 1, "config.train.batch=1 must be 2 at least"),
   ],

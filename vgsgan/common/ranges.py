@@ -126,7 +126,6 @@ _PIXELS = Whole(0, 1024, "pixels")
 _RECORDS = Whole(1, unit="records")
 _SECONDS = Real(0.1, 3600, "seconds")
 _SHARE = Real(0, 1, "share")
-_TRUNCATION = Real(0, 100, "standard deviations; 0 is none")
 _WEIGHT = Real(0, 1e6)
 _WIDTH = Real(0.001, 100, "factor of the channels")
 _WORKERS = Whole(0, 1024)
@@ -187,7 +186,7 @@ _SECTIONS: Mapping[str, Mapping[str, Range]] = {
     "num_semantic": _RECORDS,
     "scene_seed": SEED,
     "split_seed": SEED,
-    "truncation": _TRUNCATION,
+    "truncation": Real(0, 100, "standard deviations; 0 is none"),
     "max_bad_share": _SHARE,
     "max_stamps": Whole(0, unit="stamps; 0 is all"),
     "num_workers": _WORKERS,
@@ -256,7 +255,6 @@ _SECTIONS: Mapping[str, Mapping[str, Range]] = {
     "system": Text(),
     "widths": Each(_CHANNELS),
     "pools": Each(Flag()),
-    "stride": Whole(1, 2),
     "embed": _CHANNELS,
   },
   "recogniser": {"widths": Each(_CHANNELS), "norm": Text()},
@@ -278,9 +276,6 @@ _SECTIONS: Mapping[str, Mapping[str, Range]] = {
   "inversion": {
     "steps": Whole(0, 1000),
     "limit": _WEIGHT,
-    "latent_weight": _WEIGHT,
-    "picture_weight": _WEIGHT,
-    "truncation": _TRUNCATION,
   },
   "inverter": {"channels": Each(_CHANNELS)},
   "generation": {
@@ -327,10 +322,8 @@ _SECTIONS: Mapping[str, Mapping[str, Range]] = {
     "block": Whole(1, unit="recordings"),
     "seconds": _SECONDS,
     "cca_records": Whole(0, unit="records; 0 is none"),
-    "threshold": _SHARE,
     "fitted": Whole(2, unit="records"),
     "samples": Whole(1, unit="pictures"),
-    "truncation": _TRUNCATION,
     "recogniser": Text(),
   },
 }

@@ -25,13 +25,11 @@ class Tower(nn.Module):
   Attributes:
     widths: channels of each stage.
     pools: whether a pool of 2 x 2 follows the stage.
-    stride: of the first convolution, 1 or 2.
     dtype: of the computation; parameters stay float32.
   """
 
   widths: tuple[int, ...] = (64, 128, 256, 512)
   pools: tuple[bool, ...] = (True, True, True, False)
-  stride: int = 2
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -46,10 +44,8 @@ class Tower(nn.Module):
       train: whether BatchNorm uses, and stores, the batch's statistics.
 
     Raises:
-      ValueError: widths and pools differ in length, or stride is another.
+      ValueError: widths and pools differ in length.
     """
-    if self.stride not in (1, 2):
-      raise ValueError(f"the stride of a tower is 1 or 2, not {self.stride}")
     if len(self.widths) != len(self.pools):
       raise ValueError(
         f"one width and one pool a stage, not {self.widths} and {self.pools}"
@@ -58,7 +54,7 @@ class Tower(nn.Module):
     for stage, units in enumerate(self.widths, start=1):
       for layer in (1, 2):
         name = f"{stage}_{layer}"
-        if stage == layer == 1 and self.stride == 2:
+        if stage == layer == 1:
           x = StridedConv(units, dtype=self.dtype, name=f"conv{name}")(x)
         else:
           x = Conv2D(units, 3, False, self.dtype, name=f"conv{name}")(x)

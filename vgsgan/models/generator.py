@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -193,10 +192,3 @@ def double(x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:
   b, h, w, c = x.shape
   x = jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c))
   return x.reshape(b, 2 * h, 2 * w, c)
-
-
-def truncated(key: Array, shape: tuple[int, ...], limit: float) -> Array:
-  """Normal numbers, drawn again where they exceed the limit; 0: no limit."""
-  if not limit:
-    return jax.random.normal(key, shape)
-  return jax.random.truncated_normal(key, -limit, limit, shape)

@@ -28,7 +28,6 @@ MODALITIES = ("image", "audio")
 NEEDS = (
   "model.widths",
   "model.pools",
-  "model.stride",
   "optim",
   "data.augment.shift",
   *features.FIELDS,
@@ -72,7 +71,6 @@ class Classification:
       Tower(
         tuple(model.widths),
         tuple(model.pools),
-        model.stride,
         forward.dtype(config.train),
       ),
       classes,

@@ -36,7 +36,6 @@ NEEDS = (
   "loss.negatives",
   "optim",
   "eval.cca_records",
-  "eval.threshold",
   "data.shortcut",
   "data.augment.shift",
   "data.augment.flip",
@@ -74,7 +73,6 @@ class Correspondence:
       name: Tower(
         tuple(model.widths),
         tuple(model.pools),
-        model.stride,
         forward.dtype(config.train),
       )
       for name in MODALITIES

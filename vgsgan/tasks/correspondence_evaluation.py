@@ -176,7 +176,7 @@ class Evaluation:
       boxes,
       classes,
       source,
-      self.model.config.eval.threshold,
+      threshold=0.5,
     )
     return {"localisation": figures}
 

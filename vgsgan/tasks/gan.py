@@ -26,7 +26,7 @@ from vgsgan.evals import frechet, judging
 from vgsgan.losses import generative
 from vgsgan.models import pretrained
 from vgsgan.models.discriminator import Discriminator
-from vgsgan.models.generator import Generator, truncated
+from vgsgan.models.generator import Generator
 from vgsgan.parallel import mesh as mesh_lib
 from vgsgan.tasks.alternating import Alternating
 from vgsgan.train import forward, keys
@@ -41,7 +41,6 @@ NEEDS = (
   "optim.discriminator",
   "data.image_size",
   "eval.samples",
-  "eval.truncation",
   "eval.recogniser",
 )
 _FEWEST = 8  # Pictures: halves of the real ones are compared.
@@ -238,9 +237,7 @@ def build(
     rows = config.eval.batch
     for first in range(0, count, rows):
       key = keys.of(config.seed, "samples", first)
-      latent = truncated(
-        key, (rows, model.generator.latent_size), config.eval.truncation
-      )
+      latent = jax.random.normal(key, (rows, model.generator.latent_size))
       labels = None
       if config.gan.labels:
         chosen = [records[i % len(records)] for i in range(first, first + rows)]

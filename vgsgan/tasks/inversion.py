@@ -18,7 +18,6 @@ from vgsgan.common.options import building
 from vgsgan.data import features, pipeline
 from vgsgan.data.examples import decode
 from vgsgan.models import pretrained
-from vgsgan.models.generator import truncated
 from vgsgan.models.inverter import Inverter
 from vgsgan.negatives import inversion
 from vgsgan.parallel import mesh as mesh_lib
@@ -86,7 +85,7 @@ class Inversion:
     """Batch `number` of a split, split over the devices."""
     key = keys.of(self.config.seed, "latents", split, number)
     shape = rows, self.generator.latent_size
-    z = truncated(key, shape, self.config.inversion.truncation)
+    z = jax.random.normal(key, shape)
     # Or every device would draw them all.
     return jax.lax.with_sharding_constraint(z, mesh_lib.over_data(self.mesh))
 
@@ -103,7 +102,6 @@ class Inversion:
 
   def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     """One update; of the batch only its size is used."""
-    use, how = self.config.inversion, self.config.train
     z = self.latents(SPLITS["train"], state.step, len(batch["image"]))
     pictures = self.stored(state, z)
 
@@ -112,14 +110,12 @@ class Inversion:
         found = self.encode(params, pictures)
         return (found, self.draw(state, found)), stats
 
-      (found, again), _ = forward.run(how, network, {}, pictures)
+      (found, again), _ = forward.run(self.config.train, network, {}, pictures)
       parts = {
         "latent_error": jnp.mean(jnp.square(found - z)),
         "picture_error": jnp.mean(inversion.misfit(again, pictures)),
       }
-      value = use.latent_weight * parts["latent_error"]
-      value += use.picture_weight * parts["picture_error"]
-      return value, (parts, state.batch_stats)
+      return sum(parts.values()), (parts, state.batch_stats)
 
     return state.minimise(loss, self.tx, self.rate)
 
