@@ -7,28 +7,26 @@ process that lives but does not move is left by the others after a limit of
 `Waiting`. docs/reliability.md has the table of all waits.
 """
 
-import atexit
 import contextlib
-import ctypes
 import dataclasses
-import functools
 import ipaddress
 import os
+import pathlib
 import re
 import socket
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import jax
 import numpy as np
-from jax._src import distributed
 from jax.experimental import multihost_utils
 
 from vgsgan.common import streams
 from vgsgan.common.errors import UserError, one_line
+from vgsgan.parallel.lost_lines import LOST_LINE
 
 # All in seconds. A pod's machines do not start at the same moment.
 JOIN_SECONDS = 300
@@ -40,7 +38,7 @@ STALL_SECONDS = 1800.0
 PREPARE_SECONDS = 6 * 3600.0
 # Between the ends of the first and the last process.
 LEAVE_SECONDS = 60
-# The exit status of a process that has lost another (SIGABRT, as JAX's own).
+# What C++ leaves with (SIGABRT) when it notices first; launchers start again.
 LOST = 134
 
 # How errors of collectives look, of Gloo, NCCL, TPU and JAX's own service.
@@ -62,10 +60,7 @@ class Waiting:
   since: float  # time.monotonic().
 
 
-_JOINING, _PARTING = "waiting for all to start", "waiting for all to end"
 _now = Waiting("start-up", STALL_SECONDS, time.monotonic())
-# Held for ever by the thread that says why this process ends.
-_leaving = threading.Lock()
 
 
 def start(
@@ -90,8 +85,7 @@ def start(
   """
   if coordinator_address is not None:
     _check_address(coordinator_address, process_id)
-  _report_losses()
-  moved(_JOINING)
+  _shorten_what_cpp_says()
   try:
     jax.distributed.initialize(
       coordinator_address,
@@ -103,15 +97,12 @@ def start(
       coordinator_bind_address=_bind_address(coordinator_address),
     )
   except (ValueError, RuntimeError) as error:
-    if distributed.global_state.client is not None:
-      _lost()
     reason = one_line(error)
     raise UserError(
       f"cannot join a cluster: {reason} Pass --coordinator_address=HOST:PORT "
       "--num_processes=N --process_id=I, or leave out --distributed."
     ) from error
-  moved("start-up")
-  atexit.register(_part)
+  moved()
   threading.Thread(target=_watch, daemon=True, name="stalled").start()
 
 
@@ -221,96 +212,27 @@ def together(*passing: type[Exception]) -> Iterator[None]:
   except Exception as error:
     if jax.process_count() == 1:
       raise
-    _leave(*_last_words(error))
+    if isinstance(error, UserError):
+      _leave(f"vgsgan: {error}", 2)
+    if _CUT_OFF.search(f"{type(error).__name__} {error}"):
+      reason = one_line(error)[:160]
+      _leave(lost_line(f"its connections failed ({reason})"), LOST)
+    _leave(traceback.format_exc().rstrip(), 1)
 
 
-def _last_words(error: Exception) -> tuple[str, int]:
-  """The last line of a process that fails, and its exit status."""
-  if isinstance(error, UserError):
-    return f"vgsgan: {error}", 2
-  if _CUT_OFF.search(f"{type(error).__name__} {error}"):
-    reason = one_line(error)[:160]
-    return _lost_line(f"its connections failed ({reason})"), LOST
-  return traceback.format_exc().rstrip(), 1
-
-
-def _lost_line(how: str) -> str:
-  return (
-    f"vgsgan: another process of this run is gone: {how}; what it said last "
-    "tells why, and the same command goes on from the last checkpoint"
-  )
-
-
-def _report_losses() -> None:
-  """Has JAX call `_lost` where it would abort with forty lines of C++.
-
-  `jax.distributed.initialize` does not pass such a function on to its client.
-  The client cannot convert the function's argument (JAX 0.10 to 0.12): before
-  the call it ends the process with a `std::bad_cast`, so that counts as one.
-  """
-  jaxlib = distributed._jax
-  jaxlib.get_distributed_runtime_client = functools.partial(
-    jaxlib.get_distributed_runtime_client, missed_heartbeat_callback=_lost
-  )
-  _at_bad_cast(_lost)
-
-
-def _at_bad_cast(call: Callable[[], None]) -> None:
-  """Has C++ call a function where it ends this process with that exception."""
-  global _at_terminate
-  cpp = ctypes.CDLL("libstdc++.so.6")
-  set_terminate = cpp["_ZSt13set_terminatePFvvE"]
-  set_terminate.restype = handler = ctypes.CFUNCTYPE(None)
-  exception = cpp["__cxa_current_exception_type"]
-  exception.restype = ctypes.POINTER(ctypes.c_char_p)
-
-  def end() -> None:
-    kind = exception()
-    if kind and kind[1] == b"St8bad_cast":  # The name is the second field.
-      call()
-    usual()
-
-  _at_terminate = handler(end)  # Kept: C++ has no more than its address.
-  usual = set_terminate(_at_terminate)
-
-
-def _lost(status: object = None) -> None:
-  """Ends this process: JAX's service has lost one, or cannot be reached."""
-  if _now.what == _JOINING:
-    _leave(
-      "vgsgan: not all processes of this run have come within the time for it: "
-      "start all of them, with the --coordinator_address of process 0, which "
-      "each must be able to reach",
-      LOST,
-    )
-  if _now.what == _PARTING:
-    how = "it did not end when this process did"
-  elif distributed.global_state.process_id == 0:
-    how = f"no sign of life for {HEARTBEAT_SECONDS} s"
-  else:
-    how = f"no sign of life for {HEARTBEAT_SECONDS} s, or of process 0 at all"
-  _leave(_lost_line(how), LOST)
-
-
-def _part() -> None:
-  """Leaves the run at exit; JAX would say with a traceback who stays."""
-  moved(_PARTING)
-  try:
-    jax.distributed.shutdown()
-  except RuntimeError:
-    _lost()
+def lost_line(how: str) -> str:
+  return LOST_LINE.format(how=how)
 
 
 def _watch() -> None:
   """Ends this process when it has not moved on for the limit of its wait."""
-  run = distributed.global_state  # Asks no backend, which may hang.
   while True:
     time.sleep(1.0)
     now = _now
     waited = time.monotonic() - now.since
     if waited > now.limit:
       _leave(
-        f"vgsgan: process {run.process_id} of {run.num_processes} has "
+        f"vgsgan: process {jax.process_index()} of {jax.process_count()} has "
         f"not moved for {waited:.0f} s, while {now.what}: another process or a "
         "disk may hang; the same command goes on from the last checkpoint",
         LOST,
@@ -319,9 +241,44 @@ def _watch() -> None:
 
 def _leave(line: str, status: int) -> None:
   """Says a line and ends this process without waiting for anything."""
-  _leaving.acquire()
   with contextlib.suppress(Exception):
     sys.stdout.flush()
     sys.stderr.flush()
-  streams.say(line)  # Past Python's stream, whose lock others may hold.
+  # Past Python's stream, to be read by `lost_lines`: it says it once.
+  streams.say(line)
   os._exit(status)
+
+
+def _shorten_what_cpp_says() -> None:
+  """Pipes what native code says through `lost_lines`; Python's is unchanged.
+
+  JAX's service ends a process that has lost the others by an abort in C++,
+  with forty lines, before anything in Python can know of it. Gloo says on
+  standard output whom it has met.
+  """
+  for stream in (sys.stdout, sys.stderr):
+    stream.flush()
+  out, err = os.dup(1), os.dup(2)  # Not inheritable.
+  read, write = os.pipe()
+  reader = pathlib.Path(__file__).with_name("lost_lines.py")
+  os.posix_spawn(
+    sys.executable,
+    [sys.executable, "-S", "-E", str(reader)],
+    os.environ,
+    file_actions=[
+      (os.POSIX_SPAWN_DUP2, read, 0),
+      (os.POSIX_SPAWN_CLOSE, write),
+    ],
+    setsid=True,  # A Ctrl-C is not for it: it ends when this process does.
+  )
+  os.close(read)
+  os.dup2(write, 1)
+  os.dup2(write, 2)
+  os.close(write)
+  buffering = 1 if os.isatty(out) else -1
+  letters = {
+    "encoding": sys.stdout.encoding,
+    "errors": sys.stdout.errors,
+  }
+  sys.stdout = streams.Lasting(os.fdopen(out, "w", buffering, **letters))
+  sys.stderr = streams.Lasting(os.fdopen(err, "w", 1, **letters))

@@ -16,13 +16,13 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 
-from vgsgan.parallel import processes
 from vgsgan.tools.drill import compare, runs
 from vgsgan.tools.drill.moments import Drill, Facts
 from vgsgan.tools.drill.runs import FailedError, MissedError, Start
 
 # After SIGTERM or a failure: what is under way, a save, and leaving.
 LEAVE_SECONDS = 120.0
+_LOST = (-signal.SIGABRT, 128 + signal.SIGABRT)
 _LEFT = 128 + signal.SIGTERM
 
 
@@ -89,7 +89,11 @@ def kill_one_of_two(this: Drill) -> Facts:
     other, said = codes[1 - which], first.lines(1 - which)
     if other == 0:
       raise MissedError  # It had nothing left to do with the other one.
-  if other != processes.LOST or len(said) != 1:
+    # Another program passes on what C++ said (lost_lines), maybe a bit later.
+    while not said and time.monotonic() < began + runs.LOST_SECONDS:
+      time.sleep(0.1)
+      said = first.lines(1 - which)
+  if other not in _LOST or len(said) != 1:
     raise FailedError(f"the other process left with {other} and said {said}")
   facts = this.again(first, processes=2) | {"seconds": round(took, 1)}
   this.same(2)
