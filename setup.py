@@ -24,7 +24,10 @@ setuptools.setup(
   license="Apache-2.0",
   python_requires=">=3.11",
   packages=setuptools.find_packages(include=["vgsgan", "vgsgan.*"]),
-  package_data={"vgsgan.kernels": ["*.cc"], "vgsgan.models": ["*.npz"]},
+  package_data={
+    "vgsgan.kernels.convolution": ["*.cc"],
+    "vgsgan.models": ["*.npz"],
+  },
   install_requires=[
     "absl-py>=2.1",
     "flax>=0.12.7",

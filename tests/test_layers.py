@@ -10,6 +10,7 @@ import pytest
 from jax import lax
 
 from tests.filling import initialised
+from vgsgan.kernels.convolution import library
 from vgsgan.models import convolve, layers
 
 KEY = jax.random.key(0)
@@ -65,7 +66,7 @@ def test_max_pool_refuses_what_does_not_fit():
 @pytest.fixture
 def without_onednn(monkeypatch):
   """What is computed where the extra is not installed."""
-  monkeypatch.setattr(convolve.onednn_library, "ready", lambda: False)
+  monkeypatch.setattr(library, "ready", lambda: False)
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,13 @@ import pytest
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from vgsgan.kernels import onednn, onednn_library
+from vgsgan.kernels.convolution import library, onednn
 from vgsgan.models import convolve
 from vgsgan.parallel import mesh
 from vgsgan.train import costs, forward
 
 pytestmark = pytest.mark.skipif(
-  onednn_library.installed() is None,
+  library.installed() is None,
   reason="needs the extra onednn (Linux on x86-64)",
 )
 
@@ -55,7 +55,7 @@ def calls(lowered):
 
 
 def test_it_is_compiled_and_registered():
-  assert onednn_library.ready()
+  assert library.ready()
 
 
 def test_it_is_the_convolution_and_its_gradients():
@@ -203,10 +203,10 @@ def test_a_loop_convolves_by_onednn_too():
 @pytest.fixture
 def asked_anew(monkeypatch, tmp_path):
   """`ready` looks again, with nothing kept, and forgets what it saw then."""
-  monkeypatch.setattr(onednn_library, "CACHE", tmp_path)
-  onednn_library.ready.cache_clear()
+  monkeypatch.setattr(library, "CACHE", tmp_path)
+  library.ready.cache_clear()
   yield tmp_path
-  onednn_library.ready.cache_clear()
+  library.ready.cache_clear()
 
 
 def test_without_a_compiler_xlas_take_their_place(
@@ -214,7 +214,7 @@ def test_without_a_compiler_xlas_take_their_place(
 ):
   monkeypatch.setenv("CXX", "no-such-compiler")
   with caplog.at_level(logging.WARNING):
-    assert not onednn_library.ready()
+    assert not library.ready()
   assert "C++ compiler" in caplog.text and "no-such-compiler" in caplog.text
   lowered = jax.jit(convolve.conv2d).lower(*operands(2, 5, 6, 4, 17, 3))
   assert calls(lowered) == 0
@@ -223,22 +223,22 @@ def test_without_a_compiler_xlas_take_their_place(
 def test_what_a_compiler_says_is_passed_on(asked_anew, monkeypatch, caplog):
   monkeypatch.setenv("CXX", "c++ --no-such-option")
   with caplog.at_level(logging.WARNING):
-    assert not onednn_library.ready()
+    assert not library.ready()
   assert "no-such-option" in caplog.text
   assert not list(asked_anew.iterdir()), "nothing half-made is left"
 
 
 def test_without_the_extra_nothing_is_said(asked_anew, monkeypatch, caplog):
-  monkeypatch.setattr(onednn_library, "_LIBRARY", "no-such-package")
-  assert not onednn_library.ready()
+  monkeypatch.setattr(library, "_LIBRARY", "no-such-package")
+  assert not library.ready()
   assert not caplog.records
 
 
 def test_it_is_compiled_once(asked_anew, monkeypatch):
-  found = onednn_library.installed()
-  made = onednn_library.compiled(*found, asked_anew)
-  monkeypatch.setattr(onednn_library.subprocess, "run", None)
-  assert onednn_library.compiled(*found, asked_anew) == made
+  found = library.installed()
+  made = library.compiled(*found, asked_anew)
+  monkeypatch.setattr(library.subprocess, "run", None)
+  assert library.compiled(*found, asked_anew) == made
   assert list(asked_anew.iterdir()) == [made]
 
 
@@ -288,18 +288,20 @@ def test_nothing_is_convolved_to_nothing(sizes):
 
 
 def test_what_is_kept_but_damaged_is_compiled_anew(asked_anew):
-  found = onednn_library.installed()
-  onednn_library.compiled(*found, asked_anew).write_bytes(b"no library")
-  assert hasattr(onednn_library._opened(*found), "vgsgan_conv2d_output")
+  found = library.installed()
+  kept = library.compiled(*found, asked_anew)
+  kept.unlink()  # Else the library that is loaded would be cut short.
+  kept.write_bytes(b"no library")
+  assert hasattr(library._opened(*found), "vgsgan_conv2d_output")
 
 
 def test_what_others_could_have_written_is_not_loaded(
   asked_anew, monkeypatch, caplog
 ):
   folder = asked_anew / "a" / "b"
-  monkeypatch.setattr(onednn_library, "CACHE", folder)
-  found = onednn_library.installed()
-  onednn_library._opened(*found)
+  monkeypatch.setattr(library, "CACHE", folder)
+  found = library.installed()
+  library._opened(*found)
   (kept,) = folder.iterdir()
   for path in (folder, folder.parent, kept):
     assert path.stat().st_mode & 0o777 == 0o700
@@ -307,12 +309,12 @@ def test_what_others_could_have_written_is_not_loaded(
 
   kept.write_bytes(b"planted")
   kept.chmod(0o702)
-  assert onednn_library.compiled(*found, folder).read_bytes() == good
+  assert library.compiled(*found, folder).read_bytes() == good
 
   kept.write_bytes(b"planted")
   folder.chmod(0o777)
   with caplog.at_level(logging.WARNING):
-    calls = onednn_library._opened(*found)
+    calls = library._opened(*found)
   assert hasattr(calls, "vgsgan_conv2d_output")
   assert kept.read_bytes() == b"planted"
   assert f"kept in {folder}: others can write there" in caplog.text

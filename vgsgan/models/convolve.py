@@ -1,8 +1,8 @@
 """k x k convolutions of stride 1, in the forms that are fast on a CPU as well.
 
 Equal to XLA's own but for rounding, which accelerators are given wherever the
-form is no faster there. On a CPU it is oneDNN's where that is installed, and
-else one of the forms below; which is the faster was measured on an AMD EPYC:
+form is no faster there. On a CPU it is that of `kernels.convolution`, or one of
+the forms below; which is the faster was measured on an AMD EPYC:
 `docs/performance_log.md`.
 """
 
@@ -12,7 +12,7 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
-from vgsgan.kernels import onednn, onednn_library
+from vgsgan.kernels import convolution
 
 # Input channels below which the rows form is the faster, forward and backward.
 _ROWS_BELOW = 5
@@ -36,9 +36,7 @@ def conv2d(
   k, _, c, features = kernel.shape
   if k == 1:
     return x @ kernel.reshape(c, features)
-  if x.dtype == kernel.dtype == jnp.float32 and onednn_library.ready():
-    return onednn.conv2d(x, kernel, _of_xla)
-  return _of_xla(x, kernel)
+  return convolution.conv2d(x, kernel, _of_xla)
 
 
 def _of_xla(x, kernel):

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend import core
 
-from vgsgan.kernels import onednn
+from vgsgan.kernels import convolution
 
 KINDS = (
   "all-gather",
@@ -256,8 +256,8 @@ def _operations(equation: Any) -> float:
     depth = math.prod(kernel) / kernel[_output_channels(equation.params)]
     # Of a transposed convolution, zeros between the numbers.
     depth /= math.prod(equation.params["lhs_dilation"])
-  elif equation.primitive is onednn.PRIMITIVE:
-    return onednn.operations(equation)
+  elif equation.primitive.name in convolution.PRIMITIVES:
+    return convolution.flops(equation)
   else:
     return 0.0
   return 2.0 * math.prod(equation.outvars[0].aval.shape) * depth

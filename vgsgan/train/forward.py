@@ -27,14 +27,14 @@ import ml_collections
 from jax.sharding import PartitionSpec
 
 from vgsgan.common.options import check_one_of
-from vgsgan.kernels import onednn
+from vgsgan.kernels import convolution
 from vgsgan.train.state import TrainState
 
 # (running statistics, *rows) -> (a row of outputs for each, new statistics)
 Apply = Callable[..., tuple[Any, Any]]
 
 DTYPES = ("float32", "bfloat16")
-_KEPT = ("conv_general_dilated", "dot_general", onednn.PRIMITIVE.name)
+_KEPT = ("conv_general_dilated", "dot_general", *convolution.PRIMITIVES)
 
 
 def check(train: ml_collections.ConfigDict) -> None:

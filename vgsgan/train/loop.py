@@ -27,7 +27,7 @@ from vgsgan.common.errors import UserError
 from vgsgan.common.options import check_one_of
 from vgsgan.data import pipeline
 from vgsgan.data.clock import Clock
-from vgsgan.kernels import onednn_library
+from vgsgan.kernels import convolution
 from vgsgan.parallel import mesh, preemption, processes
 from vgsgan.train import evaluation, logbook, workdirs
 from vgsgan.train.checkpoints import manager
@@ -83,11 +83,7 @@ def run(
     with log.status("opening the data set", processes.PREPARE_SECONDS):
       splits = data.load(config.data)
       processes.meet("opened the data set")
-    processes.require_same(
-      int(onednn_library.ready()),
-      "whether oneDNN convolves (0 or 1)",
-      "give all of them the extra onednn and a C++ compiler, or none",
-    )
+    processes.require_same(*convolution.kind())
     task = build(config, devices, splits)
     saved = manager.Checkpoints(
       workdir / "checkpoints",

@@ -243,7 +243,7 @@ void ByRows(Kind kind, ffi::ThreadPool& pool, const Shape& shape,
   const int64_t most = into ? 1 + kMostSums / size : shape.rows;
   const int64_t count = std::max<int64_t>(
       1, std::min({pool.num_threads(), shape.rows, most}));
-  Space others;  // What is freed is kept: see vgsgan/memory.py.
+  Space others;  // What is freed is kept: see vgsgan/common/memory.py.
   float* sums = into ? others.At(sizeof(float) * size * (count - 1)) : nullptr;
   Share(pool, count, [&](int i) {
     Shape part = shape;

@@ -27,7 +27,7 @@ from jax.interpreters import ad, batching, mlir
 from jax.sharding import AbstractMesh, PartitionSpec
 from jaxtyping import Array, Float
 
-from vgsgan.kernels import onednn_library
+from vgsgan.kernels.convolution import library
 
 Plain = Callable[[Any, Any], Any]
 
@@ -39,7 +39,7 @@ def conv2d(
 ) -> Float[Array, "b h w f"]:
   """A convolution of stride 1, zero padded to the same size, in float32.
 
-  To be called where `onednn_library.ready()`.
+  To be called where `library.ready()`.
 
   Args:
     x: pictures, [b, h, w, c].
@@ -135,7 +135,7 @@ def _lower_for_cpu(ctx, left, right, *, kind, side, plain, mesh):
   context = ctx.module_context.axis_context
   devices = getattr(context, "num_devices", None)  # None: of `shard_map`.
   if devices == 1:
-    return jax.ffi.ffi_lowering(onednn_library.TARGETS[kind])(ctx, left, right)
+    return jax.ffi.ffi_lowering(library.TARGETS[kind])(ctx, left, right)
   if devices == mesh.size and ctx.avals_in[0].shape[0] % devices == 0:
     return _lower_by_rows(ctx, left, right, kind=kind, side=side, mesh=mesh)
   return _lower_plainly(
@@ -149,7 +149,7 @@ def _by_rows(left, right, *, kind: str, side: int, mesh: AbstractMesh):
   def convolved(left, right):
     shape = _shape(left, right, kind, side)
     made = jax.ffi.ffi_call(
-      onednn_library.TARGETS[kind], jax.ShapeDtypeStruct(shape, left.dtype)
+      library.TARGETS[kind], jax.ShapeDtypeStruct(shape, left.dtype)
     )(left, right)
     return jax.lax.psum(made, mesh.axis_names) if kind == "kernel" else made
 
