@@ -21,8 +21,8 @@ from vgsgan.common.errors import UserError
 from vgsgan.data import pipeline
 from vgsgan.evals import retrieval
 from vgsgan.parallel import mesh, processes
-from vgsgan.train import evaluation, loop, saving, workdirs
-from vgsgan.train.checkpoints import manager
+from vgsgan.train import evaluation, finished, loop, saving, workdirs
+from vgsgan.train.checkpoints import integrity, manager
 
 MAKE_MESH = mesh.make_mesh
 TIMINGS = ("step_seconds", "examples_per_second", "input_share")
@@ -439,6 +439,22 @@ def test_other_data_do_not_take_up_the_run(folder, tmp_path):
     with pytest.raises(UserError, match="split_seed: 0 -> 1"):
       run_config(other, tmp_path, mode)
   assert (tmp_path / "config.json").read_text() == kept
+
+
+def test_every_mode_refuses_checkpoints_of_an_earlier_version(folder, tmp_path):
+  config = small(folder, steps=2)
+  (tmp_path / "config.json").write_text(config.to_json())
+  meta = tmp_path / "checkpoints" / "2" / "meta"
+  meta.mkdir(parents=True)
+  record = {"meta": {}, "score": 0.5, "arrays": {}, "packed": {}}
+  (meta / "metadata").write_text(json.dumps(integrity.seal(record)))
+  line = r"checkpoints/2 was saved by an earlier version .* another --workdir$"
+  for mode in ("train", "eval"):
+    with pytest.raises(UserError, match=line):
+      run_config(config, tmp_path, mode)
+  with pytest.raises(UserError, match=line):  # As exports and the like open it.
+    with finished.opened(tmp_path):
+      pass
 
 
 def test_a_source_that_has_changed_does_not_take_up_the_run(folder, tmp_path):
