@@ -11,33 +11,33 @@ from vgsgan.common.errors import UserError
 from vgsgan.train import finished, logbook, runs, workdirs
 
 
-def aged(fields):
-  """A config of before there were the fields that `read_config` knows of."""
-  del fields["mesh"]
-  for name in ("dtype", "accumulate", "remat"):
-    del fields["train"][name]
-  fields.get("score", {}).pop("exchange", None)
-  for name in ("inverter", "inversion_steps", "inversion_limit"):
-    fields.get("edits", {}).pop(name, None)
-  return fields
-
-
 @pytest.mark.parametrize("name", NAMES)
-def test_runs_from_before_a_field_are_as_if_it_had_been_there(
-  tmp_path, capsys, name
-):
+def test_a_changed_field_is_named_at_the_next_start(tmp_path, capsys, name):
   config = load(name).get_config("")
-  whole = json.loads(jsonfiles.dumps(config.to_dict()))
-  jsonfiles.write_json(tmp_path / "config.json", aged(config.to_dict()))
-  assert workdirs.read_config(tmp_path) == whole
-  assert tasks.config_of(tmp_path).train.accumulate == 1
   with logbook.Logbook(tmp_path) as log:
+    workdirs.keep_config(tmp_path, config, log)
+    whole = json.loads(jsonfiles.dumps(config.to_dict()))
+    assert workdirs.read_config(tmp_path) == whole
     workdirs.keep_config(tmp_path, config, log)
     assert "differs" not in capsys.readouterr().err
     config.train.remat = True
     workdirs.keep_config(tmp_path, config, log)
   assert "train.remat: False -> True" in capsys.readouterr().err
   assert workdirs.read_config(tmp_path)["train"]["remat"] is True
+
+
+def test_runs_of_an_earlier_version_are_refused_in_one_line(tmp_path):
+  config = load("stamps").get_config("smoke")
+  fields = config.to_dict()
+  del fields["train"]["remat"]
+  jsonfiles.write_json(tmp_path / "config.json", fields)
+  with pytest.raises(UserError, match=r"config\.json: .*needs config\.train"):
+    tasks.config_of(tmp_path)
+  meta = runs.configured(config, 4) | {"examples": 256}
+  now = meta | {"prepared": ["stamps/of-now"]}
+  with pytest.raises(UserError, match="a run of an earlier version of vgsgan"):
+    runs._require(tmp_path, 4, meta, now)
+  runs._require(tmp_path, 4, now, now)
 
 
 def test_a_folder_without_a_config_is_one_line(tmp_path):
@@ -72,7 +72,7 @@ def test_results_that_are_none_are_one_line(tmp_path, text):
   ("text", "said"),
   [
     ("[1]", r"config\.json holds no config"),
-    ('{"task": "grounding", "train": 3}', "train is no section"),
+    ('{"task": "grounding", "train": 3}', r"needs config\.seed, which this"),
     ('{"task": "grounding"}', r"config\.json: config\.task='grounding' needs"),
     ('{"task": "drawn"}', r"config\.json: config\.task='drawn' is unknown"),
     ('{"seed": "x"}', r"config\.json: config\.task is missing"),

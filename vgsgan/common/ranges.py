@@ -335,7 +335,7 @@ FIELDS: Mapping[str, Range] = {
 }
 
 # Not of every config that has their section: tasks that need them name them.
-OPTIONAL = ("data.augment.shortest", "edits.inverter", "train.average")
+OPTIONAL = ("data.augment.shortest", "train.average")
 
 
 def leaves(

@@ -212,12 +212,17 @@ def together(*passing: type[Exception]) -> Iterator[None]:
   except Exception as error:
     if jax.process_count() == 1:
       raise
-    if isinstance(error, UserError):
-      _leave(f"vgsgan: {error}", 2)
-    if _CUT_OFF.search(f"{type(error).__name__} {error}"):
-      reason = one_line(error)[:160]
-      _leave(lost_line(f"its connections failed ({reason})"), LOST)
-    _leave(traceback.format_exc().rstrip(), 1)
+    _leave(*_last_words(error))
+
+
+def _last_words(error: Exception) -> tuple[str, int]:
+  """The last line of a process that fails, and its exit status."""
+  if isinstance(error, UserError):
+    return f"vgsgan: {error}", 2
+  if _CUT_OFF.search(f"{type(error).__name__} {error}"):
+    reason = one_line(error)[:160]
+    return lost_line(f"its connections failed ({reason})"), LOST
+  return traceback.format_exc().rstrip(), 1
 
 
 def lost_line(how: str) -> str:

@@ -56,7 +56,7 @@ class Drawing(grounding.Grounding):
     self.layers = self._layers(use.layers)
     self.ladder = ladder(use)
     self.inverter = None
-    if use.get("inverter", ""):  # Runs of before have no such field.
+    if use.inverter:
       self.inverter = pretrained.load_inverter(
         use.inverter, self.generator.image_size, self.generator.latent_size
       )
@@ -235,7 +235,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   check_norm(config, phases)
   ladder(config.edits)
   moved = config.data.augment.shift or config.data.augment.flip
-  inverter = config.edits.get("inverter", "")
+  inverter = config.edits.inverter
   if moved and not inverter and set(phases.values()) != {"regular"}:
     raise UserError(
       "config.data.augment: shift and flip take a picture away from its "

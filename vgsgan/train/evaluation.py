@@ -78,8 +78,8 @@ def finish(run: Run, anew: bool) -> None:
   # Other data may hold out what this state was trained on.
   require_same(run, best, meta, ("data", "prepared"))
   splits = {}
-  validation = meta.get("validation", {})  # Older checkpoints have none.
-  if not anew and validation.get("config") == workdirs.digest(run.config):
+  validation = meta["validation"]
+  if not anew and validation["config"] == workdirs.digest(run.config):
     splits["validation"] = json.loads(validation["results"])
   for split in ("validation", "test"):
     if split not in splits:

@@ -138,7 +138,12 @@ def _require(
   now: dict[str, Any],
 ) -> None:
   """Refuses where a checkpoint's position is not as it is now."""
-  was = {name: meta.get(name, now[name]) for name in now}  # Old ones lack some.
+  if now.keys() - meta.keys():
+    raise UserError(
+      f"{workdir} has a run of an earlier version of vgsgan, which this one "
+      "cannot go on with: use another --workdir"
+    )
+  was = {name: meta[name] for name in now}
   for line in jsonfiles.differences(was, now):
     if line.startswith("examples:"):
       batch = was["examples"] / max(step, 1)

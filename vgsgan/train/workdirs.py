@@ -13,14 +13,7 @@ from vgsgan.common import files, jsonfiles
 from vgsgan.common.errors import UserError
 from vgsgan.train import logbook
 
-# What configs did not say at first, by section, and how it was then.
-_UNSAID = {
-  "mesh": {"model": 1},
-  "train": {"dtype": "float32", "accumulate": 1, "remat": False},
-  "score": {"exchange": "gather"},
-  "edits": {"inverter": "", "inversion_steps": 4, "inversion_limit": 0.5},
-}
-# What may differ from start to start, since no result depends on it.
+# Fields that may differ from start to start: no result depends on them.
 _FREE = ("compilation_cache",)
 
 
@@ -76,8 +69,6 @@ def _bound(fields: Mapping[str, Any]) -> dict[str, Any]:
 def read_config(workdir: pathlib.Path) -> dict[str, Any]:
   """The config that a run was last started with.
 
-  Of an older run too: fields that came later are as if they had been there.
-
   Raises:
     UserError: there is no such run, or its config cannot be read.
   """
@@ -89,9 +80,4 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any]:
   fields = jsonfiles.read_json(path)
   if not isinstance(fields, dict):
     raise UserError(f"{path} holds no config: put back a copy")
-  fields = {"mesh": {}} | fields
-  for section in _UNSAID.keys() & fields.keys():  # Not all tasks have a score.
-    if not isinstance(fields[section], dict):
-      raise UserError(f"{path}: {section} is no section: put back a copy")
-    fields[section] = _UNSAID[section] | fields[section]
   return fields
