@@ -100,7 +100,7 @@ def times(count):
 def test_the_step_is_the_last_of_the_training(case_of):
   # The last phase of the 9 steps: not one that ended before, nor one to come.
   later = {3: Products(1), 6: Products(10), 9: Products(20)}
-  found = step.measure(case_of(task_of(later=later)), 3)
+  found = step.measure(case_of(task_of(phases=later)), 3)
   assert found["step_gflop"] == times(10)
   found = step.measure(case_of(task_of()), 3)
   assert found["step_gflop"] == times(2)
@@ -170,7 +170,7 @@ def test_figures_of_a_step_by_hand():
 
 def test_the_first_and_the_last_step_are_compared(case_of):
   later = {3: Products(1), 6: Products(10), 9: Products(20)}
-  found = edits.measure(case_of(task_of(later=later)), 3)
+  found = edits.measure(case_of(task_of(phases=later)), 3)
   assert found["first_step_gflop"] == times(2)
   assert found["edited_step_gflop"] == times(10)
   with pytest.raises(UserError, match=r"no edits .*quickstart.py:chunk"):

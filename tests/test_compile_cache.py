@@ -61,7 +61,7 @@ def entries(folder):
   return sorted(pathlib.Path(folder).rglob("*-cache"))
 
 
-def test_what_was_compiled_is_read_and_gives_the_same_bits(tmp_path):
+def test_a_cached_program_gives_the_same_bits(tmp_path):
   folder = tmp_path / "new" / "cache"
   plain = compile_in("")
   first = compile_in(folder)
@@ -85,7 +85,7 @@ def test_what_was_compiled_is_read_and_gives_the_same_bits(tmp_path):
   assert compile_in(folder) == again
 
 
-def test_a_folder_that_jax_was_given_comes_first(tmp_path):
+def test_the_folder_in_jax_s_variable_takes_precedence(tmp_path):
   mine, given = tmp_path / "mine", tmp_path / "given"
   compile_in(
     mine,
@@ -106,7 +106,7 @@ def unset():
     jax.config.update(name, value)
 
 
-def test_another_kind_of_cpu_has_another_folder(tmp_path, unset, monkeypatch):
+def test_each_kind_of_cpu_has_its_folder(tmp_path, unset, monkeypatch):
   found = set()
   for kind in ("x86_64-a-2", "x86_64-b-2"):
     jax.config.update("jax_compilation_cache_dir", None)
@@ -155,7 +155,7 @@ def test_a_cache_that_cannot_be_made_is_one_warning(
   assert said.count("\n") == 1
 
 
-def test_what_was_not_used_for_longest_goes_when_there_is_too_much(tmp_path):
+def test_the_least_recently_used_programs_are_removed(tmp_path):
   digest = "0" * 64
   (tmp_path / "kind").mkdir()
   paths = [tmp_path / "kind" / f"jit_{i}-{digest}-cache" for i in range(4)]
@@ -180,19 +180,19 @@ def test_a_folder_that_can_be_renamed_by_others_is_not_private(tmp_path):
   assert files.private_folder(tmp_path / "a" / "b") == tmp_path / "a" / "b"
 
 
-def test_what_is_someone_elses_is_refused(tmp_path, monkeypatch):
+def test_a_folder_of_another_user_is_refused(tmp_path, monkeypatch):
   monkeypatch.setattr(os, "geteuid", lambda: tmp_path.stat().st_uid + 1)
   with pytest.raises(OSError, match="it is someone else's"):
     files.private_folder(tmp_path)
 
 
-def test_runs_do_not_differ_by_where_programs_are_kept():
+def test_the_cache_folder_does_not_change_a_run():
   config = ml_collections.ConfigDict({"seed": 1, "compilation_cache": ""})
   assert list(workdirs.differences({"seed": 1}, config)) == []
   assert list(workdirs.differences({"seed": 2}, config)) == ["seed: 2 -> 1"]
 
 
-def test_a_run_goes_on_without_the_cache_that_its_config_names(tmp_path):
+def test_a_run_starts_without_a_usable_cache(tmp_path):
   (tmp_path / "file").touch()
   kept = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
   done = subprocess.run(
@@ -216,9 +216,7 @@ def test_a_run_goes_on_without_the_cache_that_its_config_names(tmp_path):
   ("name", "read"),
   [("quickstart", drawn_runs.restored), ("generation", samples.made)],
 )
-def test_what_reads_a_run_keeps_programs_where_the_run_does(
-  name, read, tmp_path, monkeypatch
-):
+def test_tools_use_the_cache_of_their_run(name, read, tmp_path, monkeypatch):
   class StartedError(Exception):
     pass
 

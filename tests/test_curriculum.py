@@ -109,12 +109,12 @@ def test_updates_take_over_at_their_step():
     transform=none,
     init=none,
     step=zero,
-    later={9: nine, 4: four},
+    phases={9: nine, 4: four},
     evaluate=none,
     select=none,
     selection="",
   )
-  found = [task.step_at(step) for step in (0, 3, 4, 8, 9, 50)]
+  found = [task.step_after(step) for step in (0, 3, 4, 8, 9, 50)]
   assert found == [zero, zero, four, four, nine, nine]
 
 

@@ -386,7 +386,7 @@ def test_as_many_are_drawn_on_1_and_8_devices(folder):
     grid = MAKE_MESH(count)
     task = tasks.build(config, grid, splits)
     state = jax.device_put(jax.jit(task.init)(KEY), mesh.replicated(grid))
-    sheets.append(task.pictures(state)["samples"])
+    sheets.append(task.images(state)["samples"])
   one, eight = sheets
   assert one.shape == eight.shape == (8, 13 * 8, 3)
   # A rounding moves a pixel by one of its steps.

@@ -48,7 +48,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("kind", CASES)
-def test_what_a_device_sends_by_hand(kind):
+def test_bytes_sent_by_hand(kind):
   f, numbers = CASES[kind]
   traced = island(f, (16, 5))
   compiled = traced.lower().compile()
@@ -62,7 +62,7 @@ def test_what_a_device_sends_by_hand(kind):
 
 
 @pytest.mark.parametrize(("axis", "devices"), [("data", 4), ("model", 2)])
-def test_devices_that_take_part_together(axis, devices):
+def test_devices_of_a_collective_are_counted(axis, devices):
   traced = island(lambda x: lax.psum(x, axis), (16, 5))
   for found in (
     hlo.collectives(traced.lower().compile().as_text()),
@@ -83,7 +83,7 @@ def test_a_loop_counts_as_often_as_it_turns():
     assert [(one.times, one.payload) for one in found] == [(7, 40)]
 
 
-def test_what_the_partitioner_adds_is_in_the_text_alone():
+def test_collectives_of_the_partitioner_are_in_the_text_alone():
   rows = NamedSharding(MESH, P(ALL))
   x = jax.ShapeDtypeStruct((16, 5), jnp.float32)
   traced = jax.jit(lambda x: x.sum(), in_shardings=rows).trace(x)
@@ -135,7 +135,7 @@ ENTRY %main (p0: f32[8,21]) -> f32[] {
 """  # noqa: E501
 
 
-def test_the_forms_that_libtpu_writes():
+def test_forms_of_libtpu_are_read():
   found = hlo.collectives(TEXT)
   assert sorted((x.kind, x.payload, x.devices, x.times) for x in found) == [
     ("all-gather", 16, 8, 1),
@@ -155,7 +155,7 @@ def test_the_forms_that_libtpu_writes():
     ("s4[3]", 2),
   ],
 )
-def test_bytes_of_a_type(shape, expected):
+def test_bytes_of_types_by_hand(shape, expected):
   assert hlo.array_bytes(shape) == expected
 
 
@@ -228,7 +228,7 @@ def test_branches_by_platform_by_hand():
     assert costs.flops(both, 1, platform) == expected
 
 
-def test_branches_by_data_count_as_the_dearest():
+def test_branches_by_data_count_as_the_most_expensive():
   def f(x, which):
     return lax.switch(which, [lambda x: x, lambda x: x @ x @ x], x)
 
@@ -248,7 +248,7 @@ def test_branches_by_data_count_as_the_dearest():
     (jnp.bfloat16, "highest", 1),
   ],
 )
-def test_products_of_bfloat16_in_a_product(dtype, precision, passes):
+def test_bfloat16_products_of_a_product(dtype, precision, passes):
   def f(x, image):
     convolved = lax.conv_general_dilated(
       image, image, (1, 1), "VALID", precision=precision

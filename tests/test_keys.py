@@ -97,7 +97,7 @@ def drawn(case, uses, steps):
   counts = [init()]
   updates = {}
   for step in range(steps):
-    update = case.task.step_at(step)
+    update = case.task.step_after(step)
     run = updates.setdefault(update, uses.of(update))
     counts.append(run(state.replace(step=jnp.int32(step)), batch))
   return counts
@@ -138,7 +138,7 @@ def test_no_key_of_edits_is_used_twice(folder, counts, one_device, monkeypatch):
     assert [count - plain for count in edited] == [units, concept, 1, 2, 2]
 
 
-def test_streams_have_keys_of_their_own():
+def test_streams_have_distinct_keys():
   found = [np.asarray(jax.random.key_data(jax.random.key(7)))]
   for stream, names in keys.STREAMS.items():
     for numbers in itertools.product(range(4), repeat=len(names)):
@@ -151,7 +151,7 @@ def test_streams_have_keys_of_their_own():
   assert len({np.asarray(bits).tobytes() for bits in found}) == len(found)
 
 
-def test_a_key_is_none_of_another_place():
+def test_a_key_depends_on_seed_stream_and_numbers():
   traced = jax.jit(lambda step: keys.of(3, "noise", step))(jnp.int32(5))
   assert traced == keys.of(3, "noise", 5) != keys.of(3, "edits", 5)
   assert keys.of(3, "noise", 5) != keys.of(4, "noise", 5)
@@ -159,7 +159,7 @@ def test_a_key_is_none_of_another_place():
     keys.of(3, "noise")
 
 
-def test_the_order_and_the_examples_have_random_numbers_of_their_own():
+def test_the_order_and_the_examples_have_their_own_random_numbers():
   """Not even where the seed and the position are those of an epoch."""
 
   def states(number):

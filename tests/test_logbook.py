@@ -67,7 +67,7 @@ def test_lines_are_strict_json(tmp_path):
   ]
 
 
-def test_rewind_leaves_what_an_uninterrupted_run_would(tmp_path):
+def test_rewind_leaves_the_lines_of_an_uninterrupted_run(tmp_path):
   def steps(log, first, last):
     for step in range(first, last + 1):
       log.write(step, "train", {"loss": 1 / step})
@@ -103,7 +103,7 @@ def test_a_torn_line_of_a_kept_step_is_dropped(tmp_path):
   assert [line["step"] for line in lines(tmp_path)] == [1, 2]
 
 
-def test_no_line_is_dropped_without_a_word(tmp_path):
+def test_dropped_lines_are_kept_and_reported(tmp_path):
   path, aside = tmp_path / "metrics.jsonl", tmp_path / "metrics.dropped.jsonl"
   first = b'{"step": 1, "split": "train", "loss": 2.5}\n'
   damaged = [
@@ -185,14 +185,14 @@ def test_events_can_be_read(tmp_path):
   assert start.step == 3  # readers drop steps from here on
 
 
-def test_a_picture_is_a_file_and_an_event(tmp_path):
+def test_an_image_becomes_a_file_and_an_event(tmp_path):
   rng = np.random.default_rng(0)
   pixels = rng.integers(0, 256, (5, 7, 3)).astype(np.uint8)
   with open_logbook(tmp_path) as log:
-    log.write_picture(30, "samples", pixels)
-    log.write_picture(40, "samples", 255 - pixels)
+    log.write_image(30, "samples", pixels)
+    log.write_image(40, "samples", 255 - pixels)
     # As a run does that goes on from before.
-    log.write_picture(40, "samples", pixels)
+    log.write_image(40, "samples", pixels)
   assert sorted(os.listdir(tmp_path / "samples")) == ["30.png", "40.png"]
   for name in ("30.png", "40.png"):
     with Image.open(tmp_path / "samples" / name) as opened:
@@ -206,15 +206,15 @@ def test_a_picture_is_a_file_and_an_event(tmp_path):
     np.testing.assert_array_equal(np.asarray(opened), pixels)
 
 
-def test_a_picture_that_cannot_be_written_is_one_line(tmp_path):
+def test_an_image_that_cannot_be_written_is_one_line(tmp_path):
   (tmp_path / "samples").write_text("in the way")
   with open_logbook(tmp_path) as log:
     with pytest.raises(UserError, match=r"^cannot write .*3.png") as refused:
-      log.write_picture(3, "samples", np.zeros((2, 2, 3), np.uint8))
+      log.write_image(3, "samples", np.zeros((2, 2, 3), np.uint8))
   assert "\n" not in str(refused.value)
 
 
-def test_plain_lines(tmp_path):
+def test_lines_without_a_terminal_are_plain(tmp_path):
   stream = io.StringIO()
   with open_logbook(tmp_path, stream) as log:
     with log.status("compiling the step") as took:
@@ -243,12 +243,12 @@ def test_other_processes_are_silent(tmp_path):
       bar.update(1)
     log.write(1, "train", {"loss": 1.0})
     log.write_json(tmp_path / "x.json", {})
-    log.write_picture(1, "samples", np.zeros((2, 2, 3), np.uint8))
+    log.write_image(1, "samples", np.zeros((2, 2, 3), np.uint8))
     log.warn("careful")
   assert not stream.getvalue() and not list(tmp_path.iterdir())
 
 
-def test_json_files(tmp_path):
+def test_json_files_round_trip(tmp_path):
   path = tmp_path / "results.json"
   obj = {"r": float("nan"), "x": (np.float32(1), np.arange(2)), "n": None}
   jsonfiles.write_json(path, obj)
@@ -295,7 +295,7 @@ def test_a_full_disk_is_one_line(tmp_path):
   assert [line["step"] for line in lines(tmp_path)] == [1]
 
 
-def test_a_workdir_that_is_a_file(tmp_path):
+def test_a_workdir_that_is_a_file_is_one_line(tmp_path):
   (tmp_path / "run").write_text("")
   with pytest.raises(UserError, match=r"cannot write .*run: File exists"):
     open_logbook(tmp_path / "run")

@@ -81,7 +81,7 @@ def test_finite_numbers_go_on(run, tmp_path):
 
 
 @pytest.mark.parametrize("device", range(DEVICES))
-def test_a_row_of_any_device_stops_the_run(run, device, tmp_path):
+def test_a_nan_in_a_row_of_any_device_stops_the_run(run, device, tmp_path):
   devices, state, batch, metrics = run
   pictures = batch["pictures"].copy()
   place = mesh.over_data(devices).devices_indices_map(pictures.shape)
@@ -93,7 +93,7 @@ def test_a_row_of_any_device_stops_the_run(run, device, tmp_path):
 
 
 @pytest.mark.parametrize("device", range(DEVICES))
-def test_a_weight_of_any_device_stops_the_run(run, device, tmp_path):
+def test_a_nan_in_a_weight_of_any_device_stops_the_run(run, device, tmp_path):
   devices, state, batch, metrics = run
   kernels, where = jax.tree.flatten(state.params["image"])
   number = int(np.argmax([x.size for x in kernels]))

@@ -158,7 +158,7 @@ def test_a_task_reads_nothing_but_what_it_needs(task):
   built = tasks.build(config, devices, splits)
   record = splits["train"][0]
   state, batch = footprint.abstract(config, built, record, devices)
-  for step in (built.step, *built.later.values()):
+  for step in (built.step, *built.phases.values()):
     with jax.sharding.use_abstract_mesh(devices.abstract_mesh):
       after, _ = jax.eval_shape(step, state, batch)
     assert jax.tree.structure(after) == jax.tree.structure(state)

@@ -25,7 +25,7 @@ def rates(optims, steps, counts):
 
 
 @pytest.mark.parametrize("warmup", [0, 3])
-def test_steps_fall_at_every_whole_multiple(warmup):
+def test_step_decay_multiplies_by_a_tenth_every_decay_steps(warmup):
   """Compares with Python's integers: XLA's float division misses some."""
   lengths, counts = range(1, 201), range(warmup, 1205)
   use = {"schedule": "step", "warmup_steps": warmup}
@@ -97,7 +97,7 @@ def test_sgd_decays_weights_as_a_gradient():
   np.testing.assert_allclose(got, [first, second], rtol=1e-6)
 
 
-def test_adam_takes_the_decay_for_a_part_of_the_gradient():
+def test_adam_adds_the_decay_to_the_gradient():
   """The first update is lr in the sign of g + decay w, whatever their size."""
   got = updated(
     optim(name="adam", momentum=0.5, weight_decay=1.0),

@@ -89,7 +89,7 @@ def test_a_terminal_of_unknown_width_gets_plain_lines(tmp_path):
   assert drawn[1] == "evaluating ..."
 
 
-def test_the_rate_leaves_out_what_is_no_step():
+def test_the_rate_excludes_time_outside_steps():
   bar = terminal.Bar("train", 0, 100, io.StringIO(), False)
   bar._since -= 15.0  # as if begun 15 seconds ago,
   bar.idle = 10.0  # 10 of them spent on evaluation
@@ -104,5 +104,5 @@ def test_figures_without_a_chance_are_shown_at_the_end():
   }
   found = dict(evaluation.sections(results))
   assert set(found) == {"all", "drawn"}
-  assert evaluation.said(found["all"]["frechet"]) == "1.5 (real 0.25)"
-  assert evaluation.said(found["drawn"]["share"]) == "0.5 (chance 0.125)"
+  assert evaluation.in_words(found["all"]["frechet"]) == "1.5 (real 0.25)"
+  assert evaluation.in_words(found["drawn"]["share"]) == "0.5 (chance 0.125)"

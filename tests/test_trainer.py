@@ -107,7 +107,7 @@ def signal_at(monkeypatch, number, batch):
   monkeypatch.setattr(pipeline.DeviceBatches, "next", fetch)
 
 
-def test_a_run_leaves_what_the_house_promises(folder, tmp_path):
+def test_a_run_writes_all_its_files(folder, tmp_path):
   config = small(folder)
   assert run_config(config, tmp_path) == 0
   assert json.loads((tmp_path / "config.json").read_text()) == json.loads(
@@ -142,7 +142,7 @@ def assert_results(results):
           assert math.isfinite(one[name]["value"])
 
 
-def test_interrupted_equals_uninterrupted(folder, tmp_path, monkeypatch):
+def test_an_interrupted_run_equals_a_whole_one(folder, tmp_path, monkeypatch):
   config = small(folder)
   run_config(config, tmp_path / "whole")
   with monkeypatch.context() as patched:
@@ -163,7 +163,7 @@ def test_interrupted_equals_uninterrupted(folder, tmp_path, monkeypatch):
   assert results[0] == results[1]
 
 
-def test_a_signal_during_evaluation_saves_and_the_evaluation_is_made_up(
+def test_a_signal_during_evaluation_saves_and_the_next_start_evaluates(
   folder, tmp_path, monkeypatch
 ):
   config = small(folder)
@@ -258,7 +258,7 @@ def test_a_failing_evaluation_loses_no_step(folder, tmp_path, monkeypatch):
   assert lines(tmp_path / "whole") == lines(tmp_path / "parts")
 
 
-def test_a_worker_that_ends_loses_no_step(folder, tmp_path, monkeypatch):
+def test_a_dead_worker_loses_no_step(folder, tmp_path, monkeypatch):
   config = small(folder, steps=4, eval_every=3, save_every=3)
   plain, calls = pipeline.DeviceBatches.next, []
 
@@ -278,7 +278,7 @@ def test_a_worker_that_ends_loses_no_step(folder, tmp_path, monkeypatch):
   assert lines(tmp_path / "whole") == lines(tmp_path / "parts")
 
 
-def test_the_loss_curve_is_the_same_on_1_and_8_devices(
+def test_loss_curves_are_equal_on_1_and_8_devices(
   folder, tmp_path, monkeypatch
 ):
   monkeypatch.setattr(mesh, "SMALLEST_SPLIT", 64)
@@ -315,11 +315,11 @@ def curve(folder, tmp_path_factory):
     # Rounded otherwise, other impostors are the hardest below the positive.
     ({}, {"dtype": "bfloat16"}, 2e-2, 0.2),
     # Normalisation sees a half at a time, so the curve is one of halves: that
-    # they add up to the whole is for test_passes.
+    # they add up to the whole is for test_forward.
     ({"accumulate": 2}, {"dtype": "bfloat16", "remat": True}, 2e-2, 0.1),
   ],
 )
-def test_less_memory_and_precision_leave_the_loss_curve(
+def test_less_memory_or_precision_keeps_the_loss_curve(
   curve, plain, how, first, later
 ):
   found = curve(**plain, **how)
@@ -374,7 +374,7 @@ def test_too_little_memory_is_one_line(
 
 
 @pytest.mark.parametrize("spoilt", ["loss", "grad_norm"])
-def test_what_is_no_number_stops_the_run_and_says_where(
+def test_a_nan_stops_the_run_and_names_the_batch(
   folder, tmp_path, monkeypatch, spoilt
 ):
   config = small(folder, save_every=1, log_every=6)
@@ -415,7 +415,7 @@ def test_another_architecture_is_refused_by_parameter(folder, tmp_path):
   assert "--workdir" in str(refused.value)
 
 
-def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(
+def test_the_previous_checkpoint_replaces_a_damaged_one(
   folder, tmp_path, capfd
 ):
   config = small(folder, steps=4, eval_every=4)
@@ -429,7 +429,7 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(
   assert lines(tmp_path) == before
 
 
-def test_other_data_do_not_take_up_the_run(folder, tmp_path):
+def test_a_run_does_not_resume_on_other_data(folder, tmp_path):
   config = small(folder, steps=2, eval_every=2)
   run_config(config, tmp_path)
   kept = (tmp_path / "config.json").read_text()
@@ -457,7 +457,7 @@ def test_every_mode_refuses_checkpoints_of_an_earlier_version(folder, tmp_path):
       pass
 
 
-def test_a_source_that_has_changed_does_not_take_up_the_run(folder, tmp_path):
+def test_a_run_does_not_resume_on_a_changed_source(folder, tmp_path):
   source = stamps_fixture.make(tmp_path / "source", n_stamps=16, seconds=0.1)
   config = small(folder, steps=2, eval_every=2)
   config.data.update(
@@ -474,7 +474,7 @@ def test_a_source_that_has_changed_does_not_take_up_the_run(folder, tmp_path):
       run_config(config, tmp_path / "run", mode)
 
 
-def test_two_runs_do_not_share_a_workdir(folder, tmp_path):
+def test_two_runs_cannot_share_a_workdir(folder, tmp_path):
   with workdirs.alone(tmp_path):
     with pytest.raises(UserError, match="another run is using"):
       run_config(small(folder), tmp_path)
@@ -482,7 +482,7 @@ def test_two_runs_do_not_share_a_workdir(folder, tmp_path):
     pass
 
 
-def test_a_damaged_best_checkpoint_gives_way_to_the_next_best(
+def test_the_next_best_checkpoint_replaces_a_damaged_one(
   folder, tmp_path, capfd
 ):
   config = small(folder, steps=4, eval_every=2, keep=4)
@@ -496,7 +496,7 @@ def test_a_damaged_best_checkpoint_gives_way_to_the_next_best(
   assert {best, after} == {2, 4}
 
 
-def test_another_run_is_not_taken_up_nor_data_read_for_it(
+def test_another_run_is_refused_before_data_are_read(
   folder, tmp_path, monkeypatch
 ):
   """A huge batch of evaluation gives what an ordinary one does."""
@@ -539,7 +539,7 @@ def test_eval_mode_repeats_the_final_evaluation(folder, tmp_path):
 
 
 @pytest.mark.parametrize("arg", ["smoke", "infonce,smoke"])
-def test_training_learns_the_pairs_it_is_shown(folder, tmp_path, arg):
+def test_training_learns_its_pairs(folder, tmp_path, arg):
   config = small(folder, arg, steps=60, eval_every=60, log_every=10)
   config.optim.lr = 3e-3
   for name in config.data.augment:

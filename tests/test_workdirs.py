@@ -52,7 +52,7 @@ def test_a_folder_without_a_config_is_one_line(tmp_path):
     tasks.config_of(tmp_path)
 
 
-def test_a_run_without_its_checkpoints_is_no_other_run(tmp_path):
+def test_a_run_without_checkpoints_still_owns_its_folder(tmp_path):
   config = load("stamps").get_config("smoke")
   jsonfiles.write_json(tmp_path / "config.json", config.to_dict())
   runs.require_run(tmp_path, config, "train")
@@ -62,7 +62,7 @@ def test_a_run_without_its_checkpoints_is_no_other_run(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["{}", "[1]", '{"step": "x"}'])
-def test_results_that_are_none_are_one_line(tmp_path, text):
+def test_a_file_without_results_is_one_line(tmp_path, text):
   (tmp_path / "results.json").write_text(text)
   with pytest.raises(UserError, match=r"results\.json holds no results"):
     finished.results_of(tmp_path)
@@ -78,7 +78,7 @@ def test_results_that_are_none_are_one_line(tmp_path, text):
     ('{"seed": "x"}', r"config\.json: config\.task is missing"),
   ],
 )
-def test_a_config_that_is_none_is_one_line(tmp_path, text, said):
+def test_a_file_without_a_config_is_one_line(tmp_path, text, said):
   (tmp_path / "config.json").write_text(text)
   with pytest.raises(UserError, match=said) as refused:
     tasks.config_of(tmp_path)

@@ -68,8 +68,8 @@ class Alternating:
 
     Of a batch in parts, a network that compares rows sees those of a part.
     """
-    network = forward.network(self.modules[name], params)
-    return forward.run(self.config.train, network, stats, *args)
+    network = forward.bind(self.modules[name], params)
+    return forward.apply(self.config.train, network, stats, *args)
 
   def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     """One update of each network."""

@@ -141,8 +141,8 @@ class Classification:
     def loss(params):
       parts, stats = {}, {}
       for name, x in inputs.items():
-        network = forward.network(self.network, params[name])
-        (_, logits), stats[name] = forward.run(
+        network = forward.bind(self.network, params[name])
+        (_, logits), stats[name] = forward.apply(
           self.config.train, network, state.batch_stats[name], x
         )
         parts[f"{name}_loss"] = jnp.mean(primitives.soft_ce(logits, target))

@@ -149,8 +149,8 @@ class Correspondence:
     maps, new = {}, {}
     inputs = {"image": pictures, "audio": spectrograms[..., None]}
     for name, x in inputs.items():
-      network = forward.network(self.towers[name], params[name], train)
-      maps[name], new[name] = forward.run(
+      network = forward.bind(self.towers[name], params[name], train)
+      maps[name], new[name] = forward.apply(
         self.config.train, network, stats[name], x
       )
     pooled = {name: global_max(x) for name, x in maps.items()}

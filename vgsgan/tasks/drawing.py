@@ -336,7 +336,7 @@ def build(
     ),
     init=model.init,
     step=steps.pop(0),
-    later=steps,
+    phases=steps,
     between=Refresh(model, splits["train"], in_eval, mesh) if aims else None,
     evaluate=evaluate,
     select=mean_recall_at_10,

@@ -35,7 +35,7 @@ def observe(model: Any, state: TrainState, batch: Batch) -> dict[str, Any]:
     best; `features` [b, h, w, d] of the images; `units`, the activations
     [b, h, w, c] of each editable layer.
   """
-  state = forward.whole_networks(state)
+  state = forward.replicate_networks(state)
   image_map, speech_map, valid = model.encode(state, batch)
   found = edits.peak(model.matchmap(image_map, speech_map), valid)
   rows = jnp.arange(len(image_map))

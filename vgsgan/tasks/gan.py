@@ -130,13 +130,13 @@ class Gan(Alternating):
 
   def draw(self, params, stats, latent, labels) -> tuple[Array, Any]:
     """Images, in training mode, and the new statistics."""
-    network = forward.network(self.generator, params)
-    return forward.run(self.config.train, network, stats, latent, labels)
+    network = forward.bind(self.generator, params)
+    return forward.apply(self.config.train, network, stats, latent, labels)
 
   def judge(self, params, stats, images, labels, train=False):
     """Scores, and the new statistics."""
-    network = forward.network(self.discriminator, params, train)
-    return forward.run(self.config.train, network, stats, images, labels)
+    network = forward.bind(self.discriminator, params, train)
+    return forward.apply(self.config.train, network, stats, images, labels)
 
   def shifted(self, key, images):
     return augment.shift_and_flip(key, images, self.config.gan.shift, False)
@@ -272,7 +272,7 @@ def build(
     evaluate=evaluate,
     select=lambda results: -results["frechet_distance"]["value"],
     selection="Frechet distance",
-    pictures=pictures,
+    images=pictures,
   )
 
 

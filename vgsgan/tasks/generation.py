@@ -171,7 +171,7 @@ class Adversarial(Pictures):
 
     Normalisation sees both together, so that one function judges both.
     """
-    network = forward.network(self.modules["discriminator"], params)
+    network = forward.bind(self.modules["discriminator"], params)
 
     def tell(stats, real, drawn):
       # In turns, so that each stays on its device.
@@ -179,7 +179,7 @@ class Adversarial(Pictures):
       logits, new = network(stats, both)
       return (logits[::2, 0], logits[1::2, 0]), new
 
-    return forward.run(self.config.train, tell, stats, real, drawn)
+    return forward.apply(self.config.train, tell, stats, real, drawn)
 
   def discriminator_loss(self, own, params, stats, inputs, noise):
     drawn, _ = self.generate(
@@ -246,5 +246,5 @@ def build(
     evaluate=looks.evaluate,
     select=figures.likest if gan else figures.nearest,
     selection="least Frechet distance" if gan else "least squared error",
-    pictures=looks.pictures,
+    images=looks.pictures,
   )

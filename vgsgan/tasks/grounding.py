@@ -254,9 +254,9 @@ class Grounding:
     image_map, image_stats = self.see(
       params, batch_stats, pictures, train=train
     )
-    (speech_map, num_valid), speech_stats = forward.run(
+    (speech_map, num_valid), speech_stats = forward.apply(
       self.config.train,
-      forward.network(self.speech, params["speech"], train),
+      forward.bind(self.speech, params["speech"], train),
       batch_stats["speech"],
       mel,
       num_frames,
@@ -267,9 +267,9 @@ class Grounding:
 
   def see(self, params, batch_stats, pictures, train: bool):
     """Feature maps of pictures, and new statistics."""
-    network = forward.network(self.image, params["image"], train)
+    network = forward.bind(self.image, params["image"], train)
     stats = batch_stats["image"]
-    return forward.run(self.config.train, network, stats, pictures)
+    return forward.apply(self.config.train, network, stats, pictures)
 
   def look(self, params, batch_stats, pictures) -> jax.Array:
     """Feature maps of more pictures; running statistics are not noted."""

@@ -292,7 +292,7 @@ def build(
     evaluate=looks.evaluate,
     select=figures.likest,
     selection="least Frechet distance of pairs, in coarse features",
-    pictures=looks.pictures,
+    images=looks.pictures,
   )
 
 

@@ -110,7 +110,9 @@ class Inversion:
         found = self.encode(params, pictures)
         return (found, self.draw(state, found)), stats
 
-      (found, again), _ = forward.run(self.config.train, network, {}, pictures)
+      (found, again), _ = forward.apply(
+        self.config.train, network, {}, pictures
+      )
       parts = {
         "latent_error": jnp.mean(jnp.square(found - z)),
         "picture_error": jnp.mean(inversion.misfit(again, pictures)),

@@ -116,9 +116,9 @@ class Recognition:
     pictures, masks = self.inputs(key, batch["image"], batch["masks"])
 
     def loss(params):
-      (logits, _), changed = forward.run(
+      (logits, _), changed = forward.apply(
         self.config.train,
-        forward.network(self.model, params["recogniser"]),
+        forward.bind(self.model, params["recogniser"]),
         state.batch_stats["recogniser"],
         pictures,
       )

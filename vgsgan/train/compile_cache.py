@@ -1,8 +1,8 @@
-"""Compiled programs that are kept on disk, so that a next start reads them.
+"""Keeps compiled programs on disk, so that the next start reads them.
 
-JAX has such a cache; this module says where it lies. A program is kept for one
-version of JAX and one kind of CPU: another kind may lack instructions that it
-uses. What is kept is run, so nobody else may be able to write it.
+JAX has such a cache; this module chooses its folder. A program is kept for one
+version of JAX and one kind of CPU, because another kind may lack instructions
+that it uses. Cached programs are run, so no other user may write to the folder.
 """
 
 import contextlib
@@ -22,12 +22,12 @@ import ml_collections
 
 from vgsgan.common import files
 
-# The value of `config.compilation_cache` in runs that do not say.
+# The default of `config.compilation_cache`.
 FOLDER = "~/.cache/vgsgan/jax"
-# Bytes of all kinds and versions together, on disk. A step takes about one MB.
+# Limit in bytes over all kinds and versions. A step takes about one MB.
 LARGEST = 2**31
 
-# Lines of /proc/cpuinfo that tell the kinds of CPU apart (x86, then ARM).
+# Lines of /proc/cpuinfo that distinguish kinds of CPU (x86, then ARM).
 _KIND = (
   *("vendor_id", "cpu family", "model", "model name", "flags"),
   *("CPU implementer", "CPU architecture", "CPU part", "Features"),
@@ -39,23 +39,23 @@ _FAILED = re.compile(
   re.DOTALL,
 )
 _ENTRY = re.compile(r"-[0-9a-f]{64}-cache$")
-# Seconds after which an entry is whole, unless its writer was killed.
-_WRITTEN = 60.0
+# An older entry is complete, or its writer was killed.
+_WRITTEN = 60.0  # Seconds.
 
 
 def start_for(config: ml_collections.ConfigDict) -> None:
-  """Starts the cache that a run's config names, or else the usual one."""
+  """Starts the cache that a run's config names, or else the default one."""
   start(config.get("compilation_cache", FOLDER))
 
 
 def start(folder: str) -> None:
-  """Has JAX keep what it compiles, and read what it has kept.
+  """Has JAX write its compiled programs to a folder, and read them from it.
 
-  A folder that JAX was given (`JAX_COMPILATION_CACHE_DIR`) comes first. One
-  that cannot be used costs a warning and no more.
+  A folder in `JAX_COMPILATION_CACHE_DIR` takes precedence. A folder that cannot
+  be used leads to a warning.
 
   Args:
-    folder: for all kinds of CPU and versions of JAX; "" keeps nothing.
+    folder: for all kinds of CPU and versions of JAX; "" for no cache.
   """
   if not folder or jax.config.jax_compilation_cache_dir is not None:
     return
@@ -80,9 +80,9 @@ def start(folder: str) -> None:
 
 
 def cpu_kind(cpuinfo: str | None = None) -> str:
-  """A name of this machine's kind of CPU, and of how many cores it may use.
+  """A name of this machine's kind of CPU and the number of cores it may use.
 
-  XLA divides loops among the cores that it finds when it compiles.
+  The cores count because XLA divides loops among them when it compiles.
 
   Args:
     cpuinfo: contents of /proc/cpuinfo; None to read it where it exists.
@@ -92,8 +92,8 @@ def cpu_kind(cpuinfo: str | None = None) -> str:
     cpuinfo = path.read_text() if path.exists() else platform.processor()
   first, _, _ = cpuinfo.partition("\n\n")
   lines = [line.partition(":") for line in first.splitlines()]
-  known = {name.strip(): value.strip() for name, _, value in lines}
-  parts = [known.get(name, "") for name in _KIND]
+  fields = {name.strip(): value.strip() for name, _, value in lines}
+  parts = [fields.get(name, "") for name in _KIND]
   if not any(parts):
     parts = [first]
   digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
@@ -102,15 +102,15 @@ def cpu_kind(cpuinfo: str | None = None) -> str:
 
 
 def _shrink(root: pathlib.Path, largest: int) -> None:
-  """Removes the entries that were not used for longest, of all kinds."""
+  """Removes the least recently used entries, of all kinds of CPU."""
   entries = []
   for path in root.glob("*/*-cache"):
     if not _ENTRY.search(path.name):
       continue
     with contextlib.suppress(FileNotFoundError):  # Another run removed it.
-      found = path.stat()
-      used = max(found.st_atime, found.st_mtime)
-      entries.append((used, found.st_size, path))
+      stat = path.stat()
+      used = max(stat.st_atime, stat.st_mtime)
+      entries.append((used, stat.st_size, path))
   excess = sum(size for _, size, _ in entries) - largest
   for _, size, path in sorted(entries):
     if excess <= 0:
@@ -120,27 +120,27 @@ def _shrink(root: pathlib.Path, largest: int) -> None:
 
 
 def _shorten_warnings(place: pathlib.Path) -> None:
-  """Says JAX's first warning about the cache in one line, and no other.
+  """Shows JAX's first warning about the cache in one line, and no others.
 
-  Removes what cannot be read, which JAX would leave there.
+  Also removes entries that cannot be read, which JAX would leave there.
   """
-  show, said = warnings.showwarning, []
+  show, warned = warnings.showwarning, []
 
   def shorten(message: Any, *others: Any, **named: Any) -> None:
     failed = _FAILED.match(str(message))
     if failed is None:
       show(message, *others, **named)
       return
-    what, program, reason = failed.groups()
-    if what == "reading":
+    action, program, reason = failed.groups()
+    if action == "reading":
       for path in place.glob(f"{program}-*-cache"):
         with contextlib.suppress(OSError):
           if time.time() - path.stat().st_mtime > _WRITTEN:
             path.unlink()
-    if not said:
-      said.append(program)
+    if not warned:
+      warned.append(program)
       _warn(
-        f"{what} {program} in the compilation cache {place} failed "
+        f"{action} {program} in the compilation cache {place} failed "
         f"({' '.join(reason.split())[:160]}): it is compiled anew"
       )
 

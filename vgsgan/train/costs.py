@@ -1,7 +1,7 @@
-"""What a traced program computes and exchanges, before it is compiled.
+"""Counts the FLOPs and collectives of a traced program before compilation.
 
-Counted in the jaxpr, where loops say how often they turn and every collective
-is one that the program asks for; the compiler may add some.
+The counts are of the jaxpr, where loops state their number of iterations. The
+compiler may add collectives to those that the program asks for.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ KINDS = (
   "collective-permute",
 )
 
-# Of collectives inside `shard_map`: what they are called in HLO.
+# HLO's names of the collectives inside `shard_map`.
 _COLLECTIVES = {
   "all_gather": "all-gather",
   "all_gather_invariant": "all-gather",
@@ -36,7 +36,7 @@ _COLLECTIVES = {
   "reduce_scatter": "reduce-scatter",
 }
 
-# Products of bfloat16 that a TPU makes of one of float32.
+# Products in bfloat16 that a TPU computes for one in float32.
 _BFLOAT16_PASSES = {lax.Precision.HIGH: 3, lax.Precision.HIGHEST: 6}
 
 
@@ -46,9 +46,9 @@ class Collective:
 
   Attributes:
     kind: a name of `KINDS`.
-    payload: bytes, in one execution, of the whole that is gathered, reduced or
-      exchanged: the result, and of a reduce-scatter the operand.
-    devices: that take part together.
+    payload: bytes of the whole array that one execution gathers, reduces or
+      exchanges: the result, or the operand of a reduce-scatter.
+    devices: number that take part together.
     times: executions in a run of the program.
     source: the operation that it was compiled from.
   """
@@ -68,10 +68,10 @@ class Collective:
 def sent(kind: str, payload: int | float, devices: int) -> float:
   """Bytes that each of n devices sends, by the usual ring algorithms.
 
-  (n - 1) / n of the payload of a gather, a reduce-scatter or an exchange; twice
-  that for an all-reduce, which is a reduce-scatter and a gather; all of it for
-  a permutation (Chan et al., "Collective communication: theory, practice, and
-  experience", 2007, section 4: also the least that is possible).
+  (n - 1) / n of the payload for a gather, a reduce-scatter or an exchange;
+  twice that for an all-reduce, which is a reduce-scatter and a gather; all of
+  it for a permutation. These are also the least possible ones (Chan et al.,
+  "Collective communication: theory, practice, and experience", 2007, sec. 4).
 
   Args:
     kind: a name of `KINDS`.
@@ -84,15 +84,15 @@ def sent(kind: str, payload: int | float, devices: int) -> float:
 
 
 class _Place(NamedTuple):
-  """Where in a program: how often it runs, and on how many devices each.
+  """A place in a program.
 
   Attributes:
     times: executions in a run of the program.
-    axes: of the mesh that are manual here, with their sizes.
-    devices: that share one execution.
-    platform: that it is compiled for.
-    branches: of each variable here by which `lax.platform_dependent` chooses,
-      the branch of this platform.
+    axes: the manual mesh axes here, with their sizes.
+    devices: number that share one execution.
+    platform: the platform that it is compiled for.
+    branches: this platform's branch, for each variable here by which
+      `lax.platform_dependent` chooses.
   """
 
   times: int
@@ -103,16 +103,16 @@ class _Place(NamedTuple):
 
 
 def flops(jaxpr: core.ClosedJaxpr, devices: int, platform: str) -> float:
-  """Operations of matrix products and convolutions, a device.
+  """FLOPs of matrix products and convolutions, per device.
 
-  Two a multiplication with its addition; evenly shared where the program is
-  not about one device already. Of branches that the data choose the dearest
-  counts; a loop whose turns only the data decide counts once.
+  A multiply-add counts two. Devices share the work evenly, except inside
+  `shard_map`, which is written per device. Where data choose a branch, the most
+  expensive one counts; a loop whose iterations depend on data counts once.
 
   Args:
-    jaxpr: of the whole program.
-    devices: that run it together.
-    platform: of theirs, as `jax.Device.platform` names it.
+    jaxpr: the whole program.
+    devices: number that run it together.
+    platform: their `jax.Device.platform`.
   """
   place = _Place(1, {}, devices, platform, {})
   return _flops(jaxpr.jaxpr, place, _operations)
@@ -121,9 +121,9 @@ def flops(jaxpr: core.ClosedJaxpr, devices: int, platform: str) -> float:
 def bfloat16_flops(
   jaxpr: core.ClosedJaxpr, devices: int, platform: str
 ) -> float:
-  """The operations that a TPU's matrix units make of `flops`, in bfloat16.
+  """FLOPs in bfloat16 that a TPU's matrix units need for the program.
 
-  Of float32 they make one product at the default precision, three at
+  A float32 product takes one at the default precision, three at
   `Precision.HIGH` and six at `HIGHEST`. Arguments as in `flops`.
   """
   place = _Place(1, {}, devices, platform, {})
@@ -141,7 +141,7 @@ def collectives(
 def _flops(
   jaxpr: core.Jaxpr, place: _Place, cost: Callable[[Any], float]
 ) -> float:
-  """What `cost` says of every equation, in all its executions, a device."""
+  """Sums `cost` over all executions of all equations, per device."""
   place, total = _with_branches(jaxpr, place), 0.0
   for equation in jaxpr.eqns:
     inside = [_flops(*part, cost) for part in _parts(equation, place)]
@@ -166,27 +166,27 @@ def _collectives(jaxpr: core.Jaxpr, place: _Place) -> Iterator[Collective]:
 
 
 def _with_branches(jaxpr: core.Jaxpr, place: _Place) -> _Place:
-  """The place, with the choices by platform that are made in this program."""
-  made = {
+  """The place, with the platform's branches of this program."""
+  branches = {
     equation.outvars[0]: _branch(equation.params["platforms"], place.platform)
     for equation in jaxpr.eqns
     if equation.primitive.name == "platform_index"
   }
-  return place._replace(branches={**place.branches, **made})
+  return place._replace(branches={**place.branches, **branches})
 
 
 def _branch(platforms: Any, platform: str) -> int:
-  """Which of the branches a platform takes; None stands for any."""
+  """Index of the branch that a platform takes; None stands for any platform."""
   names = ("cuda", "rocm") if platform == "gpu" else (platform,)
   return next(
     i
-    for i, known in enumerate(platforms)
-    if known is None or any(name in known for name in names)
+    for i, listed in enumerate(platforms)
+    if listed is None or any(name in listed for name in names)
   )
 
 
 def _together(params: Mapping[str, Any], place: _Place) -> int:
-  """Devices that take part in one collective."""
+  """Number of devices that take part in one collective."""
   if groups := params.get("axis_index_groups"):
     return len(groups[0])
   axes = params.get("axes", params.get("axis_name"))
@@ -195,7 +195,7 @@ def _together(params: Mapping[str, Any], place: _Place) -> int:
 
 
 def _parts(equation: Any, place: _Place) -> Iterator[tuple[core.Jaxpr, _Place]]:
-  """The programs that an equation runs, and where they are then."""
+  """The programs that an equation runs, and their places."""
   params, name = equation.params, equation.primitive.name
   if name == "shard_map":
     sizes = dict(params["mesh"].shape)
@@ -208,53 +208,55 @@ def _parts(equation: Any, place: _Place) -> Iterator[tuple[core.Jaxpr, _Place]]:
     turns = math.prod(params["grid_mapping"].grid)
     place = place._replace(times=place.times * turns)
   inside = list(_programs(params))
-  if name == "cond" and _is_known(equation.invars[0], place):
+  if name == "cond" and _is_by_platform(equation.invars[0], place):
     inside = [inside[place.branches[equation.invars[0]]]]
-  for one in inside:
-    # What a program is given are the last of its equation's arguments.
-    given = equation.invars[max(0, len(equation.invars) - len(one.invars)) :]
+  for program in inside:
+    # A program's arguments are the last ones of its equation.
+    skipped = max(0, len(equation.invars) - len(program.invars))
     branches = {
       inner: place.branches[outer]
-      for inner, outer in zip(one.invars, given, strict=False)
-      if _is_known(outer, place)
+      for inner, outer in zip(
+        program.invars, equation.invars[skipped:], strict=False
+      )
+      if _is_by_platform(outer, place)
     }
-    yield one, place._replace(branches=branches)
+    yield program, place._replace(branches=branches)
 
 
-def _is_known(argument: Any, place: _Place) -> bool:
-  """Whether an argument is a choice by platform."""
+def _is_by_platform(argument: Any, place: _Place) -> bool:
+  """Tells whether an argument chooses a branch by platform."""
   return isinstance(argument, core.Var) and argument in place.branches
 
 
 def _programs(params: Mapping[str, Any]) -> Iterator[core.Jaxpr]:
   """The programs among an equation's parameters, in their order."""
   for value in params.values():
-    for one in value if isinstance(value, list | tuple) else (value,):
-      if isinstance(one, core.ClosedJaxpr):
-        one = one.jaxpr
-      if isinstance(one, core.Jaxpr):
-        yield one
+    for program in value if isinstance(value, list | tuple) else (value,):
+      if isinstance(program, core.ClosedJaxpr):
+        program = program.jaxpr
+      if isinstance(program, core.Jaxpr):
+        yield program
 
 
 def _bfloat16_operations(equation: Any) -> float:
-  """As `_operations`, times the passes that a TPU makes."""
+  """FLOPs of an equation in bfloat16, on a TPU."""
   operations = _operations(equation)
   if not operations or equation.invars[0].aval.dtype != jnp.float32:
     return operations
   precision = equation.params.get("precision")
   both = precision if isinstance(precision, tuple) else (precision,)
-  return operations * max(_BFLOAT16_PASSES.get(one, 1) for one in both)
+  return operations * max(_BFLOAT16_PASSES.get(x, 1) for x in both)
 
 
 def _operations(equation: Any) -> float:
-  """Of one equation by itself, on all devices that share it."""
+  """FLOPs of one equation, without its programs, on all devices together."""
   if equation.primitive.name == "dot_general":
     (contracted, _), _ = equation.params["dimension_numbers"]
     depth = math.prod(equation.invars[0].aval.shape[i] for i in contracted)
   elif equation.primitive.name == "conv_general_dilated":
     kernel = equation.invars[1].aval.shape
     depth = math.prod(kernel) / kernel[_output_channels(equation.params)]
-    # Of a transposed convolution, zeros between the numbers.
+    # A transposed convolution has zeros between its inputs, which cost nothing.
     depth /= math.prod(equation.params["lhs_dilation"])
   elif equation.primitive.name in convolution.PRIMITIVES:
     return convolution.flops(equation)
@@ -264,5 +266,5 @@ def _operations(equation: Any) -> float:
 
 
 def _output_channels(params: Mapping[str, Any]) -> int:
-  """The axis of a convolution's kernel that has a size for each output."""
+  """The output-channel axis of a convolution's kernel."""
   return params["dimension_numbers"].rhs_spec[0]

@@ -1,4 +1,4 @@
-"""Evaluations of a run: while it trains, and of its best checkpoint."""
+"""Evaluates a run: while it trains, and at its best checkpoint."""
 
 import json
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from vgsgan.train import forward, terminal, workdirs
 from vgsgan.train.runs import Run, abstract_state, require_same
 from vgsgan.train.state import TrainState
 
-_LINES = 12  # Of results that are shown at the end; the file has all.
+_LINES = 12  # Lines of results shown at the end; results.json has all.
 
 
 def validate(run: Run, state: TrainState, step: int) -> dict[str, Any]:
@@ -23,29 +23,28 @@ def validate(run: Run, state: TrainState, step: int) -> dict[str, Any]:
   figure = float(run.task.select(results))
   shown = {f"{run.task.selection}:": abs(figure)}  # Distances are negated.
   for name, figures in sections(results)[:2]:
-    head, one = next(iter(figures.items()))
-    head, one = ("R@10", figures["R@10"]) if "R@10" in figures else (head, one)
-    shown[f"| {name} {head}".replace("  ", " ")] = said(one)
+    head = "R@10" if "R@10" in figures else next(iter(figures))
+    shown[f"| {name} {head}".replace("  ", " ")] = in_words(figures[head])
   run.log.write(step, "validation", jsonfiles.flatten(results), shown)
-  if run.task.pictures:
-    for name, pixels in run.task.pictures(state).items():
-      run.log.write_picture(step, name, pixels)
+  if run.task.images:
+    for name, pixels in run.task.images(state).items():
+      run.log.write_image(step, name, pixels)
   return results
 
 
-def kept(run: Run, results: dict[str, Any]) -> dict[str, Any]:
-  """Results on validation as a checkpoint keeps them for `finish`."""
-  # As text, because the checkpoint would sort the names.
+def to_record(run: Run, results: dict[str, Any]) -> dict[str, Any]:
+  """Results on validation in the form that a checkpoint keeps for `finish`."""
+  # The results are text, because the checkpoint would sort the names.
   text = jsonfiles.dumps(results)
   return {"config": workdirs.digest(run.config), "results": text}
 
 
 def gathered(run: Run, state: TrainState) -> TrainState:
-  """The state as it is evaluated: networks whole on every device."""
+  """The state with its networks replicated, for evaluation."""
   if run.mesh.shape["model"] == 1:
     return state
   with jax.set_mesh(run.mesh):
-    return jax.jit(forward.whole_networks)(state)
+    return jax.jit(forward.replicate_networks)(state)
 
 
 def evaluate(run: Run, state: TrainState, split: str) -> dict[str, Any]:
@@ -61,11 +60,11 @@ def finish(run: Run, anew: bool) -> None:
 
   Args:
     run: the run.
-    anew: evaluate on validation too. Otherwise its results are the
-      checkpoint's, if it was evaluated by the same config.
+    anew: evaluate on validation again. Otherwise the results come from the
+      checkpoint, if it was evaluated with the same config.
 
   Raises:
-    UserError: no checkpoint was evaluated, or the data are others.
+    UserError: no checkpoint was evaluated, or the data have changed.
   """
   restored = run.saved.restore_best(abstract_state(run), run.log.warn)
   if restored is None:
@@ -75,7 +74,7 @@ def finish(run: Run, anew: bool) -> None:
     )
   best, state, meta = restored
   state = gathered(run, state)
-  # Other data may hold out what this state was trained on.
+  # The test split of other data may contain this state's training records.
   require_same(run, best, meta, ("data", "prepared"))
   splits = {}
   validation = meta["validation"]
@@ -91,11 +90,11 @@ def finish(run: Run, anew: bool) -> None:
     "splits": splits,
   }
   run.log.write_json(run.workdir / "results.json", results)
-  processes.meet("wrote the results")  # Others may go on to read them.
+  processes.meet("wrote the results")  # The other processes may read them next.
   log = run.log
   log.info(f"results on test at step {best}, chosen by {results['chosen_by']}:")
   lines = [
-    f"  {name}: {', '.join(f'{k} {said(x)}' for k, x in figures.items())}"
+    f"  {name}: {', '.join(f'{k} {in_words(x)}' for k, x in figures.items())}"
     for name, figures in sections(splits["test"])
   ]
   for line in lines[:_LINES]:
@@ -109,29 +108,29 @@ def finish(run: Run, anew: bool) -> None:
 
 
 def sections(results: Mapping[str, Any], name: str = "") -> list[tuple]:
-  """Figures by the path to them; those of groups are left out.
+  """Lists figures by their paths, without those of groups.
 
   Returns:
     (path, {name: figure}) of each part of the results that has figures.
   """
   own = {k: x for k, x in results.items() if is_figure(x)}
-  found = [(name or "all", own)] if own else []
+  listed = [(name or "all", own)] if own else []
   for key, part in results.items():
     if isinstance(part, Mapping) and key not in own and key != "by_group":
-      found += sections(part, f"{name} {key}".strip())
-  return found
+      listed += sections(part, f"{name} {key}".strip())
+  return listed
 
 
 def is_figure(part: Any) -> bool:
   return isinstance(part, Mapping) and "value" in part
 
 
-def said(figure: Mapping[str, Any]) -> str:
-  """A figure, with its chance and that of real data where they are known."""
+def in_words(figure: Mapping[str, Any]) -> str:
+  """A figure, with its chance and the value of real data if it has them."""
   others = [
     f"{name} {terminal.short(figure[name])}"
     for name in ("chance", "real")
     if name in figure
   ]
-  beside = f" ({', '.join(others)})" if others else ""
-  return f"{terminal.short(figure['value'])}{beside}"
+  suffix = f" ({', '.join(others)})" if others else ""
+  return f"{terminal.short(figure['value'])}{suffix}"

@@ -1,4 +1,4 @@
-"""Reads finished runs: their results, and the best of their checkpoints."""
+"""Reads finished runs: their results and their best checkpoints."""
 
 import contextlib
 import pathlib
@@ -17,27 +17,27 @@ from vgsgan.train.state import TrainState
 
 
 def results_of(workdir: pathlib.Path) -> dict[str, Any]:
-  """The results of a run, with the `step` that they are of.
+  """Reads the results of a run; `step` is that of the evaluated checkpoint.
 
   Raises:
-    UserError: it is not finished, or its results are none of a run.
+    UserError: the run is not finished, or the file holds no results.
   """
   path = workdir / "results.json"
-  found = jsonfiles.read_json(path)
-  if not isinstance(found, dict) or not isinstance(found.get("step"), int):
+  results = jsonfiles.read_json(path)
+  if not isinstance(results, dict) or not isinstance(results.get("step"), int):
     raise UserError(
       f"{path} holds no results: remove it and run --mode=eval "
       f"--workdir={workdir}"
     )
-  return found
+  return results
 
 
 @contextlib.contextmanager
 def opened(workdir: pathlib.Path) -> Iterator[manager.Checkpoints]:
-  """The checkpoints of a run, which none may be using meanwhile.
+  """Opens the checkpoints of a run, and locks its workdir meanwhile.
 
   Raises:
-    UserError: another run is using it.
+    UserError: another process is using the workdir.
   """
   folder = workdir / "checkpoints"
   with (
@@ -55,14 +55,15 @@ def best(
   """The step and the state of a run's best checkpoint, on all devices.
 
   Raises:
-    UserError: no whole checkpoint was evaluated, or another run is using it.
+    UserError: the run has no whole, evaluated checkpoint, or is in use.
   """
   shapes = jax.eval_shape(init, jax.random.key(0))
   abstract = mesh.abstract(shapes, devices)
   with opened(workdir) as saved:
-    found = saved.restore_best(abstract)
-  if found is None:
+    restored = saved.restore_best(abstract)
+  if restored is None:
     raise UserError(
       f"no evaluated checkpoint in {workdir / 'checkpoints'}: train it first"
     )
-  return found[0], found[1]
+  step, state, _ = restored
+  return step, state

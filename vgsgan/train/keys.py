@@ -1,8 +1,8 @@
 """Random keys of a run: one stream for each purpose, all of them named here.
 
-JAX derives equal keys by `split(key)[i]` and `fold_in(key, i)`, so keys that
-are derived from one root for two purposes may be the same key. Here a purpose
-has a name, whose hash is folded in first.
+JAX's `split(key)[i]` equals `fold_in(key, i)`, so two purposes that derive keys
+from one root may get the same key. Here each purpose has a name, whose hash is
+folded in first.
 """
 
 import zlib
@@ -11,37 +11,37 @@ import jax
 import numpy as np
 from jaxtyping import Array, Int, Key
 
-# The numbers that a key of each stream is derived by, after its name.
+# The numbers that are folded into a key of each stream, after its name.
 STREAMS = {
   "init": (),  # Parameters at the start.
   "augment": ("step",),  # Random changes of a training batch.
   "negatives": ("step",),  # Sampled impostors.
   "edits": ("step",),  # Drawn impostors.
-  "noise": ("step",),  # Latents of generators in training, and what is dropped.
-  "latents": ("split", "batch"),  # Latents of images that are to be inverted.
-  "samples": ("first",),  # Latents of images that are judged.
-  "selection": ("batch",),  # Edits of records to choose from.
-  "shown": (),  # Edits of records to look at.
+  "noise": ("step",),  # Latents and dropped modalities in training.
+  "latents": ("split", "batch"),  # Latents of images that are inverted.
+  "samples": ("first",),  # Latents of images that are evaluated.
+  "selection": ("batch",),  # Edits of `vgsgan.tools.select`.
+  "shown": (),  # Edits of `vgsgan.tools.show`.
 }
 
 
 def of(
   seed: int, stream: str, *numbers: int | np.integer | Int[Array, ""]
 ) -> Key[Array, ""]:
-  """The key of a purpose; `config.seed` and the numbers decide it.
+  """The key of a stream; the seed and the numbers decide it.
 
   Args:
-    seed: of the run.
+    seed: `config.seed`.
     stream: a name in STREAMS.
-    *numbers: what STREAMS says, from 0 to 2^32 - 1.
+    *numbers: those that STREAMS names, from 0 to 2^32 - 1.
 
   Raises:
-    ValueError: other numbers than the stream's: one key might be derived from
-      another, which is consumed itself.
+    ValueError: the stream takes more or fewer numbers. A key with fewer would
+      be the root of others.
   """
   if len(numbers) != len(STREAMS[stream]):
     raise ValueError(f"{stream} takes {STREAMS[stream]}, not {numbers}")
-  # A hash is far from the small numbers that data sets fold into their seeds.
+  # Data sets fold small numbers into their seeds; hashes are far from these.
   name = np.uint32(zlib.crc32(stream.encode()))
   key = jax.random.fold_in(jax.random.key(seed), name)
   for number in numbers:

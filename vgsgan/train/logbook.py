@@ -1,4 +1,4 @@
-"""What a run writes for people: metrics, events, and lines in the terminal."""
+"""Writes a run's metrics, TensorBoard events and lines in the terminal."""
 
 import io
 import json
@@ -23,17 +23,17 @@ class Logbook(terminal.Terminal):
   """The files and the terminal lines of one run.
 
   `metrics.jsonl` holds a JSON object a line: `step`, `split` and the figures,
-  to seven significant digits. JSON knows no NaN and no infinity: they are the
+  to seven significant digits. JSON has no NaN and no infinity: they are the
   strings "nan", "inf" and "-inf", which Python's `float` reads. The same
   figures go to TensorBoard as `split/name`.
 
   Args:
-    workdir: the run's folder; made if missing.
-    enabled: False, on all processes but one, writes and says nothing.
-    stream: text file that lines for people go to; standard error if None.
+    workdir: the run's folder; created if missing.
+    enabled: False, on all processes but one, writes and prints nothing.
+    stream: text file for the terminal lines; standard error if None.
 
   Raises:
-    UserError: the folder cannot be made.
+    UserError: the folder cannot be created.
   """
 
   def __init__(
@@ -72,19 +72,19 @@ class Logbook(terminal.Terminal):
     metrics: Mapping[str, SupportsFloat],
     shown: Mapping[str, Any] | None = None,
   ) -> None:
-    """Records figures, on disk when this returns, and shows a few.
+    """Writes figures to disk, before it returns, and shows a few.
 
     Args:
       step: updates made so far.
-      split: what the figures are of.
-      metrics: all of them.
-      shown: those for the terminal, none if empty; None shows the names
-        without a slash.
+      split: the split, or `compile`, that the figures belong to.
+      metrics: all figures by name.
+      shown: figures for the terminal, none if empty; None shows those whose
+        names have no slash.
 
     Raises:
-      UserError: the disk is full, or refuses otherwise.
+      UserError: the disk is full, or the file cannot be written.
     """
-    # What a run wrote just before it was stopped, and now computes again.
+    # A resumed run computes again what it wrote just before it was stopped.
     if not self._enabled or (step, split) in self._written:
       return
     figures = {name: _rounded(value) for name, value in metrics.items()}
@@ -97,52 +97,53 @@ class Logbook(terminal.Terminal):
       self.show(step, split, few if shown is None else shown)
 
   def rewind(self, step: int) -> None:
-    """Sets aside the lines after `step`, and those that cannot be read.
+    """Removes the lines after `step`, and those that cannot be read.
 
-    An interrupted run then leaves the lines of one that was not. What is set
-    aside is appended to `metrics.dropped.jsonl`, and a line says so.
+    An interrupted run then leaves the lines of an uninterrupted one. The
+    removed lines go to `metrics.dropped.jsonl`, with a warning.
 
     Raises:
       UserError: a file cannot be read or written.
     """
     if not self._enabled:
       return
-    kept, later, unread = [], [], []
+    kept, later, unreadable = [], [], []
     with refused(self.path):
       data = self.path.read_bytes() if self.path.exists() else b""
     for line in filter(None, data.split(b"\n")):
       written = _written_by(line)
       if not written:
-        unread.append(line + b"\n")
+        unreadable.append(line + b"\n")
       elif written[0] > step:
         later.append(line + b"\n")
       else:
         kept.append(line + b"\n")
         self._written.add(written)
-    if later or unread:
-      aside = self.path.with_suffix(".dropped.jsonl")
-      # Appended before they are taken out, so that a kill loses none.
-      self._append(aside, b"".join(later + unread))
-      what = [f"{len(later)} after step {step}"] if later else []
-      what += [f"{len(unread)} that cannot be read"] if unread else []
+    if later or unreadable:
+      dropped = self.path.with_suffix(".dropped.jsonl")
+      # They are appended there before they are removed, so a kill loses none.
+      self._append(dropped, b"".join(later + unreadable))
+      counts = [f"{len(later)} after step {step}"] if later else []
+      if unreadable:
+        counts.append(f"{len(unreadable)} that cannot be read")
       self.warn(
-        f"lines of {self.path} moved to {aside.name}: {', '.join(what)}"
+        f"lines of {self.path} moved to {dropped.name}: {', '.join(counts)}"
       )
     if b"".join(kept) != data:
       replace(self.path, b"".join(kept))
     restarted = any(self.workdir.glob("events.out.tfevents.*"))
-    # At a mark TensorBoard forgets events of that step and later, but takes the
-    # first mark of all for the beginning, where there is nothing to forget.
+    # At a mark TensorBoard forgets the events from that step on. It takes the
+    # first mark for the beginning of the run, and forgets nothing there.
     start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
     self._add_event(step=step + 1 if restarted else 0, session_log=start)
 
   def write_json(self, path: str | os.PathLike, obj: Any) -> None:
-    """Writes a JSON file, whole or not at all; see `write_json` below."""
+    """Writes a JSON file, whole or not at all; see `jsonfiles.write_json`."""
     if self._enabled:
       write_json(path, obj)
 
-  def write_picture(self, step: int, name: str, pixels: np.ndarray) -> None:
-    """Keeps uint8 pixels [h, w, 3] as `NAME/STEP.png` and as an event."""
+  def write_image(self, step: int, name: str, pixels: np.ndarray) -> None:
+    """Writes uint8 pixels [h, w, 3] as `NAME/STEP.png` and as an event."""
     if not self._enabled:
       return
     encoded = io.BytesIO()
@@ -162,7 +163,7 @@ class Logbook(terminal.Terminal):
     self._add_event(step=step, summary=summary.Summary(value=[value]))
 
   def _append(self, path: pathlib.Path, data: bytes) -> None:
-    # Unbuffered: nothing is left over to fail a second time at exit.
+    # Unbuffered, so that nothing is left to fail a second time at exit.
     with refused(path), open(path, "ab", buffering=0) as file:
       while data:
         data = data[file.write(data) :]
@@ -181,8 +182,8 @@ class Logbook(terminal.Terminal):
   def _add_event(self, **fields: Any) -> None:
     with refused(self.workdir):
       if self._events is None:
-        # Not `SummaryWriter`: its thread dies unseen of a full disk, and
-        # whoever flushes or closes it does not learn what was lost.
+        # Not `SummaryWriter`: on a full disk its thread dies silently, and
+        # `flush` and `close` do not report the loss.
         suffix = f".{os.getpid()}.{time.time_ns()}"
         self._events = event_file_writer.EventsWriter(
           str(self.workdir / "events"), suffix
@@ -192,7 +193,7 @@ class Logbook(terminal.Terminal):
 
 
 def _written_by(line: bytes) -> tuple[int, str] | None:
-  """Step and split of a line of metrics; None if it is not one."""
+  """Step and split of a line of metrics; None if it cannot be read."""
   try:
     entry = json.loads(line)
     step, split = entry["step"], entry["split"]

@@ -1,14 +1,14 @@
-"""The one loop: restore, step, log, evaluate, save, leave when asked.
+"""The training loop: restore, step, log, evaluate, save, leave when asked.
 
-The order in which a step's duties are done is what makes an interrupted run
-equal an uninterrupted one:
+A step's duties have a fixed order, so that an interrupted run equals an
+uninterrupted one:
 
 1. update;
-2. check that the loss is finite, before anything is kept;
+2. check that the loss is finite, before anything is written;
 3. log;
 4. evaluate;
-5. save, with what the evaluation found. A save on the way out, before the
-   evaluation that was due, says so, and the evaluation is made up for first.
+5. save, with the results of the evaluation. A run that leaves before a due
+   evaluation notes it in the checkpoint, and the next start evaluates first.
 """
 
 import contextlib
@@ -46,7 +46,7 @@ from vgsgan.train.saving import (
   save_once,
 )
 from vgsgan.train.state import TrainState
-from vgsgan.train.step import compile_step, places_of
+from vgsgan.train.step import compile_step, shardings_of
 from vgsgan.train.task import Batch, Metrics, Task
 
 TRANSFER_GUARDS = ("allow", "log", "disallow")
@@ -67,13 +67,13 @@ def run(
   """Trains and evaluates, or evaluates only.
 
   Args:
-    config: of a task that `build` knows, and has checked.
-    workdir: where the run leaves its files, and goes on from.
+    config: of a task that `build` knows, already checked.
+    workdir: folder of the run; a run that is there goes on.
     mode: `train` or `eval`.
-    build: makes the task of the config, the devices and the splits.
+    build: makes the task from the config, the devices and the splits.
 
   Returns:
-    The exit status: 0, or 128 and the signal's number if asked to leave.
+    The exit status: 0, or 128 plus the number of the signal that ended it.
   """
   devices = check(config, mode)
   require_run(workdir, config, mode)
@@ -91,7 +91,7 @@ def run(
       best="selection",
     )
     stop = preemption.Preemption()
-    this = Run(config, workdir, task, splits, devices, log, saved, stop)
+    current = Run(config, workdir, task, splits, devices, log, saved, stop)
     try:
       with (
         processes.together(preemption.Interrupted),
@@ -99,8 +99,8 @@ def run(
         memory.enough(memory.TRAINING),
       ):
         if mode == "train":
-          train(this)
-        evaluation.finish(this, anew=mode == "eval")
+          train(current)
+        evaluation.finish(current, anew=mode == "eval")
     except preemption.Interrupted as left:
       log.warn(f"{left}; the same command goes on from here")
       return stop.exit_code
@@ -111,12 +111,12 @@ def run(
 
 
 def check(config: ml_collections.ConfigDict, mode: str) -> Mesh:
-  """The devices of a run, once its config fits them.
+  """Makes the mesh of a run and checks the config against it.
 
-  Before data are prepared or anything is compiled.
+  This comes before data are prepared or anything is compiled.
 
   Raises:
-    UserError: it does not.
+    UserError: a field of the config does not fit the devices.
   """
   check_one_of("transfer_guard", config.transfer_guard, TRANSFER_GUARDS)
   devices = mesh.make_mesh(model=config.mesh.model)
@@ -154,13 +154,13 @@ def train(run: Run) -> None:
 
 
 def restore(run: Run) -> tuple[TrainState, dict[str, Any]]:
-  """The newest good checkpoint and its record, or a fresh state."""
+  """Restores the newest good checkpoint and its record, or a fresh state."""
   with run.log.status("restoring"):
     restored = run.saved.restore_latest(abstract_state(run), run.log.warn)
   if restored is None:
     with run.log.status("initialising"):
-      places = places_of(abstract_state(run))
-      init = jax.jit(lambda: fresh(run), out_shardings=places)
+      shardings = shardings_of(abstract_state(run))
+      init = jax.jit(lambda: fresh(run), out_shardings=shardings)
       return init(), {"evaluated": True, **run.position(0)}
   state, meta = restored
   step = int(jax.device_get(state.step))
@@ -172,13 +172,13 @@ def restore(run: Run) -> tuple[TrainState, dict[str, Any]]:
 def take_steps(
   run: Run, state: TrainState, step: int, batches: pipeline.DeviceBatches
 ) -> None:
-  """Trains from `step` on, with the batches that follow it."""
+  """Trains from `step` to the last step, with the batches that follow it."""
   with run.log.status("reading the first batch"):
     batch = batches.next(None)
   update = compile_step(run, state, batch, step)
   run.stop.install()  # Until here, leaving at once loses nothing.
   clock, unchecked = Clock(batches), None
-  phases = {first for first in run.task.later if first > step}
+  phases = {first for first in run.task.phases if first > step}
   with run.log.bar("train", step, run.config.train.steps) as bar:
     while True:
       if step in phases:
@@ -219,7 +219,7 @@ def take_steps(
 
 
 def between(run: Run, state: TrainState, step: int) -> TrainState:
-  """Has the task change the state between two updates, if it wants to."""
+  """Calls the task's `between`, which may change the state, if it has one."""
   if not run.task.between:
     return state
   try:
@@ -227,7 +227,7 @@ def between(run: Run, state: TrainState, step: int) -> TrainState:
       changed = run.task.between(state, step, run.stop.check)
     if changed is state:
       return state
-    return jax.jit(lambda x: x, out_shardings=places_of(state))(changed)
+    return jax.jit(lambda x: x, out_shardings=shardings_of(state))(changed)
   except preemption.Interrupted:
     save_once(run, state, step)
     raise preemption.Interrupted(f"saved step {step}") from None
@@ -236,7 +236,7 @@ def between(run: Run, state: TrainState, step: int) -> TrainState:
 def log_step(
   run: Run, state: TrainState, step: int, metrics: Metrics, clock: Clock
 ) -> None:
-  """Writes the metrics of a step, the norm of its parameters, and the times."""
+  """Writes a step's metrics, the norm of its parameters and the times."""
   # Outside the update: inside, XLA would copy all parameters.
   metrics = metrics | {"param_norm": _param_norm(state.params)}
   figures = {k: float(v) for k, v in jax.device_get(metrics).items()}
@@ -251,11 +251,11 @@ def next_batch(
   step: int,
   metrics: Metrics,
 ) -> Batch:
-  """The next batch; where data cannot be read any more, the step is saved."""
+  """Reads the next batch; saves the state if the data cannot be read."""
   try:
     return batches.next(metrics["loss"])
   except UserError:
-    # Of several processes the others may not be here.
+    # A save needs all processes, and the others may be elsewhere.
     if jax.process_count() == 1:
       check_finite(run, step, metrics)
       save_once(run, state, step)

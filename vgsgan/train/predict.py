@@ -18,10 +18,10 @@ class Predictor:
   """Runs one function over splits; compiled once for all of them.
 
   Args:
-    function: (state, batch) -> a tree of arrays, a row for each of the batch.
-    transform: makes an example of a record.
-    config: of the task; `eval.batch` rows pass at once.
-    mesh: of the run. Every process gets all rows.
+    function: (state, batch) -> a tree of arrays [b, ...].
+    transform: makes an example from a record.
+    config: of the task; a batch has `eval.batch` rows.
+    mesh: the mesh of the run. Every process gets all rows.
   """
 
   def __init__(
@@ -42,7 +42,7 @@ class Predictor:
   def __call__(
     self, state: TrainState, records: pipeline.Records, poll: Poll
   ) -> Any:
-    """Runs over all records; the tree's arrays have a row for each, in order.
+    """Runs over all n records; returns the tree with arrays [n, ...], in order.
 
     Args:
       state: the first argument of the function.
@@ -54,7 +54,7 @@ class Predictor:
   def batches(
     self, state: TrainState, records: pipeline.Records, poll: Poll
   ) -> Iterator[Any]:
-    """Yields the same batch by batch, on the host, without the filling."""
+    """Yields the same batch by batch, on the host, without padding."""
     stream = pipeline.EvalStream(
       records, self.transform, self.size, mesh_lib.local_rows(self.size)
     )
@@ -66,5 +66,5 @@ class Predictor:
 
 
 def joined(parts: Sequence[Any]) -> Any:
-  """Concatenates the arrays of equal trees."""
+  """Concatenates the arrays of trees with equal structure."""
   return jax.tree.map(lambda *x: np.concatenate(x), *parts)

@@ -21,7 +21,7 @@ from vgsgan.train.task import Task
 
 
 class Due(NamedTuple):
-  """The duties that follow a step."""
+  """The duties after a step."""
 
   log: bool
   evaluate: bool
@@ -43,12 +43,12 @@ class Run:
   stop: preemption.Preemption
 
   def position(self, step: int) -> dict[str, Any]:
-    """The pipeline's position after `step` batches, as it is saved."""
+    """The pipeline's position after `step` batches, as a checkpoint has it."""
     prepared = data.prepared(self.splits["train"])
     return configured(self.config, step) | {"prepared": prepared}
 
   def record_ids(self, step: int) -> list[str]:
-    """The records of the global batch that made `step`."""
+    """The ids of the records in the global batch of update `step`."""
     batch, records = self.config.train.batch, self.splits["train"]
     positions = range((step - 1) * batch, step * batch)
     n, seed = len(records), self.config.seed
@@ -56,7 +56,7 @@ class Run:
     return [str(records[row]["id"], "utf8") for row in rows]
 
   def due(self, step: int) -> Due:
-    """The duties that follow a step; all but leaving follow the last one."""
+    """The duties after a step; all but leaving are due after the last one."""
     every, last = self.config.train, step == self.config.train.steps
 
     def falls(steps: int) -> bool:
@@ -71,18 +71,18 @@ class Run:
 
 
 def fresh(run: Run) -> TrainState:
-  """The state before the first step; to be traced, not run as it is."""
+  """The state before the first step; call it under `jax.jit`."""
   return run.task.init(keys.of(run.config.seed, "init"))
 
 
 def abstract_state(run: Run) -> TrainState:
-  """Shapes and places of the state, without computing it."""
+  """Shapes, dtypes and shardings of the state, without computing it."""
   shapes = jax.eval_shape(lambda: fresh(run))
   return mesh.abstract(shapes, run.mesh)
 
 
 def configured(config: ml_collections.ConfigDict, step: int) -> dict[str, Any]:
-  """The part of the position after `step` batches that the config decides."""
+  """The part of the position after `step` batches that the config sets."""
   return {
     "examples": step * config.train.batch,
     "seed": config.seed,
@@ -96,7 +96,7 @@ def require_same(
   meta: dict[str, Any],
   names: Sequence[str] = ("examples", "seed", "data", "prepared"),
 ) -> None:
-  """Refuses a checkpoint of other data, or of another order of it."""
+  """Raises UserError if a checkpoint has other data, or another order."""
   now = run.position(step)
   _require(run.workdir, step, meta, {name: now[name] for name in names})
 
@@ -104,14 +104,14 @@ def require_same(
 def require_run(
   workdir: pathlib.Path, config: ml_collections.ConfigDict, mode: str
 ) -> None:
-  """Refuses a folder with another run, before data are prepared for this one.
+  """Raises UserError if a folder has another run, before data are prepared.
 
-  As far as a config tells; `require_same` knows the rest.
+  This compares configs; `require_same` compares the data as well.
 
   Args:
-    workdir: there need not be one yet.
+    workdir: folder of the run, which need not exist.
     config: of this start.
-    mode: `train`, or `eval`, to which the order of training does not matter.
+    mode: `train`, or `eval`, which ignores the order of training data.
   """
   if not (workdir / "config.json").exists():
     return
@@ -122,7 +122,7 @@ def require_run(
       f"{config.task!r}: use another --workdir"
     )
   for step in reversed(folders.steps(workdir / "checkpoints")):
-    # What cannot be read is told, and set aside, when it is restored.
+    # `restore_latest` reports a damaged checkpoint and sets it aside.
     with contextlib.suppress(integrity.DamagedError):
       meta = integrity.read_record(workdir / "checkpoints" / str(step))["meta"]
       now = configured(config, step)
@@ -137,7 +137,7 @@ def _require(
   meta: dict[str, Any],
   now: dict[str, Any],
 ) -> None:
-  """Refuses where a checkpoint's position is not as it is now."""
+  """Raises UserError if a checkpoint's position differs from `now`."""
   if now.keys() - meta.keys():
     raise UserError(
       f"{workdir} has a run of an earlier version of vgsgan, which this one "

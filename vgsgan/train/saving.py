@@ -1,4 +1,4 @@
-"""Saves the state of a run: when due, and on every way out of the loop."""
+"""Saves the state of a run: when due, and whenever the loop ends."""
 
 import contextlib
 from typing import Any, NoReturn
@@ -19,10 +19,10 @@ class NonFiniteError(UserError):
 
 
 def check_finite(run: Run, step: int, metrics: Metrics) -> None:
-  """Stops a run whose loss or gradient is no number, before it is saved.
+  """Stops a run whose loss or gradient is not finite, before it is saved.
 
-  The gradient too: its update is in the state already, while the loss shows
-  it only a step later.
+  The gradient's update is already in the state, while the loss shows it only at
+  the next step: so both are checked.
 
   Raises:
     NonFiniteError: one is not finite; a file names the records of the batch.
@@ -56,14 +56,14 @@ def save(
   meta = {"evaluated": bool(evaluated), **run.position(step)}
   metrics = None
   if results is not None:
-    meta["validation"] = evaluation.kept(run, results)
+    meta["validation"] = evaluation.to_record(run, results)
     metrics = {"selection": run.task.select(results)}
   run.saved.save(step, state, meta, metrics)
 
 
 def save_once(run: Run, state: TrainState, step: int) -> None:
   """Saves the state unless its step is saved, and waits until it is on disk."""
-  run.saved.wait()  # Or what is being saved would not be found.
+  run.saved.wait()  # A save in progress does not count as the latest step yet.
   if run.saved.latest_step() != step:
     save(run, state, step, evaluated=True)
     run.saved.wait()
@@ -76,7 +76,7 @@ def leave(run: Run, state: TrainState, step: int, evaluated: bool) -> NoReturn:
     run: the run.
     state: after `step` updates.
     step: the number of updates.
-    evaluated: False if an evaluation was due, which the next start makes up.
+    evaluated: False if an evaluation was due; the next start catches up on it.
 
   Raises:
     Interrupted: always.
@@ -98,8 +98,8 @@ def evaluate_and_save(run: Run, state: TrainState, step: int) -> None:
   except preemption.Interrupted:
     leave(run, state, step, evaluated=False)
   except Exception:
-    # Keep the steps since the last save. Of several processes the others may
-    # not be here.
+    # Keep the steps since the last save. A save needs all processes, and the
+    # others may be elsewhere.
     if jax.process_count() == 1:
       with contextlib.suppress(UserError, jax.errors.JaxRuntimeError):
         save(run, state, step, evaluated=False)

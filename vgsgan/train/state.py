@@ -18,15 +18,15 @@ OPTIMIZERS = ("adam", "adamw", "sgd")
 
 @flax.struct.dataclass
 class TrainState:
-  """All that is saved of a run besides the pipeline's position.
+  """The state that a checkpoint holds, besides the pipeline's position.
 
   Attributes:
     step: int32 scalar, updates made so far.
     params: trained parameters, a dict with one entry a network.
-    batch_stats: running statistics of normalisation layers, likewise.
+    batch_stats: running statistics of normalisation layers, by network.
     opt_state: the optimiser's state.
 
-  The fields hold arrays, or in their places shapes, shardings and the like.
+  The leaves are arrays, or shapes or shardings in their places.
   """
 
   step: Any
@@ -67,11 +67,11 @@ class TrainState:
 
 
 def check_optimizer(optim: ml_collections.ConfigDict, section: str) -> None:
-  """Refuses an optimiser or a schedule that there is not.
+  """Raises UserError if an optimiser or a schedule is unknown.
 
   Args:
-    optim: of a config.
-    section: where in it.
+    optim: a section of a config.
+    section: its name, for the error.
   """
   check_one_of(f"{section}.name", optim.name, OPTIMIZERS)
   check_one_of(f"{section}.schedule", optim.schedule, SCHEDULES)
@@ -104,8 +104,8 @@ def schedule(optim: ml_collections.ConfigDict, steps: int) -> optax.Schedule:
 def _staircase(rate: float, steps: int) -> optax.Schedule:
   """Multiplies by 0.1 every `steps` updates.
 
-  Divides integers: for a quotient of floats, as Optax has it, XLA multiplies by
-  a rounded reciprocal, so that 41 updates of 41 come to less than one whole.
+  It divides integers. Optax divides floats, for which XLA multiplies by a
+  rounded reciprocal: 41 / 41 then is less than 1.
   """
   return lambda count: rate * jnp.power(0.1, jnp.asarray(count) // steps)
 
@@ -117,7 +117,7 @@ def optimizer(
   check_one_of("optim.name", optim.name, OPTIMIZERS)
   rate = schedule(optim, steps)
   if optim.name == "adamw":
-    # Decoupled: the decay is scaled by the learning rate alone.
+    # Decoupled decay: the learning rate alone scales it.
     update = optax.adamw(
       rate, optim.momentum, optim.b2, weight_decay=optim.weight_decay
     )

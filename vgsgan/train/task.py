@@ -18,24 +18,24 @@ Poll = Callable[[], None]
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """What a system is, to the trainer.
+  """The interface between a task and the loop.
 
   Attributes:
-    transform: makes a training example of a record.
+    transform: makes a training example from a record.
     init: `key -> TrainState`, pure.
     step: `(state, batch) -> (state, metrics)`, pure; `metrics` has `loss` and
-      `grad_norm`, which must stay finite, and what else is to be logged.
+      `grad_norm`, which must stay finite, and other figures to log.
     evaluate: `(state, split, poll) -> results`: nested dict of figures, each
       with its chance. Calls `poll()` at every batch, which raises to leave.
     select: results of `validation` -> the figure that chooses the best
       checkpoint; larger is better.
     selection: that figure in words.
-    later: updates that take over from `step` once so many have been made.
+    phases: updates that replace `step`, by the step after which each begins.
     between: `(state, updates made, poll) -> state`, called before each update,
-      for what is computed from more than a batch now and then; it must depend
-      on its arguments alone.
-    pictures: state -> uint8 pictures [h, w, 3] by name, kept in the workdir
-      whenever validation is evaluated; None where there is nothing to look at.
+      for work that needs more than a batch; it must depend on its arguments
+      alone.
+    images: state -> uint8 images [h, w, 3] by name, written to the workdir at
+      each evaluation on validation; None if the task has none.
   """
 
   transform: pipeline.Transform
@@ -44,11 +44,11 @@ class Task:
   evaluate: Callable[[TrainState, str, Poll], dict[str, Any]]
   select: Callable[[dict[str, Any]], float]
   selection: str
-  later: Mapping[int, Step] = dataclasses.field(default_factory=dict)
+  phases: Mapping[int, Step] = dataclasses.field(default_factory=dict)
   between: Callable[[TrainState, int, Poll], TrainState] | None = None
-  pictures: Callable[[TrainState], dict[str, np.ndarray]] | None = None
+  images: Callable[[TrainState], dict[str, np.ndarray]] | None = None
 
-  def step_at(self, step: int) -> Step:
-    """The update that comes after so many."""
-    started = [first for first in self.later if first <= step]
-    return self.later[max(started)] if started else self.step
+  def step_after(self, step: int) -> Step:
+    """The update that follows `step` updates."""
+    started = [first for first in self.phases if first <= step]
+    return self.phases[max(started)] if started else self.step

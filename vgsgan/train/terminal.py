@@ -1,4 +1,4 @@
-"""Lines and a progress bar for whoever starts a program."""
+"""Prints lines and a progress bar in the terminal."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ import tqdm
 from vgsgan.common import streams
 from vgsgan.parallel import processes
 
-_ROOM = 20  # Columns that the bar keeps to itself.
+_ROOM = 20  # Columns reserved for the bar.
 
 
 class Timer:
@@ -22,17 +22,17 @@ class Timer:
 
 
 class Terminal:
-  """Says what a program does and waits for.
+  """Shows what a program does and waits for.
 
   Args:
-    enabled: False, on all processes but one, says nothing.
-    stream: text file that the lines go to; standard error if None.
+    enabled: False, on all processes but one, prints nothing.
+    stream: text file for the lines; standard error if None.
   """
 
   def __init__(self, *, enabled: bool = True, stream: Any = None):
     self._enabled = enabled
     self._stream = streams.Lasting(sys.stderr if stream is None else stream)
-    # Where the width is unknown a bar would fill line after line.
+    # Without a known width, the bar would print line after line.
     self._draws = self._stream.isatty() and width(self._stream) > 0
     self._bar: Bar | None = None
 
@@ -49,33 +49,33 @@ class Terminal:
 
   @contextlib.contextmanager
   def status(
-    self, what: str, limit: float = processes.STALL_SECONDS
+    self, activity: str, limit: float = processes.STALL_SECONDS
   ) -> Iterator[Timer]:
-    """Says what is being waited for, and then how long it took.
+    """Shows an activity, and its duration when it ends.
 
     Args:
-      what: in words.
-      limit: seconds after which one of several processes gives it up.
+      activity: in words.
+      limit: seconds after which a process of several gives up.
     """
     timer = Timer()
-    processes.moved(what, limit)
+    processes.moved(activity, limit)
     began = time.perf_counter()
     if self._bar and self._bar.shown:
-      self._bar.describe(what)
+      self._bar.describe(activity)
     else:
-      self.info(f"{what} ...")
+      self.info(f"{activity} ...")
     try:
       yield timer
     finally:
-      processes.moved(f"going on after {what}")
+      processes.moved(f"going on after {activity}")
       timer.seconds = time.perf_counter() - began
       if self._bar:
         self._bar.describe(None)
         self._bar.idle += timer.seconds
-    self.info(f"{what}: {timer.seconds:.1f} s")
+    self.info(f"{activity}: {timer.seconds:.1f} s")
 
   def info(self, line: str) -> None:
-    """Says a line, above the bar if there is one."""
+    """Prints a line, above the bar if there is one."""
     if not self._enabled:
       return
     if self._draws:
@@ -87,7 +87,7 @@ class Terminal:
     self.info(f"warning: {line}")
 
   def show(self, step: int, split: str, figures: Mapping[str, Any]) -> None:
-    """Shows some figures of a step: in the bar if they are its own."""
+    """Shows figures of a step: in the bar if they are of its split."""
     ordered = {k: figures[k] for k in ("loss",) if k in figures} | figures
     words = [f"{name} {short(value)}" for name, value in ordered.items()]
     if self._bar and self._bar.shown and split == self._bar.name:
@@ -101,10 +101,10 @@ class Terminal:
 
 
 class Bar:
-  """Progress through the steps: drawn in a terminal, else only reckoned.
+  """Progress through the steps; drawn in a terminal only.
 
   Attributes:
-    idle: seconds spent on other things than steps, left out of the rate.
+    idle: seconds spent outside steps since the last rate, which excludes them.
   """
 
   def __init__(
@@ -127,13 +127,13 @@ class Bar:
     """Moves to `step`."""
     self._bar.update(step - self._bar.n)
 
-  def describe(self, what: str | None) -> None:
-    """Says what is waited for instead of steps; None if nothing is."""
-    self._bar.waiting = what
+  def describe(self, activity: str | None) -> None:
+    """Shows an activity in the place of the steps; None for none."""
+    self._bar.waiting = activity
     self._bar.refresh()
 
   def show(self, words: list[str]) -> None:
-    """Shows figures: the first before the bar, of the others what fits."""
+    """Shows figures: the first before the bar, the others as they fit."""
     self._bar.words = words
     self._bar.refresh()
 
@@ -152,7 +152,7 @@ class Bar:
 
 
 class _Drawn(tqdm.tqdm):
-  """A bar between the figure to watch and, where there is room, others."""
+  """A bar after the main figure and before the others, as they fit."""
 
   waiting, words = None, ()
 
@@ -180,7 +180,7 @@ class _Drawn(tqdm.tqdm):
 
 
 def width(stream: Any) -> int:
-  """Columns of the terminal that a stream leads to; 0 if unknown."""
+  """Columns of a stream's terminal; 0 if unknown."""
   try:
     return os.get_terminal_size(stream.fileno()).columns
   except (AttributeError, OSError, ValueError):
@@ -188,5 +188,5 @@ def width(stream: Any) -> int:
 
 
 def short(value: int | float | str) -> str:
-  """Four digits of a figure."""
+  """A figure to four significant digits."""
   return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""The folder of a run: one run at a time, and the config it was made with."""
+"""The folder of a run: its lock and its config."""
 
 import contextlib
 import hashlib
@@ -36,10 +36,10 @@ def keep_config(
   config: ml_collections.ConfigDict,
   log: logbook.Logbook,
 ) -> None:
-  """Writes config.json, and says what has changed since the last start.
+  """Writes config.json, and warns of changes since the last start.
 
-  Only once a start has succeeded: a config that the checkpoints refuse must
-  not take the place of the one they were made with.
+  Call it after restoring: a config that does not fit the checkpoints must not
+  replace the one that they were made with.
   """
   path = workdir / "config.json"
   resolved = config.to_dict()
@@ -50,14 +50,14 @@ def keep_config(
 
 
 def differences(
-  made: dict[str, Any], config: ml_collections.ConfigDict
+  before: dict[str, Any], config: ml_collections.ConfigDict
 ) -> Iterator[str]:
-  """A line for each field that a run was made with and that is another now."""
-  yield from jsonfiles.differences(_bound(made), _bound(config.to_dict()))
+  """Yields a line for each field that differs from an earlier start."""
+  yield from jsonfiles.differences(_bound(before), _bound(config.to_dict()))
 
 
 def digest(config: ml_collections.ConfigDict) -> str:
-  """A hash of all fields that results may depend on."""
+  """A hash of all fields that may change results."""
   text = jsonfiles.dumps(_bound(config.to_dict()), sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()
 
@@ -67,7 +67,7 @@ def _bound(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_config(workdir: pathlib.Path) -> dict[str, Any]:
-  """The config that a run was last started with.
+  """Reads the config of a run's last start.
 
   Raises:
     UserError: there is no such run, or its config cannot be read.

@@ -88,7 +88,7 @@ class Case:
 
   def last_update(self) -> Step:
     """The one that the training ends with; it begins with `task.step`."""
-    return self.task.step_at(self.config.train.steps - 1)
+    return self.task.step_after(self.config.train.steps - 1)
 
   def compile(
     self, update: Step, state: TrainState, batch: Batch

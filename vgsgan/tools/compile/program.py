@@ -185,8 +185,8 @@ def figures(
   state, batch = footprint.abstract(config, task, splits["train"][0], grid)
   steps = [
     {"first": first}
-    | footprint.figures(task.step_at(first), state, batch, grid)
-    for first in (0, *sorted(task.later))
+    | footprint.figures(task.step_after(first), state, batch, grid)
+    for first in (0, *sorted(task.phases))
   ]
   return {
     "chip": devices[0].device_kind,

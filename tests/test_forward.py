@@ -58,8 +58,8 @@ def gradients(train, norm, rows=12, devices=None):
   @jax.jit
   def found(params, x):
     def loss(params, x):
-      network = forward.network(module, params)
-      out, new = forward.run(train, network, stats, x, scale)
+      network = forward.bind(module, params)
+      out, new = forward.apply(train, network, stats, x, scale)
       every = out["mean"] @ out["map"].mean((1, 2)).T
       return jnp.mean(jax.nn.logsumexp(every, axis=1)), (out, new)
 
@@ -77,15 +77,15 @@ def close(one, other, rtol=1e-4, atol=1e-5):
 
 
 @pytest.mark.parametrize("fields", [{"accumulate": 3}, {"remat": True}])
-def test_the_loss_of_all_pairs_is_that_of_one_pass(fields):
+def test_the_loss_in_parts_equals_that_of_one_pass(fields):
   close(gradients(how(), "group"), gradients(how(**fields), "group"))
 
 
-def test_what_is_kept_changes_nothing_under_batch_normalisation():
+def test_remat_changes_no_gradient_under_batch_normalisation():
   close(gradients(how(), "batch"), gradients(how(remat=True), "batch"))
 
 
-def test_parts_on_eight_devices_are_those_on_one():
+def test_gradients_in_parts_are_equal_on_1_and_8_devices():
   train = how(accumulate=2)
   eight = gradients(train, "batch", 32, MAKE_MESH(8))
   close(gradients(train, "batch", 32), eight)
@@ -96,9 +96,9 @@ def test_running_statistics_pass_from_part_to_part():
   x = jnp.arange(8.0)[:, None]
   norm = Norm("batch")
   made = norm.init(KEY, x, train=False)
-  network = forward.network(norm, made["params"])
+  network = forward.bind(norm, made["params"])
   train = how(accumulate=2)
-  out, new = forward.run(train, network, made["batch_stats"], x)
+  out, new = forward.apply(train, network, made["batch_stats"], x)
   # Every other row: 0, 2, 4, 6 with mean 3, then 1, 3, 5, 7 with mean 4.
   assert new["batch"]["mean"] == pytest.approx(0.9 * 0.1 * 3 + 0.1 * 4)
   one = (jnp.arange(0.0, 8, 2) - 3) / jnp.sqrt(5.0 + 1e-5)
@@ -106,7 +106,7 @@ def test_running_statistics_pass_from_part_to_part():
   np.testing.assert_allclose(out[1::2, 0], one, rtol=1e-5)
 
 
-def test_rows_that_the_parts_cannot_share_pass_in_fewer():
+def test_rows_that_do_not_divide_pass_in_fewer_parts():
   calls = []
 
   def network(stats, x, nothing):
@@ -114,7 +114,7 @@ def test_rows_that_the_parts_cannot_share_pass_in_fewer():
     assert nothing is None
     return 2 * x, stats
 
-  out, _ = forward.run(how(accumulate=4), network, {}, jnp.arange(6.0), None)
+  out, _ = forward.apply(how(accumulate=4), network, {}, jnp.arange(6.0), None)
   assert set(calls) == {3}
   np.testing.assert_array_equal(out, 2 * np.arange(6.0))
 
@@ -145,15 +145,15 @@ def test_parts_take_less_memory():
   assert held(accumulate=4) < 0.6 * held()
 
 
-def test_less_is_kept_for_the_backward_pass():
+def test_remat_keeps_less_for_the_backward_pass():
   """Results of three convolutions, not those of what is between them."""
   module, x = Tower("group"), jnp.ones((4, 6, 6, 3))
   params = module.init(KEY, x, jnp.ones(4), train=False)["params"]
 
   def kept(train):
     def made(x):
-      network = forward.network(module, params)
-      return forward.run(train, network, {}, x, jnp.ones(4))[0]
+      network = forward.bind(module, params)
+      return forward.apply(train, network, {}, x, jnp.ones(4))[0]
 
     pull = jax.vjp(made, x)[1]
     return sum(leaf.size for leaf in jax.tree.leaves(pull) if leaf.ndim == 4)
@@ -191,7 +191,7 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_low_precision_is_near_and_what_is_kept_stays_float32(name):
+def test_bfloat16_is_near_and_its_outputs_are_float32(name):
   module, inputs = NETWORKS[name]
   noise = iter(jax.random.split(KEY, 8))
   inputs = jax.tree.map(
@@ -216,7 +216,7 @@ def test_low_precision_is_near_and_what_is_kept_stays_float32(name):
   assert all(":bf16[" in line for line in of_convolutions)
 
 
-def test_an_inverter_too():
+def test_an_inverter_in_bfloat16_is_near():
   module = inverter.Inverter(6, (8, 8))
   x = jax.random.normal(KEY, (2, 8, 8, 3))
   variables = module.init(KEY, x)
@@ -226,12 +226,12 @@ def test_an_inverter_too():
   assert np.abs(plain - low).max() < 0.1 * np.abs(plain).max()
 
 
-def test_a_precision_that_is_not_there_is_refused():
+def test_an_unknown_precision_is_refused():
   with pytest.raises(UserError, match=r"train.dtype='bf16' .*'bfloat16'"):
     forward.dtype(how(dtype="bf16"))
 
 
-def test_a_batch_in_parts_that_does_not_divide_is_refused():
+def test_a_batch_that_parts_do_not_divide_is_refused():
   devices = mesh.make_mesh(8)
   mesh.check_batch(48, devices, "train.batch", 3)
   with pytest.raises(UserError) as refused:
@@ -265,7 +265,7 @@ IN_FLOAT32 = {
 
 
 @pytest.mark.parametrize("name", IN_FLOAT32)
-def test_products_that_matter_are_not_rounded_by_a_faster_matrix_unit(name):
+def test_scores_multiply_in_full_float32(name):
   """A product in float32 is six of bfloat16, to a unit that has only these."""
   jaxpr = jax.make_jaxpr(IN_FLOAT32[name])()
   of_bfloat16, products = (
@@ -274,7 +274,7 @@ def test_products_that_matter_are_not_rounded_by_a_faster_matrix_unit(name):
   assert of_bfloat16 == 6 * products > 0
 
 
-def test_a_spectral_norm_is_of_float32_and_its_layer_as_fast_as_without():
+def test_a_spectral_norm_is_float32_and_its_layer_is_not():
   rows, m, n = 5, 6, 4
 
   class Layer(nn.Module):
