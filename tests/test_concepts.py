@@ -30,7 +30,7 @@ def _groups(found):
   ]
 
 
-def test_coactivation():
+def test_coactivation_marks_points_above_the_quantile():
   points = _planted()[0]
   active = concepts.coactivation(points, 0.9)
   dead = ~points.any(axis=0)
@@ -38,7 +38,7 @@ def test_coactivation():
   assert dead.sum() == 4 and not active[:, dead].any()
 
 
-def test_jaccard_is_scipys():
+def test_jaccard_equals_scipys():
   active = np.random.default_rng(1).random((60, 9)) < 0.3
   active[:, 3] = False
   expected = 1 - scipy.spatial.distance.cdist(active.T, active.T, "jaccard")
@@ -60,7 +60,7 @@ def test_planted_groups_are_found(seed):
   assert _groups(found) == groups
 
 
-def test_clusters_are_sklearns():
+def test_clusters_equal_sklearns():
   active = np.random.default_rng(2).random((400, 30)) < 0.2
   labels = AgglomerativeClustering(
     n_clusters=7, metric="precomputed", linkage="average"
@@ -70,7 +70,7 @@ def test_clusters_are_sklearns():
   assert {tuple(sorted(group)) for group in found} == expected
 
 
-def test_few_or_no_dimensions():
+def test_clusters_handle_few_or_no_dimensions():
   # Never two at once: all merges are at one distance.
   apart = np.eye(12, dtype=bool)
   found = concepts.clusters(apart, 5, least=1)
@@ -83,7 +83,7 @@ def test_few_or_no_dimensions():
   assert _groups(concepts.clusters(one, 4, least=1)) == [{1}]
 
 
-def test_assign():
+def test_assign_is_the_mean_standardised_dimension():
   points, groups = _planted()
   found = concepts.clusters(concepts.coactivation(points), 9, least=3)
   mean, std = points.mean(0), points.std(0)
@@ -98,7 +98,7 @@ def test_assign():
   np.testing.assert_allclose(got, expected, atol=1e-3)
 
 
-def test_units_are_ranked_by_what_they_draw():
+def test_units_are_ranked_by_their_overlap_with_concepts():
   rng = np.random.default_rng(3)
   n, size, count, units = 40, 8, 3, 12
   where = rng.random((n, size, size, count)) < 0.05
@@ -133,7 +133,7 @@ def test_units_are_ranked_by_what_they_draw():
   ]
 
 
-def test_concepts_are_sampled_by_their_clipped_scores():
+def test_concepts_are_sampled_by_clipped_score():
   scores = np.array([-1.0, 3.0, 0.0, 1.0, 90.0, -np.inf], np.float32)
   rows = np.broadcast_to(scores, (8000, 6))
   drawn = np.asarray(concepts.sample(jax.random.key(0), jnp.asarray(rows)))

@@ -49,7 +49,7 @@ def test_a_curriculum_is_read_in_order():
     ("", "there are 'regular', 'random'"),
   ],
 )
-def test_a_wrong_curriculum_is_one_line(text, said):
+def test_a_wrong_curriculum_is_refused_in_one_line(text, said):
   with pytest.raises(UserError) as refused:
     curriculum(text)
   one_line(refused, said, "config.edits.curriculum")
@@ -62,22 +62,22 @@ def test_a_wrong_curriculum_is_one_line(text, said):
     ({"counts": (5,)}, "must be of one length"),
     ({"strengths": (0.1, 0.2, 0.3)}, "must be of one length"),
     ({"counts": (), "rungs": 2, "strengths": (1.0,)}, "must be of one length"),
-    ({"counts": (), "rungs": 11}, "config.edits.rungs: a ladder of 11 rungs"),
-    ({"counts": (), "rungs": 0}, "config.edits.rungs: a ladder of 0 rungs"),
+    ({"counts": (), "rungs": 11}, "config.edits.rungs: 11 rungs"),
+    ({"counts": (), "rungs": 0}, "config.edits.rungs: 0 rungs"),
     (
       {"curriculum": "regular@0,chunk@4", "strengths": (0.5, 1.5)},
       "config.edits.strengths=(0.5, 1.5): a chunk moves by a strength of 0 to",
     ),
   ],
 )
-def test_wrong_edits_are_one_line(generator, fields, said):
+def test_wrong_edits_are_refused_in_one_line(generator, fields, said):
   with pytest.raises(UserError) as refused:
     drawing.Drawing(small(generator, **fields), MAKE_MESH(1))
   one_line(refused, said)
 
 
 @pytest.mark.parametrize("loss", ["regular", "hard", "triplet"])
-def test_edits_that_the_loss_would_not_see_are_not_drawn(generator, loss):
+def test_edits_that_the_loss_ignores_are_refused(generator, loss):
   config = small(generator, curriculum="regular@0,chunk@4")
   config.loss.name = loss
   model = drawing.Drawing(config, MAKE_MESH(1))  # To look at an old run.
@@ -88,16 +88,16 @@ def test_edits_that_the_loss_would_not_see_are_not_drawn(generator, loss):
   drawing.check_seen(loss, {0: "regular"})
 
 
-def test_the_published_ladder_stands_in_for_empty_counts(generator):
+def test_empty_counts_give_the_published_attempts(generator):
   fields = {"counts": (), "rungs": 2, "first_count": 140}
   model = drawing.Drawing(small(generator, **fields), MAKE_MESH(1))
-  assert model.ladder == ((140, 180), (0.95, 0.9), (0.95, 0.85))
+  assert model.attempts == ((140, 180), (0.95, 0.9), (0.95, 0.85))
 
 
-def test_other_moves_than_of_chunks_may_be_long(generator):
+def test_moves_of_directions_may_exceed_1(generator):
   fields = {"curriculum": "regular@0,direction@4", "strengths": (0.5, 1.5)}
   model = drawing.Drawing(small(generator, **fields), MAKE_MESH(1))
-  assert model.ladder.counts == (5, 9)
+  assert model.attempts.counts == (5, 9)
 
 
 def test_updates_take_over_at_their_step():
@@ -139,7 +139,7 @@ def phased(generator):
   return config
 
 
-def test_a_run_in_parts_goes_through_its_phases_as_a_whole_one(
+def test_a_resumed_run_goes_through_the_phases_of_a_whole_one(
   generator, tmp_path, monkeypatch, in_memory
 ):
   config = phased(generator)

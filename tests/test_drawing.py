@@ -113,7 +113,7 @@ def test_keys_change_what_is_random_alone(editing, batch):
     assert equal == (kind in ("cluster", "gradient")), kind
 
 
-def test_aimed_units_lower_the_score_more_than_random_ones(
+def test_attributed_units_lower_the_score_more_than_random_ones(
   editing, batch, learning
 ):
   _, state, run = editing
@@ -144,7 +144,7 @@ class Learning:
 
   def plain_step(self, kind, state, batch, changes):
     model = copy.copy(self.model)
-    model.ladder = model.ladder._replace(changes=changes)
+    model.attempts = model.attempts._replace(changes=changes)
     return model.phase_step(kind)(state, batch)
 
 

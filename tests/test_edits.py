@@ -47,7 +47,7 @@ def test_region_follows_a_winding_path():
   np.testing.assert_array_equal(got[0], path > 0)
 
 
-def test_region_of_odd_maps():
+def test_region_handles_flat_and_nan_maps():
   nan = np.nan
   maps = np.array(
     [
@@ -65,7 +65,7 @@ def test_region_of_odd_maps():
   np.testing.assert_array_equal(got, peaks)
 
 
-def test_peak():
+def test_peak_is_the_best_valid_place():
   rng = np.random.default_rng(1)
   maps = rng.normal(size=(20, 3, 4, 5)).astype(np.float32)
   valid = np.arange(5) < rng.integers(1, 6, 20)[:, None]
@@ -81,7 +81,7 @@ def test_peak():
   assert not np.any(silent.heat) and not np.any(silent.row + silent.frame)
 
 
-def test_resize():
+def test_resize_keeps_overlapping_cells():
   rng = np.random.default_rng(2)
   mask = jnp.asarray(rng.random((10, 4, 6)) < 0.2)
   up = edits.resize(mask, 8, 18)
@@ -102,7 +102,7 @@ def test_resize():
 # ------------------------------------------------------------- which units
 
 
-def test_keep_mask():
+def test_keep_mask_is_0_at_chosen_units_in_the_region():
   units = jnp.array([[1.0, 0.0], [0.0, 0.0]])
   where = jnp.array([[[True, False]], [[True, True]]])
   expected = np.ones((2, 1, 2, 2))
@@ -110,7 +110,7 @@ def test_keep_mask():
   np.testing.assert_array_equal(edits.keep_mask(units, where), expected)
 
 
-def test_top_units():
+def test_top_units_are_the_highest_ranked():
   scores = jnp.array([[0.0, 3.0, 1.0, 3.0], [np.nan, -5.0, -1.0, -1.0]])
   assert edits.top_units(scores, 1).tolist() == [[0, 1, 0, 0], [0, 0, 1, 0]]
   assert edits.top_units(scores, 3).tolist() == [[0, 1, 1, 1], [0, 1, 1, 1]]
@@ -133,10 +133,10 @@ def _linear_world(rng, b=3):
   return score, {n: (b, *s) for n, s in sizes.items()}
 
 
-def test_aimed_is_the_true_fall_where_it_is_linear():
+def test_attribution_is_the_true_fall_of_a_linear_score():
   score, shapes = _linear_world(np.random.default_rng(4))
   where = jnp.asarray(np.random.default_rng(5).random((3, 8, 8)) < 0.3)
-  falls = edits.aimed(score, shapes, where)
+  falls = edits.unit_attributions(score, shapes, where)
   assert set(falls) == set(shapes)
   for name, (b, h, w, c) in shapes.items():
     inside = edits.resize(where, h, w)
@@ -173,13 +173,13 @@ def _drawn_world(b, seed=0, c=24):
   return draw, score, z, {"middle": (b, 8, 8, c)}
 
 
-def test_aimed_units_lower_the_score_more_than_random_ones():
+def test_attributed_units_lower_the_score_more_than_random_ones():
   b, c, count = 16, 24, 6
   draw, score, z, shapes = _drawn_world(b)
   heat = jax.random.uniform(KEY, (b, 8, 8))
   where = edits.region(heat, 0.4)
   of_keep = lambda keep: score(draw(z, keep))  # noqa: E731
-  falls = edits.aimed(of_keep, shapes, where)["middle"]
+  falls = edits.unit_attributions(of_keep, shapes, where)["middle"]
 
   # Against differences, for some units.
   for unit in (0, 7):
@@ -192,33 +192,33 @@ def test_aimed_units_lower_the_score_more_than_random_ones():
     keep = {"middle": edits.keep_mask(units, where)}
     return np.asarray(of_keep({}) - of_keep(keep))
 
-  aimed = fall(edits.top_units(falls, count))
+  attributed = fall(edits.top_units(falls, count))
   randoms = np.stack(
     [
       fall(edits.top_units(jax.random.uniform(key, (b, c)), count))
       for key in jax.random.split(KEY, 20)
     ]
   )
-  assert np.all(aimed > 0)
-  assert np.all(aimed > randoms.mean(axis=0) + randoms.std(axis=0))
-  assert np.mean(aimed > randoms) > 0.98
+  assert np.all(attributed > 0)
+  assert np.all(attributed > randoms.mean(axis=0) + randoms.std(axis=0))
+  assert np.mean(attributed > randoms) > 0.98
 
 
 # -------------------------------------------------------------- how strong
 
 
-def test_the_published_ladder():
-  ladder = edits.published_ladder(3, 140)
-  assert ladder.counts == (140, 180, 220)
-  assert ladder.changes == (0.95, 0.9, 0.85)
-  assert ladder.shares == (0.95, 0.85, 0.75)
-  assert edits.published_ladder(10).shares[-1] == 0.05
+def test_published_attempts_grow_as_in_the_paper():
+  attempts = edits.published_attempts(3, 140)
+  assert attempts.counts == (140, 180, 220)
+  assert attempts.changes == (0.95, 0.9, 0.85)
+  assert attempts.shares == (0.95, 0.85, 0.75)
+  assert edits.published_attempts(10).shares[-1] == 0.05
   for rungs in (0, 11):
     with pytest.raises(ValueError, match="1 to 10"):
-      edits.published_ladder(rungs)
+      edits.published_attempts(rungs)
 
 
-def test_change():
+def test_change_is_relative_to_the_image_in_the_region():
   image = np.ones((4, 4, 4, 3), np.float32)
   image[2:] = 0
   edited = image.copy()
@@ -236,14 +236,14 @@ def test_change():
   np.testing.assert_allclose(got[0], np.sqrt(2), rtol=1e-6)
 
 
-def test_weakest_enough():
+def test_first_sufficient_is_the_weakest_that_changes_enough():
   changes = jnp.array(
     [[0.9, 0.1, 0.1, np.nan], [0.2, 0.5, 0.2, 0.9], [0.9, 0.9, 0.3, np.nan]]
   )
-  rung, weight = edits.weakest_enough(changes, 0.5)
+  rung, weight = edits.first_sufficient(changes, 0.5)
   assert rung.tolist() == [0, 1, 0, 1] and weight.tolist() == [1, 1, 0, 1]
   falling = jnp.array([0.95, 0.6, 0.3])
-  rung, weight = edits.weakest_enough(changes, falling)
+  rung, weight = edits.first_sufficient(changes, falling)
   assert rung.tolist() == [2, 2, 2, 1] and weight.tolist() == [1, 1, 1, 1]
   stack = jnp.arange(24.0).reshape(3, 4, 2)
   taken = edits.take(stack, rung)
@@ -254,7 +254,7 @@ def test_weakest_enough():
 # ------------------------------------------------------------------ latents
 
 
-def test_chunk_move():
+def test_chunk_move_changes_one_chunk():
   z = jax.random.normal(KEY, (2000, 12))
   moved = np.asarray(edits.chunk_move(jax.random.key(5), z, 4, 0.6))
   touched = (moved != z).reshape(2000, 3, 4)
@@ -269,14 +269,14 @@ def test_chunk_move():
     edits.chunk_move(KEY, z, 5, 1.0)
 
 
-def test_gaussian_move():
+def test_gaussian_move_has_the_deviation_asked_for():
   z = jnp.ones((500, 8))
   moved = np.asarray(edits.gaussian_move(KEY, z, 0.3)) - 1
   np.testing.assert_allclose(moved.std(), 0.3, rtol=0.05)
   np.testing.assert_allclose(moved.mean(), 0, atol=0.02)
 
 
-def test_sefa_against_the_singular_vectors():
+def test_sefa_directions_are_singular_vectors():
   rng = np.random.default_rng(6)
   weight = rng.normal(size=(30, 6)) * [6, 5, 3, 2, 1, 0.5]
   weight[4] = 0  # An output that reads nothing.
@@ -290,7 +290,7 @@ def test_sefa_against_the_singular_vectors():
   )
 
 
-def test_direction_move():
+def test_direction_move_follows_one_signed_direction():
   z = jax.random.normal(KEY, (600, 6))
   directions = jnp.eye(6)[:3]
   step = np.asarray(edits.direction_move(KEY, z, directions, 2.0) - z)
@@ -306,16 +306,18 @@ def _everything(key, z, heat):
   """An edit of each kind, as a step makes it."""
   draw, score, _, shapes = _drawn_world(len(z))
   image = draw(z, {})
-  ladder = edits.Ladder((4, 8, 12), (0.9, 0.4, 0.2), (0.9, 0.6, 0.3))
+  attempts = edits.Attempts((4, 8, 12), (0.9, 0.4, 0.2), (0.9, 0.6, 0.3))
   pictures, changes = [], []
-  for count, share in zip(ladder.counts, ladder.shares, strict=True):
+  for count, share in zip(attempts.counts, attempts.shares, strict=True):
     where = edits.region(heat, share)
-    falls = edits.aimed(lambda keep: score(draw(z, keep)), shapes, where)
+    falls = edits.unit_attributions(
+      lambda keep: score(draw(z, keep)), shapes, where
+    )
     units = edits.top_units(falls["middle"], count)
     pictures.append(draw(z, {"middle": edits.keep_mask(units, where)}))
     changes.append(edits.change(pictures[-1], image, where))
-  rung, weight = edits.weakest_enough(
-    jnp.stack(changes), jnp.array(ladder.changes)
+  rung, weight = edits.first_sufficient(
+    jnp.stack(changes), jnp.array(attempts.changes)
   )
   return {
     "picture": edits.take(jnp.stack(pictures), rung),
@@ -327,7 +329,7 @@ def _everything(key, z, heat):
   }
 
 
-def test_edits_do_not_depend_on_the_devices():
+def test_edits_are_equal_on_1_and_8_devices():
   z = jax.random.normal(KEY, (16, 10))
   heat = jax.random.uniform(jax.random.key(1), (16, 8, 8))
   run = jax.jit(_everything)

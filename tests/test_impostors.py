@@ -1,4 +1,4 @@
-"""The pieces of a drawn impostor: rungs, units, moves, and the choice."""
+"""Drawn impostors: attempts, units, latent moves, and the selected edit."""
 
 import itertools
 
@@ -15,23 +15,23 @@ KEY = jax.random.key(3)
 MAKE_MESH = mesh.make_mesh
 
 
-def test_rungs_of_a_row_lie_side_by_side_and_come_apart_again():
+def test_by_attempt_undoes_interleave():
   pictures = normal(3, 5, 2, 2, 3)  # [rungs, b, ...]
-  tree = impostors.by_rung(lambda r: {"x": pictures[r]}, 3)
+  tree = impostors.interleave(lambda r: {"x": pictures[r]}, 3)
   for i in range(5):
     for r in range(3):
       np.testing.assert_array_equal(tree["x"][3 * i + r], pictures[r, i])
-  np.testing.assert_array_equal(impostors.by_row(tree["x"], 3), pictures)
+  np.testing.assert_array_equal(impostors.by_attempt(tree["x"], 3), pictures)
 
 
-def test_no_row_leaves_its_device_on_the_way_through_the_rungs():
+def test_rows_stay_on_their_device_when_interleaved():
   devices = MAKE_MESH(8)
   x = jax.device_put(normal(16, 2, 2, 3), mesh.over_data(devices))
 
   @jax.jit
   def there_and_back(x):
-    together = impostors.by_rung(lambda r: x * (r + 1.0), 4)
-    return together, impostors.by_row(together, 4)
+    together = impostors.interleave(lambda r: x * (r + 1.0), 4)
+    return together, impostors.by_attempt(together, 4)
 
   compiled = there_and_back.lower(x).compile()
   for collective in ("all-gather", "all-to-all", "collective-permute"):
@@ -42,7 +42,7 @@ def test_no_row_leaves_its_device_on_the_way_through_the_rungs():
     np.testing.assert_array_equal(apart[r], x * (r + 1.0))
 
 
-def test_choose_takes_the_weakest_edit_that_is_enough():
+def test_select_edit_takes_the_weakest_sufficient_edit():
   rng = np.random.default_rng(0)
   original = rng.normal(size=(6, 4, 4, 3)).astype("f4")
   noise = (
@@ -55,7 +55,7 @@ def test_choose_takes_the_weakest_edit_that_is_enough():
   regions = rng.random((3, 6, 2, 2)) < 0.6
   regions[:, :, 0, 0] = True
   limits = (0.3, 0.5, 0.6)
-  chosen, weight, metrics = impostors.choose(
+  chosen, weight, metrics = impostors.select_edit(
     jnp.asarray(pictures),
     jnp.asarray(original),
     [jnp.asarray(region) for region in regions],
@@ -81,7 +81,7 @@ def test_choose_takes_the_weakest_edit_that_is_enough():
   np.testing.assert_allclose(metrics["region"], regions[0].mean(), rtol=1e-5)
 
 
-def test_units_go_off_in_the_region_of_their_rung():
+def test_ablate_units_uses_the_region_of_each_attempt():
   z = normal(2, 3)
   ranks = jnp.array([[0.0, 2, 1], [5, 1, 3]])
   units = [{"up1": edits.top_units(ranks, count)} for count in (1, 2)]
@@ -93,7 +93,7 @@ def test_units_go_off_in_the_region_of_their_rung():
     kept["z"], kept["up1"] = z, np.asarray(keep["up1"])
     return jnp.broadcast_to(z.sum(1)[:, None, None, None], (4, 8, 8, 3))
 
-  drawn = impostors.switch_off(
+  drawn = impostors.ablate_units(
     draw, z, units, {"up1": (2, 2, 3)}, list(map(jnp.asarray, regions))
   )
   np.testing.assert_array_equal(drawn[:, :, 0, 0, 0], [z.sum(1)] * 2)
@@ -107,9 +107,9 @@ def test_units_go_off_in_the_region_of_their_rung():
 
 
 @pytest.mark.parametrize("kind", impostors.LATENT)
-def test_strengths_lie_along_one_move_of_each_row(kind):
+def test_strengths_lie_along_one_direction_per_row(kind):
   z, directions = normal(5, 12), normal(3, 12, seed=2)
-  drawn = impostors.move(
+  drawn = impostors.move_latents(
     kind,
     KEY,
     lambda z, keep: z.reshape(-1, 2, 2, 3),
@@ -140,7 +140,7 @@ def test_strengths_lie_along_one_move_of_each_row(kind):
     assert steps.all(2).any(1).all()
 
 
-def test_a_cluster_is_that_of_the_features_at_the_peak():
+def test_clusters_are_selected_by_the_features_at_the_peak():
   b, d = 3, 6
   layers = {"up1": (2, 2, 4)}
   image_map = np.zeros((b, 2, 2, d), np.float32)
@@ -151,7 +151,7 @@ def test_a_cluster_is_that_of_the_features_at_the_peak():
     image_map[i, rows[i], columns[i]] = 0
     image_map[i, rows[i], columns[i], 2 * told[i]] = 5
   units = normal(3, 4)
-  known = impostors.Concepts(
+  clusters = impostors.Concepts(
     jnp.zeros(d),
     jnp.ones(d),
     jnp.asarray(np.kron(np.eye(3), [0.5, 0.5]), jnp.float32),
@@ -164,14 +164,14 @@ def test_a_cluster_is_that_of_the_features_at_the_peak():
 
   def chosen(counts, published):
     off = impostors.UNITS["cluster"](
-      impostors.Attempt(
+      impostors.EditContext(
         KEY,
         layers,
         found,
         jnp.ones((b, 2, 2), bool),
         jnp.asarray(image_map),
         lambda keep: jnp.zeros(b),
-        known,
+        clusters,
         counts,
         published,
       )
@@ -183,28 +183,28 @@ def test_a_cluster_is_that_of_the_features_at_the_peak():
     [[float(c in row[:n]) for c in range(4)] for row in best] for n in (1, 3)
   ]
   assert chosen((1, 3), False) == expected
-  # One concept alone has a chance, which so is drawn.
+  # Only one concept has a positive score, so sampling returns it.
   assert chosen((1, 3), True) == expected
 
 
-def test_published_clusters_after_the_first_are_drawn_by_their_scores():
+def test_published_clusters_after_the_first_are_sampled_by_score():
   """Concepts score 3, 1 and -1; each switches off a unit of its own."""
   b = 600
-  known = impostors.Concepts(
+  clusters = impostors.Concepts(
     jnp.zeros(3), jnp.ones(3), jnp.eye(3), {"up1": jnp.eye(3)}
   )
   place = jnp.zeros(b, int)
 
   def chosen(published):
     off = impostors.UNITS["cluster"](
-      impostors.Attempt(
+      impostors.EditContext(
         KEY,
         {"up1": (2, 2, 3)},
         edits.Peak(jnp.zeros((b, 1, 1)), place, place, place),
         jnp.ones((b, 1, 1), bool),
         jnp.broadcast_to(jnp.array([3.0, 1.0, -1.0]), (b, 1, 1, 3)),
         lambda keep: jnp.zeros(b),
-        known,
+        clusters,
         (1, 1, 1),
         published,
       )
@@ -216,17 +216,17 @@ def test_published_clusters_after_the_first_are_drawn_by_their_scores():
   np.testing.assert_array_equal(first[:, 0], 1)
   for units in others:
     np.testing.assert_allclose(units.mean(0), [0.75, 0.25, 0], atol=0.06)
-  # Each rung draws anew: two agree by chance alone.
+  # Attempts sample independently: two agree only by chance.
   same = (others[0] == others[1]).all(1).mean()
   assert same == pytest.approx(0.75**2 + 0.25**2, abs=0.07)
 
 
-def random_off(counts, published, b=300, key=KEY):
+def select_random(counts, published, b=300, key=KEY):
   layers = {"up1": (4, 4, 50), "up2": (8, 8, 40)}
   nothing = jnp.zeros((b, 1, 1))
   found = edits.peak(nothing[..., None], jnp.ones((b, 1), bool))
   return impostors.UNITS["random"](
-    impostors.Attempt(
+    impostors.EditContext(
       key,
       layers,
       found,
@@ -240,10 +240,10 @@ def random_off(counts, published, b=300, key=KEY):
   )
 
 
-def test_random_units_are_so_many_or_each_with_even_chances():
+def test_random_units_are_a_fixed_count_or_each_with_probability_half():
   plain, published = (
     [{n: np.asarray(x) for n, x in rung.items()} for rung in rungs]
-    for rungs in (random_off((5, 9), False), random_off((5, 9), True))
+    for rungs in (select_random((5, 9), False), select_random((5, 9), True))
   )
   for rung, count in zip(plain, (5, 9), strict=True):
     for off in rung.values():
@@ -262,6 +262,6 @@ def test_random_units_are_so_many_or_each_with_even_chances():
     published[0]["up1"] == published[1]["up1"],
     published[0]["up1"][:, :40] == published[0]["up2"],
     published[0]["up1"]
-    == np.asarray(random_off((5,), True, key=jax.random.key(1))[0]["up1"]),
+    == np.asarray(select_random((5,), True, key=jax.random.key(1))[0]["up1"]),
   ]
   assert all(abs(same.mean() - 0.5) < 0.03 for same in alike)

@@ -51,7 +51,7 @@ def ridge(pictures, prior):
 
 
 @pytest.mark.parametrize("prior", [0.0, 0.5])
-def test_as_many_steps_as_numbers_solve_a_linear_generator(prior):
+def test_a_linear_generator_is_inverted_in_as_many_steps_as_latents(prior):
   pictures = linear(normal(6, WIDTH, seed=2)) + normal(6, 4, 4, 3, seed=3)
   expected = ridge(pictures, prior)
   found = inversion.invert(linear, origin, pictures, WIDTH, prior)
@@ -65,7 +65,7 @@ def test_as_many_steps_as_numbers_solve_a_linear_generator(prior):
   np.testing.assert_allclose(near.drawn, linear(near.latent), atol=1e-5)
 
 
-def test_more_steps_never_have_more_error_nor_a_worse_one_than_the_guess():
+def test_error_never_rises_with_more_steps():
   def draw(z):
     return jnp.tanh(0.5 * linear(z))
 
@@ -83,7 +83,7 @@ def test_more_steps_never_have_more_error_nor_a_worse_one_than_the_guess():
   np.testing.assert_allclose(errors[0], alone, rtol=1e-5)
 
 
-def test_a_row_is_by_itself_and_one_of_nan_harms_no_other():
+def test_rows_are_independent_even_of_nan():
   pictures = np.array(normal(4, SIDE, SIDE, 3))
   together = inversion.invert(linear, origin, jnp.asarray(pictures), 3)
   alone = inversion.invert(linear, origin, jnp.asarray(pictures[2:3]), 3)
@@ -102,7 +102,7 @@ def test_a_row_is_by_itself_and_one_of_nan_harms_no_other():
   np.testing.assert_allclose(error, np.median(together.error[1:]), rtol=1e-5)
 
 
-def test_what_is_found_has_no_gradient():
+def test_search_has_no_gradient():
   """Or a generator that learns from edits would learn to be inverted."""
   pictures = normal(4, SIDE, SIDE, 3)
 
@@ -115,7 +115,7 @@ def test_what_is_found_has_no_gradient():
   assert value != 0 and slope == 0
 
 
-def test_the_error_is_0_for_the_picture_and_1_for_its_mean_colour():
+def test_relative_error_is_0_for_the_image_and_1_for_its_mean_colour():
   pictures = normal(3, SIDE, SIDE, 3) + jnp.array([1.0, 2.0, 3.0])
   flat = jnp.broadcast_to(
     jnp.mean(pictures, axis=(1, 2), keepdims=True), pictures.shape
@@ -128,7 +128,7 @@ def test_the_error_is_0_for_the_picture_and_1_for_its_mean_colour():
     np.testing.assert_allclose(scaled, found, atol=1e-5)
 
 
-def test_the_gate_lets_nothing_through_that_is_no_number():
+def test_the_gate_rejects_nan():
   error = jnp.array([0.0, 0.5, 0.51, jnp.nan, jnp.inf])
   np.testing.assert_array_equal(inversion.gate(error, 0.5), [1, 1, 0, 0, 0])
   np.testing.assert_array_equal(
@@ -136,7 +136,7 @@ def test_the_gate_lets_nothing_through_that_is_no_number():
   )
 
 
-def test_what_was_missed_is_in_the_picture_and_in_its_edits():
+def test_complete_adds_the_missed_part_to_every_edit():
   rng = np.random.default_rng(0)
   picture, drawn = (
     rng.integers(60, 196, (2, 4, 4, 3)).astype("f4") / 255 for _ in range(2)
@@ -169,7 +169,7 @@ def without_z(batch):
   return {name: x for name, x in batch.items() if name != "z"}
 
 
-def test_a_perfect_encoder_leaves_the_edits_of_known_latents(generator, batch):
+def test_a_perfect_encoder_gives_the_edits_of_given_latents(generator, batch):
   model = model_of(generator, curriculum="chunk@0")
   model.config.edits.update({"inversion_steps": 0, "inversion_limit": 0.1})
   state = state_of(model)
@@ -194,7 +194,7 @@ def test_a_perfect_encoder_leaves_the_edits_of_known_latents(generator, batch):
     assert off.max() < 2.01 / 255 / 0.224
 
 
-def test_what_is_not_found_counts_for_nothing(generator, batch):
+def test_rejected_images_have_no_weight(generator, batch):
   model = model_of(generator, curriculum="chunk@0", train_generator=True)
   model.config.edits.update({"inversion_steps": 0, "inversion_limit": 0.5})
   state = state_of(model)
@@ -235,7 +235,7 @@ def test_records_need_no_latent():
   assert example["z"].dtype == np.float32 and example["z"].tolist() == [1, 2]
 
 
-def test_edits_of_unknown_latents_want_an_encoder():
+def test_records_without_latents_need_an_encoder():
   config = load("quickstart").get_config("infonce_chunk,smoke")
   config.data.dataset = "stamps"
 
@@ -258,7 +258,7 @@ def test_edits_of_unknown_latents_want_an_encoder():
   one_line(refused, "cluster needs latents", "use gradient")
 
 
-def test_recordings_are_grouped_by_what_is_known_of_them():
+def test_recordings_are_grouped_by_voice_or_language():
   voices = [{"held_out": False, "language": b"en"}, {"held_out": True}]
   assert {k: v.tolist() for k, v in drawing.groups(voices).items()} == {
     "training_voices": [True, False],

@@ -2,9 +2,9 @@
 
 As published ("Learning Words by Drawing Images", CVPR 2019): dimensions that
 fire together on the same words form a concept, and a generator's units are
-ranked for each concept by where they are active. Both are found between steps,
-on the host, by NumPy; what the compiled step then takes has always the same
-shapes, so that nothing compiles anew.
+ranked for each concept by where they are active. Both are computed between
+steps, on the host, by NumPy. The compiled step always takes arrays of the same
+shapes, so that it is compiled once.
 """
 
 from typing import NamedTuple
@@ -20,7 +20,7 @@ class Clusters(NamedTuple):
   """Concepts, the one with most dimensions first, then padding.
 
   centroids: 1 / size at a concept's dimensions, else 0; all 0 in padding.
-  valid: which are no padding.
+  valid: True for concepts, False for padding.
   """
 
   centroids: Float[np.ndarray, "k d"]
@@ -30,22 +30,22 @@ class Clusters(NamedTuple):
 def coactivation(
   points: Float[np.ndarray, "n d"], quantile: float = 0.99
 ) -> Bool[np.ndarray, "n d"]:
-  """Where each dimension is above its own quantile.
+  """Marks the points at which each dimension is above its own quantile.
 
-  A dimension that is mostly 0 and never above is never active.
+  A dimension that is almost always 0 has no active points.
 
   Args:
-    points: published, the product of image and audio features where a pair
-      matches best; one a pair, up to 10,000.
-    quantile: over the points.
+    points: as published, the product of image and audio features where a pair
+      matches best; one per pair, up to 10,000.
+    quantile: over the points, from 0 to 1.
   """
   return points > np.quantile(points, quantile, axis=0)
 
 
 def jaccard(active: Bool[np.ndarray, "n d"]) -> Float[np.ndarray, "d d"]:
-  """Of the points where one of two dimensions is active, the share with both.
+  """Jaccard index of two dimensions' active points, for all pairs.
 
-  0 with a dimension that is never active, itself too.
+  0 for a dimension that is never active, also with itself.
   """
   counts = active.astype(np.float64)
   both = counts.T @ counts
@@ -64,10 +64,10 @@ def clusters(
 
   Args:
     active: as from `coactivation`.
-    count: clusters to stop at, published 250; also the fixed length of the
-      result. Those too small to be concepts are among them.
-    least: dimensions that a cluster must have to be a concept; published are
-      more than 3, so 4.
+    count: clusters to stop at, 250 as published; also the fixed length of the
+      result. It includes clusters too small to be concepts.
+    least: least number of dimensions of a concept; published as more than 3,
+      so 4.
   """
   n_dims = active.shape[1]
   centroids = np.zeros((count, n_dims), np.float32)
@@ -77,8 +77,8 @@ def clusters(
     tree = scipy.cluster.hierarchy.average(
       scipy.spatial.distance.squareform(distances, checks=False)
     )
-    # Not `fcluster`: it never cuts between merges at one distance, and all
-    # dimensions that are never active together merge at 1.
+    # Not `fcluster`: it cannot cut between merges at the same distance, and
+    # all dimensions that are never active together merge at 1.
     labels = scipy.cluster.hierarchy.cut_tree(tree, min(count, len(used)))
     members = [used[labels[:, 0] == label] for label in np.unique(labels)]
   else:
@@ -96,13 +96,13 @@ def assign(
   std: Float[Array, "d"],
   centroids: Float[Array, "k d"],
 ) -> Float[Array, "b k"]:
-  """Scores of concepts for image features; for use in the compiled step.
+  """Scores concepts for image features; runs in the compiled step.
 
   Args:
-    features: of the place where the word is.
-    mean, std: of the features over the data; a dimension of deviation 0 does
-      not count.
-    centroids: of `clusters`.
+    features: image features at the place that the word refers to.
+    mean: mean of the features over the data.
+    std: their standard deviation; dimensions where it is 0 do not count.
+    centroids: as in `Clusters`.
 
   Returns:
     Mean of each concept's standardised dimensions; -inf for padding.
@@ -114,14 +114,15 @@ def assign(
 
 
 def sample(key: Key[Array, ""], scores: Float[Array, "b k"]) -> Int[Array, "b"]:
-  """A concept for each row, with chances like its score clipped to [0, 4].
+  """Draws a concept for each row, in proportion to its score clipped to [0, 4].
 
-  As published for tries after the first. The best where none is above 0.
+  As published for attempts after the first. If no score is above 0, the best
+  concept is returned.
   """
   weights = jnp.clip(scores, 0.0, 4.0)
-  drawn = jax.random.categorical(key, jnp.log(weights), axis=1)
-  some = jnp.any(weights > 0, axis=1)
-  return jnp.where(some, drawn, jnp.argmax(scores, axis=1))
+  sampled = jax.random.categorical(key, jnp.log(weights), axis=1)
+  has_positive = jnp.any(weights > 0, axis=1)
+  return jnp.where(has_positive, sampled, jnp.argmax(scores, axis=1))
 
 
 def unit_iou(
@@ -129,19 +130,19 @@ def unit_iou(
   concept_maps: Bool[np.ndarray, "n h w k"],
   quantile: float = 0.95,
 ) -> Float[np.ndarray, "k c"]:
-  """How well the places where a unit is active cover a concept's.
+  """Overlap of the places where a unit is active with those of a concept.
 
   A row is a rank score for `edits.top_units`.
 
   Args:
-    unit_maps: activations of a layer's units over drawn pictures.
-    concept_maps: where each concept is, at the layer's resolution.
-    quantile: a unit is active above its own quantile over all places. Published
-      is the quantile with the largest information quality ratio, for each pair
-      of unit and concept; a fixed one is enough to rank.
+    unit_maps: activations of a layer's units over generated images.
+    concept_maps: True where each concept is, at the layer's resolution.
+    quantile: a unit is active above its own quantile over all places. The paper
+      picks, for each unit and concept, the quantile with the largest
+      information quality ratio; a fixed one is enough to rank.
 
   Returns:
-    Intersection over union; 0 for a concept that is nowhere.
+    Intersection over union; 0 for a concept that occurs nowhere.
   """
   flat = unit_maps.reshape(-1, unit_maps.shape[-1])
   # float32 counts exactly up to 2^24 places, and its product is fast.

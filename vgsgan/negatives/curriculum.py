@@ -1,4 +1,4 @@
-"""What a config says of edits: when which kind begins, and how strong it is."""
+"""Reads the curriculum and the strengths of edits from a config."""
 
 import ml_collections
 
@@ -10,10 +10,10 @@ PHASES = ("regular", *impostors.KINDS)
 
 
 def curriculum(text: str) -> dict[int, str]:
-  """'regular@0,random@300' as {0: 'regular', 300: 'random'}.
+  """Parses 'regular@0,random@300' as {0: 'regular', 300: 'random'}.
 
   Raises:
-    UserError: it cannot be read, or does not start at step 0.
+    UserError: the text cannot be parsed, or does not start at step 0.
   """
   phases: dict[int, str] = {}
   for part in text.split(","):
@@ -36,32 +36,32 @@ def curriculum(text: str) -> dict[int, str]:
   return dict(sorted(phases.items()))
 
 
-def ladder(use: ml_collections.ConfigDict) -> edits.Ladder:
-  """The strengths of a config; the published ones where `counts` is empty.
+def attempts(config: ml_collections.ConfigDict) -> edits.Attempts:
+  """The attempts of `config.edits`; the published ones if `counts` is empty.
 
   Raises:
-    UserError: they are of different lengths, or there are no such.
+    UserError: fields differ in length, or a value is out of range.
   """
-  strengths = tuple(use.strengths)
-  if use.counts:
-    found = edits.Ladder(
-      tuple(use.counts), tuple(use.changes), tuple(use.shares)
+  strengths = tuple(config.strengths)
+  if config.counts:
+    result = edits.Attempts(
+      tuple(config.counts), tuple(config.changes), tuple(config.shares)
     )
   else:
     try:
-      found = edits.published_ladder(use.rungs, use.first_count)
+      result = edits.published_attempts(config.rungs, config.first_count)
     except ValueError as error:
       raise UserError(f"config.edits.rungs: {error}") from error
-  if len({*map(len, found), len(strengths)}) != 1:
+  if len({*map(len, result), len(strengths)}) != 1:
     raise UserError(
       "config.edits: counts, changes, shares and strengths must be of one "
-      f"length, a strength a rung; they are {tuple(found)} and "
+      f"length, one entry per rung; they are {tuple(result)} and "
       f"{strengths}"
     )
-  chunks = "chunk" in curriculum(use.curriculum).values()
+  chunks = "chunk" in curriculum(config.curriculum).values()
   if chunks and not all(0 <= strength <= 1 for strength in strengths):
     raise UserError(
       f"config.edits.strengths={strengths}: a chunk moves by a strength of 0 "
       "to 1"
     )
-  return found
+  return result

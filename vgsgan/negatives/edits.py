@@ -1,11 +1,11 @@
-"""Edits of drawn pictures: hard negatives made inside the compiled step.
+"""Edits of generated images: hard negatives made inside the compiled step.
 
-Two kinds over one generator interface, `Draw`. Unit edits, as published
+Both kinds use one generator interface, `Draw`. Unit edits, as published
 ("Learning Words by Drawing Images", CVPR 2019), keep z and switch off some
-units of some layers where the matchmap says the word is. Latent moves change z
-and so the whole picture. Either may change too little, and then the caption is
-still true: edits are made in several strengths, and of each picture the weakest
-that changes it enough is taken, or none.
+units of some layers where the matchmap locates the word. Latent moves change z
+and so the whole image. An edit may change too little, and then the caption is
+still true. So each image is edited at several strengths, and the weakest edit
+that changes it enough is used, if there is one.
 
 All are pure functions with fixed shapes. Random numbers are drawn for the whole
 global batch, so they do not depend on the devices.
@@ -22,18 +22,18 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from vgsgan.losses.scores import l2_normalize
 
-# What a layer's units [b, h, w, c] are multiplied by; a layer that is not named
-# stays as it is. Ones change nothing, 0 switches the unit off at that place.
+# Multipliers [b, h, w, c] of layers' units, by layer; other layers are not
+# changed. 1 keeps a unit, 0 switches it off at that place.
 Keep = dict[str, Array]
 
-# (z [b, z], keep) -> pictures [b, s, s, 3]
+# (z [b, z], keep) -> images [b, s, s, 3]
 Draw = Callable[[Array, Keep], Array]
 
 
 class Peak(NamedTuple):
-  """Where an image and a caption match best.
+  """The best match of an image and a caption.
 
-  heat: the best frame of each location; frame, row, column: the best of all.
+  heat: score of each location's best frame; frame, row, column: the best place.
   """
 
   heat: Float[Array, "b h w"]
@@ -65,10 +65,10 @@ def region(
 ) -> Bool[Array, "b h w"]:
   """The places around the peak that are hotter than `share` of it.
 
-  Of `heat > share * max` it is the part that is connected with the peak, by
-  sides or corners: 3x3 dilation inside it until nothing is added. The peak
-  itself is always in, alone where it is not above 0. NaN is never in, except as
-  the peak (the first place) of a map of nothing else. Published: 0.95 at first.
+  The component of `heat > share * max` that touches the peak by sides or
+  corners: 3x3 dilation of the peak until nothing is added. It always contains
+  the peak, and only the peak if that is not above 0. It contains no NaN, unless
+  all are NaN: then it is the first place. The first published attempt has 0.95.
   """
   heat = jnp.where(jnp.isnan(heat), -jnp.inf, lax.stop_gradient(heat))
   b, h, w = heat.shape
@@ -92,9 +92,9 @@ def region(
 def resize(
   mask: Bool[Array, "b h w"], height: int, width: int
 ) -> Bool[Array, "b height width"]:
-  """The mask on another grid over the same picture.
+  """Resamples a mask to another grid over the same image.
 
-  A cell is set where it overlaps a set cell of `mask`. So a coarser mask never
+  A cell is set if it overlaps a set cell of `mask`. So a coarser mask never
   loses a region, and a finer one by a whole factor repeats each cell.
   """
 
@@ -119,35 +119,35 @@ def keep_mask(
 def top_units(
   rank_score: Float[Array, "b c"], count: int
 ) -> Float[Array, "b c"]:
-  """Chooses (1) the `count` units with the largest score, or all if fewer.
+  """Marks (1) the `count` units with the largest score, or all if fewer.
 
-  Of equals the first; NaN comes last.
+  Ties go to the first unit; NaN comes last.
   """
   place = jnp.argsort(jnp.argsort(-rank_score, axis=1), axis=1)
   return (place < count).astype(jnp.float32)
 
 
-def aimed(
+def unit_attributions(
   score_of_keep: Callable[[Keep], Float[Array, "b"]],
   shapes: dict[str, tuple[int, int, int, int]],
   region: Bool[Array, "b h w"],
 ) -> dict[str, Float[Array, "b c"]]:
-  """How far the score falls if a unit is switched off in the region.
+  """Fall of the score if a unit is switched off in the region, to first order.
 
-  To first order, for all units with one backward pass. A unit with activation a
-  enters the picture as keep * a, so the score's gradient by keep at ones is a
-  times its gradient by a: the known attribution "activation times gradient". As
-  keep goes from 1 to 0 at a place, the score falls by that much, exactly where
-  it is linear in the activations; the fall in the region sums over its places.
+  One backward pass serves all units. A unit with activation a enters the image
+  as keep * a, so the gradient of the score by keep at ones is a times its
+  gradient by a: the attribution "activation times gradient". It is the fall of
+  the score as keep goes from 1 to 0 at a place, and exact if the score is
+  linear in the activations. The fall in the region sums over its places.
 
   Args:
-    score_of_keep: score of each caption with its picture drawn with a `Keep`.
-      A row's score must depend on that row of the multipliers alone.
-    shapes: `(b, h, w, c)` of the layers that are asked about.
-    region: where, on any grid.
+    score_of_keep: score of each caption with its image drawn with a `Keep`.
+      A row's score must depend only on that row of the multipliers.
+    shapes: `(b, h, w, c)` of the layers to rank.
+    region: the region, on any grid.
 
   Returns:
-    For each layer the falls, as rank scores for `top_units`.
+    The falls by layer, as rank scores for `top_units`.
   """
   ones = {name: jnp.ones(shape) for name, shape in shapes.items()}
   slopes = jax.grad(lambda keep: jnp.sum(score_of_keep(keep)))(ones)
@@ -158,12 +158,12 @@ def aimed(
   return falls
 
 
-class Ladder(NamedTuple):
-  """Strengths of an edit, weakest first; a rung is a place in each.
+class Attempts(NamedTuple):
+  """Attempts at an edit, weakest first; entry r of each field is attempt r's.
 
   counts: units to switch off.
-  changes: least `change` of the picture for the edit to count.
-  shares: of the peak, for the `region`.
+  changes: least `change` of the image for the edit to count.
+  shares: share of the peak that bounds the `region`.
   """
 
   counts: tuple[int, ...]
@@ -171,20 +171,22 @@ class Ladder(NamedTuple):
   shares: tuple[float, ...]
 
 
-def published_ladder(rungs: int, first: int = 30) -> Ladder:
-  """The published tries: each edits more, and is content with less.
+def published_attempts(count: int, first: int = 30) -> Attempts:
+  """The published attempts: each edits more, and needs less change to count.
 
   Args:
-    rungs: how many tries, 1 to 10, else ValueError: shares would be negative.
+    count: number of attempts, 1 to 10; beyond, shares would be negative.
     first: units of the weakest. Published: 140 for layer4, 30 for the others.
+
+  Raises:
+    ValueError: count is out of range.
   """
-  if not 1 <= rungs <= 10:
-    raise ValueError(f"a ladder of {rungs} rungs: 1 to 10 are possible")
-  tries = range(rungs)
-  return Ladder(
-    tuple(first + 40 * r for r in tries),
-    tuple((95 - 5 * r) / 100 for r in tries),
-    tuple((95 - 10 * r) / 100 for r in tries),
+  if not 1 <= count <= 10:
+    raise ValueError(f"{count} rungs: 1 to 10 are possible")
+  return Attempts(
+    tuple(first + 40 * r for r in range(count)),
+    tuple((95 - 5 * r) / 100 for r in range(count)),
+    tuple((95 - 10 * r) / 100 for r in range(count)),
   )
 
 
@@ -193,10 +195,10 @@ def change(
   image: Float[Array, "b s s 3"],
   region: Bool[Array, "b h w"],
 ) -> Float[Array, "b"]:
-  """How much of the region changed: `|(edited - image) m| / |image m|`.
+  """Relative change in the region m: `|(edited - image) m| / |image m|`.
 
-  Euclidean norms over the region's pixels, as the image tower takes them,
-  normalised: so the published thresholds fit. Without gradient.
+  Euclidean norms over the region's pixels, normalised as for the image tower:
+  the published thresholds are on that scale. No gradient flows.
   """
   mask = resize(region, *image.shape[1:3])[..., None]
 
@@ -208,13 +210,13 @@ def change(
   return norm(edited - image) / jnp.maximum(norm(image), 1e-6)
 
 
-def weakest_enough(
+def first_sufficient(
   changes: Float[Array, "k b"],
   threshold: float | Float[Array, ""] | Float[Array, "k"],
 ) -> tuple[Int[Array, "b"], Float[Array, "b"]]:
-  """The first rung whose change reaches its threshold, and weight 1.
+  """Index of the weakest edit whose change reaches its threshold, and weight 1.
 
-  Rung 0 and weight 0 where none does. A change of NaN reaches nothing.
+  Index 0 and weight 0 if no edit does. A change of NaN reaches no threshold.
   """
   limits = jnp.broadcast_to(jnp.asarray(threshold), len(changes))
   enough = changes >= limits[:, None]
@@ -222,10 +224,10 @@ def weakest_enough(
 
 
 def take(
-  stack: Float[Array, "k b *rest"], rung: Int[Array, "b"]
+  stack: Float[Array, "k b *rest"], attempt: Int[Array, "b"]
 ) -> Float[Array, "b *rest"]:
-  """`stack[rung[i], i]` for each i."""
-  index = rung.reshape(1, -1, *(1,) * (stack.ndim - 2))
+  """`stack[attempt[i], i]` for each i."""
+  index = attempt.reshape(1, -1, *(1,) * (stack.ndim - 2))
   return jnp.take_along_axis(stack, index, axis=0)[0]
 
 
@@ -234,7 +236,7 @@ def gaussian_move(
   z: Float[Array, "b z"],
   sigma: float | Float[Array, ""],
 ) -> Float[Array, "b z"]:
-  """Adds noise of standard deviation `sigma`."""
+  """Adds Gaussian noise of standard deviation `sigma`."""
   return z + sigma * jax.random.normal(key, z.shape, z.dtype)
 
 
@@ -244,16 +246,19 @@ def chunk_move(
   size: int,
   strength: float | Float[Array, ""],
 ) -> Float[Array, "b z"]:
-  """Moves one chunk of each hierarchical z (BigGAN), drawn at random.
+  """Moves one randomly drawn chunk of each hierarchical z (BigGAN).
 
-  The chunk becomes `sqrt(1 - strength^2) * chunk + strength * fresh`, so that
-  what was standard normal remains so.
+  The chunk becomes `sqrt(1 - strength^2) * chunk + strength * fresh`, so that a
+  standard normal z stays standard normal.
 
   Args:
-    key: for which chunk, and for the fresh one.
+    key: draws the chunk to move, and the fresh one.
     z: chunks side by side.
-    size: how many numbers a chunk has; ValueError if it does not divide z.
-    strength: from 0, nothing, to 1, drawn anew.
+    size: length of a chunk.
+    strength: from 0, no change, to 1, a fresh chunk.
+
+  Raises:
+    ValueError: size does not divide the length of z.
   """
   b, width = z.shape
   if width % size:
@@ -275,8 +280,12 @@ def sefa(
   eigenvectors of A^T A with the largest eigenvalues.
 
   Args:
-    weight: of the layers that read z, stacked; they compute `weight @ z`.
-    count: how many unit directions, strongest first, with their eigenvalues.
+    weight: stacked weights of the layers that read z, which compute
+      `weight @ z`.
+    count: number of directions.
+
+  Returns:
+    Directions of length 1, strongest first, and their eigenvalues.
   """
   rows = l2_normalize(weight)
   gram = jnp.matmul(rows.T, rows, precision="highest")

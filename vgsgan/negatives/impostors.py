@@ -1,9 +1,9 @@
-"""Drawn impostors: which edit each picture of a batch gets.
+"""Drawn impostors: makes and selects an edit for each image of a batch.
 
-Puts the pieces of `edits` together, for one batch and inside the compiled
-step: where the word is, what is changed there and how much, and which of the
-drawn strengths stands as the hard negative ("Learning Words by Drawing
-Images", CVPR 2019, and the latent moves that the project adds).
+Combines the pieces of `edits` inside the compiled step: selects units or moves
+latents, draws every attempt, and selects the one that serves as hard negative
+("Learning Words by Drawing Images", CVPR 2019; the latent moves are this
+project's).
 """
 
 from collections.abc import Callable
@@ -17,12 +17,12 @@ from vgsgan.negatives import concepts, edits
 
 
 class Concepts(NamedTuple):
-  """What the published clusters say; made between steps, see `concepts`.
+  """The published clusters, computed between steps; see `concepts`.
 
   Attributes:
-    mean, std: of image features over the data.
+    mean, std: mean and deviation of image features over the data.
     centroids: groups of embedding dimensions.
-    units: for each editable layer, how well each unit covers each concept.
+    units: overlap of each concept with each unit, by editable layer.
   """
 
   mean: Float[Array, "d"]
@@ -31,40 +31,40 @@ class Concepts(NamedTuple):
   units: dict[str, Float[Array, "k c"]]
 
 
-def by_rung(one: Callable[[int], Any], rungs: int) -> Any:
-  """Trees of arrays [b, ...] of all rungs, as [b * rungs, ...].
+def interleave(make: Callable[[int], Any], attempts: int) -> Any:
+  """Joins the trees of arrays [b, ...] of all attempts as [b * attempts, ...].
 
-  The rungs of a row lie side by side, so that a batch split over devices
-  stays where it is.
+  The attempts of a row lie side by side, so that no row of a batch that is
+  split over devices leaves its device.
   """
-  trees = [one(rung) for rung in range(rungs)]
+  trees = [make(attempt) for attempt in range(attempts)]
 
-  def together(*arrays):
+  def join(*arrays):
     stacked = jnp.stack(arrays, axis=1)
     return stacked.reshape(-1, *stacked.shape[2:])
 
-  return jax.tree.map(together, *trees)
+  return jax.tree.map(join, *trees)
 
 
-def by_row(pictures: Float[Array, "bk s s 3"], rungs: int) -> Array:
-  """The inverse, for pictures: [rungs, b, s, s, 3]."""
-  shape = (-1, rungs, *pictures.shape[1:])
-  return jnp.moveaxis(pictures.reshape(shape), 1, 0)
+def by_attempt(images: Float[Array, "bk s s 3"], attempts: int) -> Array:
+  """The inverse of `interleave`, for images: [attempts, b, s, s, 3]."""
+  shape = (-1, attempts, *images.shape[1:])
+  return jnp.moveaxis(images.reshape(shape), 1, 0)
 
 
-class Attempt(NamedTuple):
-  """Everything that units are chosen by, for one batch.
+class EditContext(NamedTuple):
+  """The inputs of unit selection, for one batch.
 
   Attributes:
-    key: of the random draws.
+    key: for random choices.
     layers: (height, width, units) of each editable layer.
-    peak: where image and caption match best.
+    peak: the best match of each image and caption.
     region: the places around it.
     image_map: features of the images.
     score_of_keep: score of each caption with its image drawn with a `Keep`.
-    concepts: clusters; None before there are any.
-    counts: units to switch off, by rung.
-    published: chance has its part as in the paper.
+    concepts: clusters; None if none are computed yet.
+    counts: units to switch off, by attempt.
+    published: whether choices are random where the paper's are.
   """
 
   key: Key[Array, ""]
@@ -78,65 +78,76 @@ class Attempt(NamedTuple):
   published: bool
 
 
-# Units that each rung switches off (1), by layer.
+# Units that each attempt switches off (1), by layer.
 Units = list[dict[str, Float[Array, "b c"]]]
 
 
-def random_off(at: Attempt) -> Units:
-  """Any units; published: each with even chances, anew for each rung."""
-  b, rungs = len(at.image_map), len(at.counts)
-  if at.published:
-    return [
-      random_units(key, at.layers, b) for key in jax.random.split(at.key, rungs)
-    ]
-  return _top([random_ranks(at.key, at.layers, b)] * rungs, at.counts)
+def select_random(context: EditContext) -> Units:
+  """Selects random units.
 
-
-def gradient_off(at: Attempt) -> Units:
-  """The units without which the caption's score falls most."""
-  b = len(at.image_map)
-  shapes = {name: (b, *shape) for name, shape in at.layers.items()}
-  ranks = edits.aimed(at.score_of_keep, shapes, at.region)
-  return _top([ranks] * len(at.counts), at.counts)
-
-
-def cluster_off(at: Attempt) -> Units:
-  """The units that cover the concept of the place best.
-
-  Published: the concept of all rungs but the first is drawn by chance.
+  Published: each unit with probability 1/2, independently in each attempt.
   """
-  known, peak, rungs = at.concepts, at.peak, range(len(at.counts))
-  features = at.image_map[jnp.arange(len(at.image_map)), peak.row, peak.column]
-  scores = concepts.assign(features, known.mean, known.std, known.centroids)
-  chosen = [jnp.argmax(scores, axis=1) for _ in rungs]
-  if at.published:
-    keys = jax.random.split(at.key, len(rungs))
-    chosen[1:] = [concepts.sample(keys[rung], scores) for rung in rungs[1:]]
+  b, attempts = len(context.image_map), len(context.counts)
+  if context.published:
+    keys = jax.random.split(context.key, attempts)
+    return [random_units(key, context.layers, b) for key in keys]
+  ranks = random_ranks(context.key, context.layers, b)
+  return _top([ranks] * attempts, context.counts)
+
+
+def select_by_gradient(context: EditContext) -> Units:
+  """Selects the units without which the caption's score falls most."""
+  b = len(context.image_map)
+  shapes = {name: (b, *shape) for name, shape in context.layers.items()}
+  ranks = edits.unit_attributions(context.score_of_keep, shapes, context.region)
+  return _top([ranks] * len(context.counts), context.counts)
+
+
+def select_by_concept(context: EditContext) -> Units:
+  """Selects the units that best cover the concept at the peak.
+
+  Published: attempts after the first sample the concept.
+  """
+  clusters, peak = context.concepts, context.peak
+  row = jnp.arange(len(context.image_map))
+  features = context.image_map[row, peak.row, peak.column]
+  scores = concepts.assign(
+    features, clusters.mean, clusters.std, clusters.centroids
+  )
+  attempts = range(len(context.counts))
+  chosen = [jnp.argmax(scores, axis=1) for _ in attempts]
+  if context.published:
+    keys = jax.random.split(context.key, len(attempts))
+    chosen[1:] = [concepts.sample(keys[r], scores) for r in attempts[1:]]
   ranks = [
-    {name: known.units[name][concept] for name in at.layers}
+    {name: clusters.units[name][concept] for name in context.layers}
     for concept in chosen
   ]
-  return _top(ranks, at.counts)
+  return _top(ranks, context.counts)
 
 
-# By kind, the units that are switched off where the word is.
-UNITS = {"random": random_off, "cluster": cluster_off, "gradient": gradient_off}
+# Selects the units to switch off in the region of the word, by kind.
+UNITS = {
+  "random": select_random,
+  "cluster": select_by_concept,
+  "gradient": select_by_gradient,
+}
 
 
 def _top(
   ranks: list[dict[str, Float[Array, "b c"]]], counts: tuple[int, ...]
 ) -> Units:
-  """The `counts[rung]` fittest units of each layer."""
+  """The `counts[r]` highest ranked units of each layer, for attempt r."""
   return [
-    {name: edits.top_units(rank, count) for name, rank in of_rung.items()}
-    for of_rung, count in zip(ranks, counts, strict=True)
+    {name: edits.top_units(rank, count) for name, rank in layers.items()}
+    for layers, count in zip(ranks, counts, strict=True)
   ]
 
 
 def random_ranks(
   key: Key[Array, ""], layers: dict[str, tuple[int, int, int]], b: int
 ) -> dict[str, Float[Array, "b c"]]:
-  """Uniform numbers for each unit, so that the first few are any."""
+  """Uniform random rank scores for each unit of each layer."""
   return {
     name: jax.random.uniform(jax.random.fold_in(key, i), (b, units))
     for i, (name, (_, _, units)) in enumerate(layers.items())
@@ -146,33 +157,33 @@ def random_ranks(
 def random_units(
   key: Key[Array, ""], layers: dict[str, tuple[int, int, int]], b: int
 ) -> dict[str, Float[Array, "b c"]]:
-  """Each unit of each layer with even chances, as published."""
+  """Selects each unit of each layer with probability 1/2, as published."""
   return {
     name: (rank < 0.5).astype(jnp.float32)
     for name, rank in random_ranks(key, layers, b).items()
   }
 
 
-def switch_off(
+def ablate_units(
   draw: edits.Draw,
   z: Float[Array, "b z"],
   units: list[dict[str, Float[Array, "b c"]]],
   layers: dict[str, tuple[int, int, int]],
   regions: list[Bool[Array, "b h w"]],
 ) -> Float[Array, "k b s s 3"]:
-  """Pictures with `units[r]` off in `regions[r]`."""
+  """Draws images with `units[r]` switched off in `regions[r]`."""
 
-  def keep(rung: int) -> edits.Keep:
+  def keep(attempt: int) -> edits.Keep:
     return {
       name: edits.keep_mask(
-        chosen, edits.resize(regions[rung], *layers[name][:2])
+        chosen, edits.resize(regions[attempt], *layers[name][:2])
       )
-      for name, chosen in units[rung].items()
+      for name, chosen in units[attempt].items()
     }
 
-  rungs = len(units)
-  pictures = draw(jnp.repeat(z, rungs, axis=0), by_rung(keep, rungs))
-  return by_row(pictures, rungs)
+  attempts = len(units)
+  images = draw(jnp.repeat(z, attempts, axis=0), interleave(keep, attempts))
+  return by_attempt(images, attempts)
 
 
 def gaussian(key, z, strength, chunk, directions):
@@ -181,7 +192,7 @@ def gaussian(key, z, strength, chunk, directions):
 
 
 def chunk(key, z, strength, chunk, directions):
-  """Draws a part of one chunk of the latent anew."""
+  """Mixes fresh noise into one chunk of the latent."""
   return edits.chunk_move(key, z, chunk, strength)
 
 
@@ -190,12 +201,12 @@ def direction(key, z, strength, chunk, directions):
   return edits.direction_move(key, z, directions(), strength)
 
 
-# By kind, the moves of the whole latent.
+# Moves of the whole latent, by kind.
 LATENT = {"gaussian": gaussian, "chunk": chunk, "direction": direction}
 KINDS = (*UNITS, *LATENT)
 
 
-def move(
+def move_latents(
   kind: str,
   key: Key[Array, ""],
   draw: edits.Draw,
@@ -204,46 +215,53 @@ def move(
   chunk: int,
   directions: Callable[[], Float[Array, "n z"]],
 ) -> Float[Array, "k b s s 3"]:
-  """Pictures of moved latents: one direction a row, each strength along it."""
+  """Draws moved latents: one direction per row, each strength along it."""
 
   def moved(strength: Float[Array, ""]) -> Array:
     return LATENT[kind](key, z, strength, chunk, directions)
 
-  # The same random numbers for all strengths: they are drawn once.
-  several = jax.vmap(moved, out_axes=1)(jnp.asarray(strengths))
-  return by_row(draw(several.reshape(-1, z.shape[1]), {}), len(strengths))
+  # All strengths use the same random numbers.
+  latents = jax.vmap(moved, out_axes=1)(jnp.asarray(strengths))
+  return by_attempt(draw(latents.reshape(-1, z.shape[1]), {}), len(strengths))
 
 
-def choose(
-  pictures: Float[Array, "k b s s 3"],
+def select_edit(
+  images: Float[Array, "k b s s 3"],
   original: Float[Array, "b s s 3"],
   regions: list[Bool[Array, "b h w"]],
   changes: tuple[float, ...] | Float[Array, "k"],
 ) -> tuple[Float[Array, "b s s 3"], Float[Array, "b"], dict[str, Array]]:
-  """The weakest edit of each picture that changes its region enough.
+  """Selects the weakest edit of each image that changes its region enough.
+
+  Args:
+    images: k edits of each image, weakest first.
+    original: the unedited images, on the same scale.
+    regions: the region of each attempt.
+    changes: the least `edits.change` of each attempt.
 
   Returns:
-    Pictures, the original where no edit is enough; weights, 0 there and else
-    1; and for the metrics the mean change and rung of those that count.
+    Images, the original if no edit is enough; weights, 0 for these and else 1;
+    metrics: mean change and attempt (`rung`) of the edits that count, and the
+    mean share of the first region.
   """
-  found = jnp.stack(
+  measured = jnp.stack(
     [
-      edits.change(picture, original, region)
-      for picture, region in zip(pictures, regions, strict=True)
+      edits.change(image, original, region)
+      for image, region in zip(images, regions, strict=True)
     ]
   )
-  rung, weight = edits.weakest_enough(found, jnp.asarray(changes))
-  # The original, not a picture that may not be finite: it has to be encoded.
+  attempt, weight = edits.first_sufficient(measured, jnp.asarray(changes))
+  # The original has to be finite since it is encoded; a rejected edit may not.
   chosen = jnp.where(
-    weight[:, None, None, None] > 0, edits.take(pictures, rung), original
+    weight[:, None, None, None] > 0, edits.take(images, attempt), original
   )
   count = jnp.maximum(jnp.sum(weight), 1.0)
   return (
     chosen,
     weight,
     {
-      "change": jnp.sum(weight * edits.take(found, rung)) / count,
-      "rung": jnp.sum(weight * rung) / count,
+      "change": jnp.sum(weight * edits.take(measured, attempt)) / count,
+      "rung": jnp.sum(weight * attempt) / count,
       "region": jnp.mean(regions[0].astype(jnp.float32)),
     },
   )

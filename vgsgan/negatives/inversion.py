@@ -1,11 +1,11 @@
-"""Latents of pictures that no one drew, so that edits work on any picture.
+"""Finds latents of images that no generator drew, so that they can be edited.
 
-An encoder guesses the latent, a few steps of least squares mend the guess, and
-a gate lets through what the generator can draw: Zhu et al., "Generative Visual
-Manipulation on the Natural Image Manifold" (ECCV 2016), whose hybrid of a
-network and an optimisation this is.
+An encoder guesses the latent, a few steps of least squares improve the guess,
+and a gate rejects images that the generator cannot draw. This is the hybrid of
+a network and an optimisation of Zhu et al., "Generative Visual Manipulation on
+the Natural Image Manifold" (ECCV 2016).
 
-All are pure functions with fixed shapes, and each row is by itself.
+All are pure functions with fixed shapes, and rows are independent.
 """
 
 from collections.abc import Callable
@@ -17,17 +17,17 @@ from jaxtyping import Array, Float
 
 from vgsgan.data import features
 
-# Weight of the mean square of a latent beside the square of the error.
+# Weight of the mean square of a latent, relative to the square of the error.
 PRIOR = 1e-3
 _TINY = 1e-12
 
 
 class Inverted(NamedTuple):
-  """What was found for each picture.
+  """The result of the search for each image.
 
   Attributes:
-    latent: to draw it from.
-    drawn: what the generator draws from that.
+    latent: the latent.
+    drawn: the image that the generator draws from it.
     error: see `relative_error`.
   """
 
@@ -37,14 +37,14 @@ class Inverted(NamedTuple):
 
 
 class Latents(NamedTuple):
-  """What the pictures of a batch are drawn from, to be edited.
+  """Latents of a batch of images, for edits.
 
   Attributes:
-    z: of each picture.
+    z: the latent of each image.
     counts: 1 where `z` may be edited, else 0.
-    missed: the pictures less what is drawn from `z`; None where that is
-      nothing, since they were drawn from it.
-    metrics: of the search.
+    missed: the images less the drawings of `z`; None if the images were drawn
+      from `z`.
+    metrics: figures of the search.
   """
 
   z: Float[Array, "b z"]
@@ -54,21 +54,21 @@ class Latents(NamedTuple):
 
 
 def misfit(
-  drawn: Float[Array, "b s s 3"], pictures: Float[Array, "b s s 3"]
+  drawn: Float[Array, "b s s 3"], images: Float[Array, "b s s 3"]
 ) -> Float[Array, "b"]:
   """The square of `relative_error`."""
-  return _energy(drawn - pictures) / jnp.maximum(_contrast(pictures), _TINY)
+  return _energy(drawn - images) / jnp.maximum(_contrast(images), _TINY)
 
 
 def relative_error(
-  drawn: Float[Array, "b s s 3"], pictures: Float[Array, "b s s 3"]
+  drawn: Float[Array, "b s s 3"], images: Float[Array, "b s s 3"]
 ) -> Float[Array, "b"]:
-  """|drawn - picture| / |picture - its mean colour|, norms over all pixels.
+  """|drawn - image| / |image - its mean colour|, norms over all pixels.
 
-  0 is the picture itself, and 1 no better than a blank sheet of the right
-  colour. The scale and offset of the pixels make no difference.
+  0 for the image itself; 1 is no better than a blank sheet of its mean colour.
+  Invariant to the scale and offset of the pixels.
   """
-  return jnp.sqrt(misfit(drawn, pictures))
+  return jnp.sqrt(misfit(drawn, images))
 
 
 def gate(error: Float[Array, "b"], limit: float) -> Float[Array, "b"]:
@@ -79,36 +79,36 @@ def gate(error: Float[Array, "b"], limit: float) -> Float[Array, "b"]:
 def invert(
   draw: Callable[[Array], Array],
   encode: Callable[[Array], Array],
-  pictures: Float[Array, "b s s 3"],
+  images: Float[Array, "b s s 3"],
   steps: int,
   prior: float = PRIOR,
 ) -> Inverted:
-  """Latents whose pictures come near these.
+  """Searches latents whose drawings resemble the images.
 
-  From the encoder's guess on, conjugate gradients lower `error^2 + prior *
-  mean(z^2)`: directions after Polak and Ribiere, and along each the step that
-  would be the best if the generator were linear (its Jacobian, as Gauss and
-  Newton have it), so there is no rate to choose. If the generator is linear,
-  as many steps as a latent has numbers find the minimum.
+  From the encoder's guess, conjugate gradients lower `error^2 + prior *
+  mean(z^2)`: Polak-Ribiere directions, and along each the Gauss-Newton step,
+  which is the best one for a linear generator, so there is no rate to choose.
+  For a linear generator, as many steps as a latent has numbers reach the
+  minimum.
 
   Args:
-    draw: latents [b, z] to pictures, each row by itself.
-    encode: pictures to latents, likewise.
-    pictures: on the scale of those that are drawn, whatever that is.
-    steps: how many; each costs about four times what drawing does.
-    prior: how much large latents are shunned.
+    draw: latents [b, z] to images, each row independently.
+    encode: images to latents, each row independently.
+    images: the images, on the scale of `draw`.
+    steps: number of steps; each costs about four times as much as drawing.
+    prior: weight of the latents' mean square.
 
   Returns:
-    Of the guess and all steps, what has the least error in each row.
+    For each row the result of least error among the guess and all steps.
   """
-  z = encode(pictures)
-  # |drawn - picture|^2 + weight |z|^2 has the same minimum.
-  weight = (prior / z.shape[1] * _contrast(pictures))[:, None]
+  z = encode(images)
+  # |drawn - image|^2 + weight |z|^2 has the same minimum.
+  weight = (prior / z.shape[1] * _contrast(images))[:, None]
   best, slope, direction = None, None, None
   for _ in range(steps):
     drawn, push = jax.linearize(draw, z)
-    best = _better(best, z, drawn, pictures)
-    (pulled,) = jax.linear_transpose(push, z)(pictures - drawn)
+    best = _better(best, z, drawn, images)
+    (pulled,) = jax.linear_transpose(push, z)(images - drawn)
     before, slope = slope, pulled - weight * z
     if before is None:
       direction = slope
@@ -118,30 +118,29 @@ def invert(
     bend = _energy(push(direction))[:, None]
     bend = bend + weight * _dot(direction, direction)
     z = z + _dot(slope, direction) / (bend + _TINY) * direction
-  return _better(best, z, draw(z), pictures)
+  return _better(best, z, draw(z), images)
 
 
 def search(
   draw: Callable[[Array], Array],
   encode: Callable[[Array], Array],
-  pictures: Float[Array, "b s s 3"],
+  images: Float[Array, "b s s 3"],
   steps: int,
   limit: float,
 ) -> Latents:
   """`invert` and `gate`, without gradient.
 
-  What is not let through has z 0 and misses nothing, so that numbers remain
-  numbers. Metrics: `inverted`, the share let through, and `inversion_error`,
-  the median.
+  Rejected rows have z 0 and missed 0, so that no NaN goes on. Metrics:
+  `inverted`, the accepted share, and `inversion_error`, the median error.
   """
-  found = invert(draw, encode, pictures, steps)
-  counts = gate(found.error, limit)
-  z = jnp.where(counts[:, None] > 0, found.latent, 0.0)
-  missed = pictures - found.drawn
+  inverted = invert(draw, encode, images, steps)
+  counts = gate(inverted.error, limit)
+  z = jnp.where(counts[:, None] > 0, inverted.latent, 0.0)
+  missed = images - inverted.drawn
   missed = jnp.where(counts[:, None, None, None] > 0, missed, 0.0)
   metrics = {
     "inverted": jnp.mean(counts),
-    "inversion_error": jnp.nanmedian(found.error),
+    "inversion_error": jnp.nanmedian(inverted.error),
   }
   return Latents(*jax.lax.stop_gradient((z, counts, missed, metrics)))
 
@@ -149,38 +148,38 @@ def search(
 def complete(
   drawn: Float[Array, "n s s 3"], missed: Float[Array, "b s s 3"]
 ) -> Float[Array, "n s s 3"]:
-  """Edited drawings with what the unedited ones missed of their pictures.
+  """Adds to edited drawings what the unedited ones missed of their images.
 
-  `picture + (edited - drawn)`, in 8 bits again. So a picture differs from its
-  edit by the edit alone, and no error of the search tells the two apart.
+  The result is `image + (edited - drawn)`, rounded to 8 bits. So an image and
+  its edit differ only by the edit, not by the error of the search.
 
   Args:
-    drawn: pixels in [0, 1] of n / b edits of each picture, side by side.
+    drawn: pixels in [0, 1] of n / b edits of each image, side by side.
     missed: `Latents.missed`.
   """
   each = len(drawn) // len(missed)
   return features.quantize(drawn + jnp.repeat(missed, each, axis=0))
 
 
-def _better(best: Inverted | None, z, drawn, pictures) -> Inverted:
-  """Row by row the one of less error; a number before NaN."""
-  new = Inverted(z, drawn, relative_error(drawn, pictures))
+def _better(best: Inverted | None, z, drawn, images) -> Inverted:
+  """Keeps, row by row, the result of less error; NaN loses to a number."""
+  new = Inverted(z, drawn, relative_error(drawn, images))
   if best is None:
     return new
   take = (new.error < best.error) | jnp.isnan(best.error)
 
-  def choose(one, other):
-    return jnp.where(take.reshape(-1, *(1,) * (one.ndim - 1)), one, other)
+  def select(new, best):
+    return jnp.where(take.reshape(-1, *(1,) * (new.ndim - 1)), new, best)
 
-  return jax.tree.map(choose, new, best)
+  return jax.tree.map(select, new, best)
 
 
 def _energy(x: Float[Array, "b s s 3"]) -> Float[Array, "b"]:
   return jnp.sum(jnp.square(x), axis=(1, 2, 3))
 
 
-def _contrast(pictures: Float[Array, "b s s 3"]) -> Float[Array, "b"]:
-  return _energy(pictures - jnp.mean(pictures, axis=(1, 2), keepdims=True))
+def _contrast(images: Float[Array, "b s s 3"]) -> Float[Array, "b"]:
+  return _energy(images - jnp.mean(images, axis=(1, 2), keepdims=True))
 
 
 def _dot(a: Float[Array, "b z"], b: Float[Array, "b z"]) -> Array:

@@ -27,7 +27,7 @@ from vgsgan.data.examples import DrawnPairExample
 from vgsgan.losses import objectives, scores
 from vgsgan.models import pretrained
 from vgsgan.negatives import edits, impostors, inversion
-from vgsgan.negatives.curriculum import curriculum, ladder
+from vgsgan.negatives.curriculum import attempts, curriculum
 from vgsgan.tasks import check_batch, drawing_words, grounding
 from vgsgan.tasks.drawing_concepts import Refresh
 from vgsgan.tasks.grounding_evaluation import (
@@ -54,7 +54,7 @@ class Drawing(grounding.Grounding):
     self.generator = network.module.clone(dtype=forward.dtype(config.train))
     self.drawn_with = network.variables
     self.layers = self._layers(use.layers)
-    self.ladder = ladder(use)
+    self.attempts = attempts(use)
     self.inverter = None
     if use.inverter:
       self.inverter = pretrained.load_inverter(
@@ -156,15 +156,15 @@ class Drawing(grounding.Grounding):
     )
 
   def edit(self, kind, key, params, batch_stats, batch, pictures, maps):
-    """One drawn impostor for each picture: see `impostors.choose`."""
+    """One drawn impostor for each picture: see `impostors.select_edit`."""
     frozen = jax.lax.stop_gradient(params)
     latents = self.latents(frozen, batch_stats, batch, pictures)
     maps = jax.lax.stop_gradient(maps)
     peak = edits.peak(self.matchmap(*maps[:2]), maps[2])
-    regions = [edits.region(peak.heat, share) for share in self.ladder.shares]
+    regions = [edits.region(peak.heat, share) for share in self.attempts.shares]
     draw = self.draw(params, batch_stats, latents.missed)
     if kind in impostors.LATENT:
-      drawn = impostors.move(
+      drawn = impostors.move_latents(
         kind,
         key,
         draw,
@@ -174,20 +174,22 @@ class Drawing(grounding.Grounding):
         lambda: self.directions(params, batch_stats),
       )
     else:
-      units = self.units_off(
+      units = self.select_units(
         kind, key, frozen, batch_stats, latents, maps, peak, regions[0]
       )
-      drawn = impostors.switch_off(draw, latents.z, units, self.layers, regions)
+      drawn = impostors.ablate_units(
+        draw, latents.z, units, self.layers, regions
+      )
     counts = latents.counts
     drawn = jnp.where(counts[:, None, None, None] > 0, drawn, pictures)
-    chosen, weight, metrics = impostors.choose(
-      drawn, pictures, regions, self.ladder.changes
+    chosen, weight, metrics = impostors.select_edit(
+      drawn, pictures, regions, self.attempts.changes
     )
     if not self.config.edits.train_generator:
       chosen = jax.lax.stop_gradient(chosen)
     return chosen, weight * counts, metrics | latents.metrics
 
-  def units_off(
+  def select_units(
     self, kind, key, frozen, batch_stats, latents, maps, peak, region
   ) -> impostors.Units:
     """The units that each strength switches off where the word is."""
@@ -199,7 +201,7 @@ class Drawing(grounding.Grounding):
       return scores.paired(self.score, image_map, speech_map, valid)
 
     return impostors.UNITS[kind](
-      impostors.Attempt(
+      impostors.EditContext(
         key=key,
         layers=self.layers,
         peak=peak,
@@ -207,7 +209,7 @@ class Drawing(grounding.Grounding):
         image_map=image_map,
         score_of_keep=score_of_keep,
         concepts=batch_stats.get("concepts"),
-        counts=self.ladder.counts,
+        counts=self.attempts.counts,
         published=not self.config.edits.counts,
       )
     )
@@ -233,7 +235,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   phases = curriculum(config.edits.curriculum)
   check_seen(config.loss.name, phases)
   check_norm(config, phases)
-  ladder(config.edits)
+  attempts(config.edits)
   moved = config.data.augment.shift or config.data.augment.flip
   inverter = config.edits.inverter
   if moved and not inverter and set(phases.values()) != {"regular"}:

@@ -123,7 +123,7 @@ def judge(
     "loss": jnp.where(weight > 0, weight * hinge, 0.0),
     "counts": weight > 0,
     "picture": features.pixels(drawn),
-    "region": edits.region(peak.heat, model.ladder.shares[0]),
+    "region": edits.region(peak.heat, model.attempts.shares[0]),
     "frame": peak.frame,
     "real": batch["real"],
   }
