@@ -43,7 +43,7 @@ def test_pair_accuracy_is_the_area_under_the_roc_curve(seed):
   assert found == pytest.approx(shares(scores[label], scores[~label]))
 
 
-def test_pairs_of_odd_scores():
+def test_pair_accuracy_handles_ties_and_nan():
   one = np.array([1.0, np.nan])
   assert figures.pair_accuracy(one, np.array([0.0])) == 0.5
   assert figures.pair_accuracy(one, np.array([np.nan])) == 0.75
@@ -56,35 +56,35 @@ def test_pairs_of_odd_scores():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_chosen_pictures_by_hand(seed):
+def test_selected_images_equal_a_loop(seed):
   labels, area = pictures(np.random.default_rng(seed), 60)
   for word in WORDS:
     k = KINDS.index(KIND[word])
     value = ATTRIBUTES[KIND[word]].index(word)
-    with_it, without = [], []
+    with_word, without = [], []
     for i in range(60):
       there = [n for n in range(3) if area[i, n] > 0]
       pixels = [area[i, n] * 16384 for n in there if labels[i, n, k] == value]
       if not all(labels[i, n, k] >= 0 for n in there):
         continue
       if any(p > 100 for p in pixels):
-        with_it.append(i)
+        with_word.append(i)
       if not pixels:
         without.append(i)
-    found = figures.chosen(word, labels, area, 12)
-    assert found[0].tolist() == with_it[:12]
+    found = figures.select_images(word, labels, area, 12)
+    assert found[0].tolist() == with_word[:12]
     assert found[1].tolist() == without[:12]
 
 
-def test_a_picture_of_nothing_is_of_neither_kind():
+def test_an_image_without_objects_is_not_selected():
   labels, area = np.full((1, 2, 4), -1), np.zeros((1, 2))
-  assert not any(len(c) for c in figures.chosen("red", labels, area))
+  assert not any(len(c) for c in figures.select_images("red", labels, area))
 
 
 # The attribute test.
 
 
-def test_attribute_test_by_loops():
+def test_attribute_test_equals_loops():
   rng = np.random.default_rng(0)
   labels, area = pictures(rng, 80)
   words = [w for w in WORDS for _ in range(3)]
@@ -96,7 +96,7 @@ def test_attribute_test_by_loops():
   for name, wanted in (("training_voices", False), ("held_out_voice", True)):
     expected = {}
     for word in WORDS:
-      a, b = figures.chosen(word, labels, area, 20)
+      a, b = figures.select_images(word, labels, area, 20)
       rows = [
         scores[i]
         for i in range(len(words))
@@ -116,12 +116,12 @@ def test_attribute_test_by_loops():
     assert found[name]["mean"]["chance"] == 0.5
 
 
-def test_knowing_and_constant_scores():
+def test_attribute_test_gives_1_to_true_and_half_to_constant_scores():
   labels, area = pictures(np.random.default_rng(1), 100)
   held_out = np.zeros(len(WORDS), bool)
   knows = np.zeros((len(WORDS), 100))
   for row, word in enumerate(WORDS):
-    knows[row, figures.chosen(word, labels, area)[0]] = 1.0
+    knows[row, figures.select_images(word, labels, area)[0]] = 1.0
   found = figures.attribute_test(knows, WORDS, held_out, labels, area)
   assert found["training_voices"]["mean"]["value"] == 1.0
   assert "held_out_voice" not in found
@@ -147,7 +147,7 @@ def test_words_without_pairs_are_left_out():
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_semantic_test_by_loops(seed):
+def test_semantic_test_equals_loops(seed):
   rng = np.random.default_rng(seed)
   true = rng.integers(0, 4, 30).astype(np.float32)
   others = rng.integers(0, 4, (30, 4)).astype(np.float32)
@@ -173,7 +173,7 @@ def test_semantic_test_by_loops(seed):
     }
 
 
-def test_semantic_test_of_knowing_constant_and_broken_scores():
+def test_semantic_test_handles_true_constant_and_nan_scores():
   others, changed = np.zeros((6, 4)), np.tile(np.arange(4), (6, 1))
   knows = figures.semantic_test(np.ones(6), others, changed)
   flat = figures.semantic_test(np.zeros(6), others, changed)

@@ -28,7 +28,7 @@ def _by_loops(queries, gallery, relevance, k, without_self):
   return np.mean(values)
 
 
-def test_four_directions_are_what_loops_give():
+def test_four_directions_equal_loops():
   rng = np.random.default_rng(0)
   for n, k in ((6, 2), (9, 30)):
     image, audio = rng.normal(size=(2, n, 4))
@@ -45,7 +45,7 @@ def test_four_directions_are_what_loops_give():
         assert value == pytest.approx(expected, abs=1e-12)
 
 
-def test_lengths_and_precision_do_not_matter():
+def test_lengths_and_precision_have_no_effect():
   rng = np.random.default_rng(1)
   image, audio = rng.normal(size=(2, 20, 5)).astype(np.float32)
   relevance = _relevance(rng, 20)
@@ -62,7 +62,7 @@ def test_collapsed_features_are_chance(constant):
     assert figures["nDCG@30"]["value"] == figures["nDCG@30"]["chance"]
 
 
-def test_a_clip_finds_its_other_half_alone():
+def test_a_clip_finds_its_other_half_but_not_itself():
   """Only its own clip is relevant: then nothing can be found within."""
   features = np.random.default_rng(3).normal(size=(8, 3))
   relevance = np.eye(8) + np.roll(np.eye(8), 1, axis=1)
@@ -73,7 +73,7 @@ def test_a_clip_finds_its_other_half_alone():
   assert got["audio_to_image"]["nDCG@1"]["chance"] == pytest.approx(2 / 8)
 
 
-def test_one_modality_is_as_in_all_four_directions():
+def test_within_equals_the_direction_of_one_modality():
   rng = np.random.default_rng(4)
   image, audio = rng.normal(size=(5, 3)), rng.normal(size=(5, 3))
   relevance = _relevance(rng, 5)
@@ -114,7 +114,7 @@ def test_cca_finds_planted_correlations():
     np.testing.assert_allclose(np.cov(found.T), np.eye(3), atol=1e-9)
 
 
-def test_projections_are_of_the_clips_they_were_learnt_from():
+def test_projections_are_centred_on_the_clips_they_are_fitted_to():
   rng = np.random.default_rng(6)
   image, audio, *_ = _planted(rng, 50, [0.9, 0.5], 4, 6)
   to_image, to_audio = c.canonical(image[:40], audio[:40], 2)
@@ -174,7 +174,7 @@ def test_cca_of_constant_features_is_chance(value):
   assert figure["value"] == figure["chance"]
 
 
-def test_what_cca_cannot_have(monkeypatch):
+def test_cca_refuses_few_clips_nan_and_a_missing_package(monkeypatch):
   features = np.random.default_rng(11).normal(size=(9, 3))
   with pytest.raises(UserError, match="CCA of 1 clips"):
     c.canonical(features[:1], features[:1])

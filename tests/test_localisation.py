@@ -31,7 +31,7 @@ def _pointing_by_loops(one, box):
   return value, np.mean([hit[cell] for cell in cells]), any(hit.values())
 
 
-def test_pointing_is_what_loops_give():
+def test_pointing_equals_loops():
   rng = np.random.default_rng(0)
   maps = np.round(rng.normal(size=(60, 4, 5)))
   boxes = _boxes(rng, 60)
@@ -47,7 +47,7 @@ def test_pointing_is_what_loops_give():
   json.dumps(got)
 
 
-def test_pointing_by_hand():
+def test_pointing_equals_a_case_worked_by_hand():
   # The upper right cell; the left half; nothing but a gap between centres.
   boxes = np.array([[0, 0.5, 0.5, 1], [0, 0, 1, 0.5], [0.3, 0.3, 0.6, 0.6]])
   maps = np.array([[[0, 9], [1, 2]], [[5, 5], [5, 0]], [[1, 0], [0, 0]]])
@@ -65,12 +65,12 @@ def test_a_constant_map_points_by_chance(constant):
   assert got["value"] == pytest.approx(got["chance"], abs=1e-12)
 
 
-def test_nan_is_no_peak():
+def test_nan_is_never_the_peak():
   maps = np.array([[[np.nan, 1.0], [0.0, np.nan]]])
   assert loc.pointing(maps, np.array([[0, 0.5, 0.5, 1]]))["value"] == 1
 
 
-def test_pictures_without_the_object_are_left_out():
+def test_images_without_the_object_are_left_out():
   rng = np.random.default_rng(2)
   maps, boxes = rng.normal(size=(6, 3, 3)), _boxes(rng, 6)
   absent = boxes.copy()
@@ -86,7 +86,7 @@ def test_pictures_without_the_object_are_left_out():
       measure(maps, 0 * boxes)
 
 
-def test_pointing_any_is_over_the_other_objects():
+def test_pointing_any_averages_over_other_objects():
   rng = np.random.default_rng(3)
   maps, boxes = rng.normal(size=(80, 5, 5)), _boxes(rng, 160)
   boxes = boxes.reshape(80, 2, 4)
@@ -141,7 +141,7 @@ def test_overlap_with_boxes_is_exact(threshold):
   json.dumps(of_boxes)
 
 
-def test_masks_need_not_be_boxes():
+def test_masks_may_have_any_shape():
   """Where a mask covers some cells in part a raster of both grids decides."""
   rng = np.random.default_rng(5)
   maps = rng.normal(size=(3, 4, 6))
@@ -153,7 +153,7 @@ def test_masks_need_not_be_boxes():
   np.testing.assert_allclose(found, np.mean(rows, axis=0), atol=1e-9)
 
 
-def test_maps_that_mark_all_or_nothing():
+def test_constant_and_nan_maps_mark_all_or_nothing():
   boxes = _boxes(np.random.default_rng(6), 8)
   flat = loc.intersection_over_union(np.ones((8, 3, 3)), boxes, 0.5)
   assert flat["value"] == pytest.approx(flat["whole"])

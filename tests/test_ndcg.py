@@ -17,7 +17,7 @@ def _random(rng, q=8, n=12, levels=4):
 
 
 @pytest.mark.parametrize("k", [1, 3, 12, 30])
-def test_agrees_with_sklearn_on_ties(k):
+def test_ndcg_equals_sklearns_with_ties(k):
   rng = np.random.default_rng(k)
   for _ in range(20):
     scores, relevance = _random(rng)
@@ -34,7 +34,7 @@ def test_agrees_with_sklearn_on_ties(k):
       assert got["gain"] == gain
 
 
-def test_by_hand():
+def test_ndcg_equals_a_case_worked_by_hand():
   scores = np.array([[9.0, 8.0, 7.0]])
   relevance = np.array([[1, 3, 2]])
   # Gains 1, 7, 3; ideally 7, 3, 1.
@@ -92,7 +92,7 @@ def test_nan_ranks_worst():
   assert lowest["nDCG@30"]["value"] < tied["nDCG@30"]["value"] < 1
 
 
-def test_invariances():
+def test_order_and_scale_have_no_effect():
   rng = np.random.default_rng(2)
   scores, relevance = _random(rng, 20, 9)
   got = r.ndcg(scores, relevance, 5)["nDCG@5"]
@@ -130,7 +130,7 @@ def test_queries_without_an_answer_are_counted_apart():
     r.ndcg(scores, 0 * relevance)
 
 
-def test_what_is_no_relevance():
+def test_invalid_relevance_is_refused():
   scores, relevance = np.eye(2), np.eye(2)
   with pytest.raises(ValueError, match="k >= 1"):
     r.ndcg(scores, relevance, 0)

@@ -27,7 +27,7 @@ def _random(rng, q=9, n=7, share=0.3):
   return rng.normal(size=(q, n)), relevance
 
 
-def test_without_ties_it_is_what_sorting_gives():
+def test_figures_without_ties_equal_sorting():
   rng = np.random.default_rng(0)
   for q in (1, 2, 7, 8, 9):
     scores, relevance = _random(rng, q)
@@ -38,7 +38,7 @@ def test_without_ties_it_is_what_sorting_gives():
       assert got[f"R@{k}"]["value"] == pytest.approx(recall, abs=1e-12)
 
 
-def test_agrees_with_sklearn_on_pairs():
+def test_figures_equal_sklearns_for_pairs():
   scores = np.random.default_rng(1).normal(size=(40, 40))
   got = r.ranking(scores, np.eye(40, dtype=bool), (1, 5, 10))
   for k in (1, 5, 10):
@@ -48,7 +48,7 @@ def test_agrees_with_sklearn_on_pairs():
   assert got["median_rank"]["chance"] == 20.5
 
 
-def test_many_to_many_by_hand():
+def test_many_to_many_equals_a_case_worked_by_hand():
   scores = np.array([[5, 4, 3, 2], [1, 2, 3, 4], [1, 2, 2, 0], [7, 7, 7, 7]])
   relevance = np.array([[0, 1, 1, 0], [1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 1]])
   # First relevant at rank 2; at 3; at 1 or 2; at 1 (1/2), 2 (1/3) or 3 (1/6).
@@ -121,7 +121,7 @@ def test_hit_probability_is_exact():
     assert got == pytest.approx(float(expected), rel=1e-9, abs=1e-12), (g, m, u)
 
 
-def test_a_million_items():
+def test_a_million_items_keep_precision():
   n = 10**6
   args = (np.array([x]) for x in (0, 1, n - 1))
   assert r.hit_probability(*args, 1)[0] == pytest.approx(1e-6, rel=1e-9)
@@ -133,7 +133,7 @@ def test_a_million_items():
   )
 
 
-def test_invariances():
+def test_order_and_scale_have_no_effect():
   rng = np.random.default_rng(4)
   for _ in range(20):
     scores, relevance = _random(rng)
@@ -168,7 +168,7 @@ def test_queries_without_an_answer_are_counted_apart():
     r.ranking_blocks([])
 
 
-def test_blocks_are_the_whole():
+def test_blocks_equal_the_whole_matrix():
   rng = np.random.default_rng(6)
   scores, relevance = _random(rng, q=23)
   relevance[4] = False

@@ -42,7 +42,7 @@ def blank(size=32):
 
 
 @pytest.mark.parametrize("size", [32, 64])
-def test_logits_are_of_each_pixel(size):
+def test_each_pixel_has_logits(size):
   images = jnp.zeros((2, size, size, 3))
   variables = SMALL.init(jax.random.key(0), images, train=False)
   logits, pooled = SMALL.apply(variables, images, train=False)
@@ -60,7 +60,7 @@ def test_the_network_is_small():
   assert 2e5 < count < 6e5
 
 
-def test_sides_that_do_not_halve_three_times_are_refused():
+def test_sides_must_be_multiples_of_8():
   with pytest.raises(ValueError, match="multiples of 8"):
     SMALL.init(jax.random.key(0), jnp.zeros((1, 20, 20, 3)), train=False)
 
@@ -70,7 +70,7 @@ def test_depth_to_space_undoes_space_to_depth():
   np.testing.assert_array_equal(depth_to_space(space_to_depth(x)), x)
 
 
-def test_it_sees_a_whole_object_from_each_of_its_pixels():
+def test_a_pixel_sees_its_whole_object():
   """The gradient of a pixel's logits reaches across 24 of 64 pixels."""
   images = jax.random.uniform(jax.random.key(1), (1, 64, 64, 3))
   variables = SMALL.init(jax.random.key(0), images, train=False)
@@ -85,7 +85,7 @@ def test_it_sees_a_whole_object_from_each_of_its_pixels():
 # The loss.
 
 
-def test_the_loss_by_loops():
+def test_the_loss_equals_loops():
   rng = np.random.default_rng(0)
   logits = rng.normal(size=(2, 8, 8, 16)).astype(np.float32)
   masks = np.zeros((2, 8, 8, 2), np.float32)
@@ -114,7 +114,7 @@ def test_the_loss_by_loops():
     start += len(words)
 
 
-def test_pictures_without_objects_have_a_finite_loss():
+def test_images_without_objects_have_a_finite_loss():
   got = recognition.object_loss(
     jnp.zeros((1, 8, 8, 16)), jnp.zeros((1, 8, 8, 2)), -jnp.ones((1, 2, 4), int)
   )
@@ -122,7 +122,7 @@ def test_pictures_without_objects_have_a_finite_loss():
   assert all(float(got[kind]) == 0 for kind in ATTRIBUTES)
 
 
-def test_degraded_pictures_stay_near_and_in_range():
+def test_degraded_images_stay_close_and_in_range():
   images = jax.random.uniform(jax.random.key(0), (64, 16, 16, 3))
   key = jax.random.key(1)
   got = augment.degrade(key, images, 0.0, 0.0, 0.0)
@@ -146,7 +146,7 @@ def test_degraded_pictures_stay_near_and_in_range():
 # Objects.
 
 
-def test_objects_come_from_left_to_right_with_their_words():
+def test_objects_are_listed_left_to_right_with_words():
   right, left = blank(), blank()
   right[10:20, 22:30] = True
   left[4:8, 2:7] = True
@@ -196,7 +196,7 @@ def test_touching_objects_are_split_by_colour_and_edges_are_not():
   assert len(recognise.objects(same)) == 1
 
 
-def test_specks_and_empty_pictures_are_no_objects():
+def test_specks_and_empty_images_give_no_object():
   speck = blank()
   speck[3:5, 3:5] = True
   assert recognise.objects(logits_of(speck, ("red",))) == []
@@ -206,7 +206,7 @@ def test_specks_and_empty_pictures_are_no_objects():
 # Figures.
 
 
-def test_figures_by_hand():
+def test_figures_equal_a_case_worked_by_hand():
   where, what, logits = [], [], []
   for shift, word in ((0, "cube"), (3, "sphere")):
     mask = blank()
@@ -231,9 +231,7 @@ def test_figures_by_hand():
 @pytest.mark.parametrize(
   ("rows", "found"), [(20, 1.0), (39, 1.0), (40, 0.0), (11, 1.0), (10, 0.0)]
 )
-def test_an_object_is_found_if_intersection_over_union_is_above_a_half(
-  rows, found
-):
+def test_an_object_is_found_if_its_iou_exceeds_half(rows, found):
   """Too much of the picture is as wrong as too little: 20 rows are right."""
   true, seen = blank(48), blank(48)
   true[2:22, 4:14] = True
@@ -246,7 +244,7 @@ def test_an_object_is_found_if_intersection_over_union_is_above_a_half(
   assert got["found"] == found  # 20/20, 20/39, 20/40, 11/20, 10/20.
 
 
-def test_nothing_found_is_no_error():
+def test_no_detection_gives_figures_of_0():
   mask = blank()
   mask[10:20, 5:15] = True
   got = figures.found_objects(
@@ -287,7 +285,7 @@ def test_a_run_ends_with_figures_and_chance(finished):
     assert results["splits"][split]["alone"]["count"]["chance"] > 0
 
 
-def test_a_network_is_exported_and_read_back(finished, tmp_path):
+def test_an_exported_network_is_read_back(finished, tmp_path):
   path = tmp_path / "recogniser.npz"
   export.export(finished, "recogniser", path)
   variables, meta = pretrained.load_params(path)
@@ -310,14 +308,14 @@ def test_a_network_is_exported_and_read_back(finished, tmp_path):
     export.export(finished, "recogniser", path)
 
 
-def test_pictures_without_masks_teach_nothing():
+def test_records_without_masks_are_refused():
   config = load("recogniser").get_config("smoke")
   config.data.scenes = "clevr"
   with pytest.raises(UserError, match="has no masks"):
     recognition.build(config, mesh.make_mesh(1), {})
 
 
-def test_a_wrong_size_is_named():
+def test_a_wrong_size_is_refused_by_name():
   config = load("recogniser").get_config("smoke")
   config.data.image_size = 20
   with pytest.raises(UserError, match=r"config\.data\.image_size"):

@@ -41,7 +41,7 @@ def galleries():
 
 
 @pytest.mark.parametrize("block", [4, 8, 64])
-def test_blocks_give_the_figures_of_the_dense_matrix(galleries, block):
+def test_blocks_give_the_figures_of_the_whole_matrix(galleries, block):
   images, speech, valid, right = galleries
   groups = {"odd": np.arange(21) % 2 == 1, "first": np.arange(21) < 6}
   polls = []
@@ -68,7 +68,7 @@ def test_blocks_give_the_figures_of_the_dense_matrix(galleries, block):
         assert figures[direction][key] == pytest.approx(value)
 
 
-def test_no_block_holds_more_than_its_share(galleries):
+def test_score_sees_only_blocks(galleries):
   images, speech, valid, _ = galleries
   shapes = set()
 
@@ -87,7 +87,7 @@ def test_no_block_holds_more_than_its_share(galleries):
   assert shapes == {(8, 8, 8)}
 
 
-def test_what_fills_a_batch_is_not_read():
+def test_padding_rows_are_dropped():
   """A row a recording, and a row a picture: that of its first record."""
   images = np.array([7, 7, 3, 9, 3, 5])
   records = [
@@ -120,7 +120,7 @@ def test_what_fills_a_batch_is_not_read():
   assert found["valid"].shape == (6, 1)
 
 
-def test_the_best_epoch_is_the_best_in_both_directions():
+def test_the_best_epoch_has_the_best_mean_of_both_directions():
   results = {
     "speech_to_image": {"R@1": {"value": 0.9}, "R@10": {"value": 0.25}},
     "image_to_speech": {"R@1": {"value": 0.8}, "R@10": {"value": 0.75}},

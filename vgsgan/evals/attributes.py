@@ -1,10 +1,10 @@
-"""Which single words a model understands: the attribute and semantic tests.
+"""Tests of single words: the attribute test and the semantic test.
 
 After "Learning Words by Drawing Images" (Surís et al., CVPR 2019) and its
 published code. There the semantic test has negatives that the GAN edited; here
-they are rendered (`worlds.contrasts`), so figures are not comparable. As in
-`ranking`, ties are in random order, in expectation, and NaN is below every
-number.
+they are rendered (`data.builders.contrasts`), so figures are not comparable. As
+in `ranking`, ties count in expectation over random orders, and NaN ranks below
+every number.
 """
 
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ from jaxtyping import Bool, Float, Int, Shaped
 from vgsgan.evals import ranking
 from vgsgan.worlds.attributes import ATTRIBUTES, KIND, WORDS
 
-MOST = 500  # Pictures with a word, and as many without, as published.
-# Least share of the picture that an object with the word covers: 100 pixels of
+MOST = 500  # Images with a word, and as many without it, as published.
+# Least share of the image that an object with the word covers: 100 pixels of
 # 128 x 128, as published. The published upper limit, 700 pixels for all words
 # but sizes, would leave out every large object of the scenes made here.
 LEAST_AREA = 100 / 128**2
@@ -27,36 +27,36 @@ _KINDS = tuple(ATTRIBUTES)
 Figures = dict[str, Any]
 
 
-def chosen(
+def select_images(
   word: str,
   attributes: Int[np.ndarray, "p n 4"],
   area: Float[np.ndarray, "p n"],
   most: int = MOST,
 ) -> tuple[Int[np.ndarray, "a"], Int[np.ndarray, "b"]]:
-  """Pictures with a word, and pictures without it: the first of each.
+  """Selects the first images with a word, and the first without it.
 
   Args:
     word: one of WORDS.
-    attributes: of the objects, indices in the order of ATTRIBUTES; -1 where
-      that is unknown, or there is no object.
-    area: the share of the picture that each covers; 0: there is no object.
-    most: how many of each, at most.
+    attributes: attributes of the objects, indices in the order of ATTRIBUTES;
+      -1 where the attribute is unknown, or there is no object.
+    area: share of the image that each object covers; 0: there is no object.
+    most: the largest number of images of each kind.
 
   Returns:
-    Indices of pictures in which the word is true of an object larger than
-    `LEAST_AREA`, and of those in which it is of none of any size. Of both kinds
-    only those in which nothing is unknown: or the one would be the clearer
-    pictures, which a model can tell without knowing any word.
+    Indices of images in which the word is true of an object larger than
+    `LEAST_AREA`, and of images in which it is true of no object of any size.
+    Images with an unknown attribute of that kind are in neither: otherwise one
+    set would hold the clearer images, which a model tells without any word.
   """
   kind = KIND[word]
   values = attributes[..., _KINDS.index(kind)]
   there = area > 0
   has = there & (values == ATTRIBUTES[kind].index(word))
   visible = has & (area > LEAST_AREA)
-  known = there.any(1) & ~(there & (values < 0)).any(1)
-  with_it = np.flatnonzero(known & visible.any(1))
-  without = np.flatnonzero(known & ~has.any(1))
-  return with_it[:most], without[:most]
+  usable = there.any(1) & ~(there & (values < 0)).any(1)
+  with_word = np.flatnonzero(usable & visible.any(1))
+  without = np.flatnonzero(usable & ~has.any(1))
+  return with_word[:most], without[:most]
 
 
 def pair_accuracy(
@@ -84,25 +84,26 @@ def attribute_test(
   area: Float[np.ndarray, "p n"],
   most: int = MOST,
 ) -> Figures:
-  """Whether a word scores higher with pictures that it is true of.
+  """Share of image pairs that a spoken word tells apart, by word and kind.
 
   Args:
-    scores: of w recordings of single words with p pictures.
-    words: what each recording says, one of WORDS.
-    held_out: whether its voice is; a word may be said by any number of voices.
-    attributes: of the pictures; see `chosen`, as for `area` and `most`.
-    area: likewise.
-    most: likewise.
+    scores: scores of w recordings of single words with p images.
+    words: the word of each recording, one of WORDS.
+    held_out: True for recordings of held-out voices; any number of voices may
+      say a word.
+    attributes: attributes of the images' objects; see `select_images`.
+    area: share of the image that each object covers; see `select_images`.
+    most: largest number of images with a word, and without it.
 
   Returns:
     `{"training_voices": figures, "held_out_voice": figures, "pictures": {word:
-    {"with": n, "without": m}}}`. Figures: `words` with one for each word, the
-    mean over its recordings of `pair_accuracy`; one for each kind, the mean of
-    its words; and `mean`, that of the kinds. Each is `{"value", "chance"}`.
-    Words without pairs or without a recording are left out, kinds without
-    words too, and voices without any.
+    {"with": n, "without": m}}}`. Figures: `words` has an entry for each word,
+    the mean of `pair_accuracy` over its recordings; an entry for each kind, the
+    mean over its words; and `mean`, the mean over kinds. Each is `{"value",
+    "chance"}`. Words without pairs or recordings are left out, and kinds and
+    voices without words.
   """
-  pairs = {word: chosen(word, attributes, area, most) for word in WORDS}
+  pairs = {word: select_images(word, attributes, area, most) for word in WORDS}
   said = np.array(words)
   result: Figures = {}
   for name, voices in (
@@ -110,17 +111,17 @@ def attribute_test(
     ("held_out_voice", held_out),
   ):
     accuracy = {}
-    for word, (with_it, without) in pairs.items():
+    for word, (with_word, without) in pairs.items():
       rows = scores[voices & (said == word)]
-      if len(rows) and len(with_it) and len(without):
+      if len(rows) and len(with_word) and len(without):
         accuracy[word] = np.mean(
-          [pair_accuracy(row[with_it], row[without]) for row in rows]
+          [pair_accuracy(row[with_word], row[without]) for row in rows]
         )
     if accuracy:
       result[name] = _by_kind(accuracy)
   result["pictures"] = {
-    word: {"with": len(with_it), "without": len(without)}
-    for word, (with_it, without) in pairs.items()
+    word: {"with": len(with_word), "without": len(without)}
+    for word, (with_word, without) in pairs.items()
   }
   return result
 
@@ -128,9 +129,9 @@ def attribute_test(
 def _by_kind(accuracy: dict[str, float]) -> Figures:
   kinds = {}
   for kind in ATTRIBUTES:
-    of = [value for word, value in accuracy.items() if KIND[word] == kind]
-    if of:
-      kinds[kind] = np.mean(of)
+    values = [value for word, value in accuracy.items() if KIND[word] == kind]
+    if values:
+      kinds[kind] = np.mean(values)
   mean = _figure(np.mean(list(kinds.values())), 0.5)
   words = {word: _figure(value, 0.5) for word, value in accuracy.items()}
   figures = {kind: _figure(value, 0.5) for kind, value in kinds.items()}
@@ -142,31 +143,31 @@ def semantic_test(
   negatives: Shaped[np.ndarray, "i k"],
   changed: Int[np.ndarray, "i k"],
 ) -> Figures:
-  """Whether a caption scores highest with the picture that it is true of.
+  """Recall of a caption's own image among images that differ in one attribute.
 
   Args:
-    true: scores of the captions with their pictures.
-    negatives: with the pictures that differ in one attribute.
+    true: scores of the captions with their own images.
+    negatives: scores with k images that differ in one attribute.
     changed: the index of that attribute in ATTRIBUTES.
 
   Returns:
-    `R@1` and `R@3` of the true picture among all, `items`, and `by_kind`: for
-    each attribute, the share of the pictures in which it was changed that
-    score below the true one, and their number, `pairs`. All but the counts are
-    `{"value", "chance"}`; with four negatives chance is 0.2, 0.6 and 0.5.
+    `R@1` and `R@3` of the true image among all, `items`, and `by_kind`: for
+    each attribute, the share of the negatives with that attribute changed that
+    score below the true image, and their number, `pairs`. All but the counts
+    are `{"value", "chance"}`; with four negatives chance is 0.2, 0.6 and 0.5.
   """
   scores = np.concatenate([true[:, None], negatives], axis=1)
   relevance = np.zeros(scores.shape, bool)
   relevance[:, 0] = True
-  found = ranking.ranking(scores, relevance, (1, 3))
-  one, other = _numbers(true)[:, None], _numbers(negatives)
-  right = (one > other) + 0.5 * (one == other)
+  figures = ranking.ranking(scores, relevance, (1, 3))
+  true_score, negative = _numbers(true)[:, None], _numbers(negatives)
+  wins = (true_score > negative) + 0.5 * (true_score == negative)
   by_kind = {}
   for i, kind in enumerate(ATTRIBUTES):
-    of = right[changed == i]
-    if len(of):
-      by_kind[kind] = _figure(of.mean(), 0.5) | {"pairs": len(of)}
-  recalls = {name: found[name] for name in ("R@1", "R@3")}
+    rows = wins[changed == i]
+    if len(rows):
+      by_kind[kind] = _figure(rows.mean(), 0.5) | {"pairs": len(rows)}
+  recalls = {name: figures[name] for name in ("R@1", "R@3")}
   return recalls | {"items": len(true), "by_kind": by_kind}
 
 
@@ -175,5 +176,6 @@ def _figure(value: float, chance: float) -> Figures:
 
 
 def _numbers(scores: np.ndarray) -> np.ndarray:
+  """Scores in float64, with NaN as -inf."""
   scores = np.asarray(scores, np.float64)
   return np.where(np.isnan(scores), -np.inf, scores)

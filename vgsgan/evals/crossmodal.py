@@ -1,7 +1,7 @@
-"""Clips that are alike, found by picture and by sound, within and across.
+"""Retrieval of similar clips by image and by sound, within and across both.
 
 After "Objects that Sound" (Arandjelović and Zisserman, ECCV 2018, 3.1): each
-picture and each sound of a set is a query to all pictures and to all sounds.
+image and each sound of a set is a query to all images and to all sounds.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from vgsgan.evals import ranking
 def _unit(features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
   features = features.astype(np.float64)
   norms = np.linalg.norm(features, axis=1, keepdims=True)
-  # A row of zeros stays that.
+  # The maximum keeps a row of zeros at zero.
   return features / np.maximum(norms, np.finfo(np.float64).tiny)
 
 
@@ -28,21 +28,24 @@ def four_directions(
   relevance: Shaped[np.ndarray, "n n"],
   k: int = 30,
 ) -> dict[str, Any]:
-  """nDCG@k of pictures and sounds that look for pictures and sounds.
+  """nDCG@k of images and sounds as queries to images and sounds.
 
-  Nearest first, by Euclidean distance of features scaled to length 1. A query
+  Items are ranked by Euclidean distance of features scaled to length 1. A query
   is not in its own gallery; the other half of its clip is. (The paper does not
   say whether a query finds itself.)
 
   Args:
-    image: of the pictures of n clips.
-    audio: of their sounds, in the same order.
-    relevance: of any clip for any other, e.g. `Hierarchy.relevance`.
-    k: see `ranking.ndcg`, as for errors.
+    image: features of the images of n clips.
+    audio: features of their sounds, in the same order.
+    relevance: relevance of each clip for each other, as `Hierarchy.relevance`.
+    k: as in `ranking.ndcg`.
 
   Returns:
     `{"image_to_image": figures, "image_to_audio": figures, "audio_to_image":
-    figures, "audio_to_audio": figures}`, figures as `ranking.ndcg` gives them.
+    figures, "audio_to_audio": figures}`, figures as in `ranking.ndcg`.
+
+  Raises:
+    ValueError: as in `ranking.ndcg`.
   """
   return {
     "image_to_image": within(image, relevance, k),
@@ -57,15 +60,15 @@ def within(
   relevance: Shaped[np.ndarray, "n n"],
   k: int = 30,
 ) -> dict[str, Any]:
-  """The same of one modality: `four_directions` has it for both."""
+  """nDCG@k of one modality's features; see `four_directions`."""
   others = ~np.eye(len(features), dtype=bool)
   scores = _likeness(features, features)
   return ranking.ndcg(scores, relevance, k, allowed=others)
 
 
 def _likeness(rows: np.ndarray, items: np.ndarray) -> np.ndarray:
-  """Less the squared distances [n, m]."""
-  # A row of zeros is equally far from all but for rounding: a tie.
+  """Negative squared distances [n, m]."""
+  # Rounding makes a tie of a row of zeros, which is equally far from all.
   return -scipy.spatial.distance.cdist(
     _unit(rows), _unit(items), "sqeuclidean"
   ).round(12)
@@ -89,20 +92,20 @@ def canonical(
   audio: Float[np.ndarray, "n e"],
   components: int = 128,
 ) -> tuple[Projection, Projection]:
-  """Canonical correlation analysis: features that were not trained to agree.
+  """Canonical correlation analysis, for features not trained to agree.
 
-  The directions in which the pictures and the sounds of n clips correlate
+  Finds the directions in which the images and the sounds of n clips correlate
   most, best first, each of variance 1 in those clips. The paper gives its
-  baselines 128. The solution is closed; scikit-learn's is iterated, which takes
-  forty times as long for 128 features and leaves correlations 0.001 off.
+  baselines 128. The solution is in closed form; scikit-learn iterates, which
+  takes forty times as long for 128 features and leaves correlations 0.001 off.
 
   Args:
-    image: of the clips to learn from, many more than there are features: with
-      fewer, anything correlates.
-    audio: likewise.
-    components: at least 1. There are fewer where features are fewer, constant
-      or linearly dependent, and none where all are constant: `four_directions`
-      is then at chance.
+    image: features of the clips' images. There should be many more clips than
+      features: with fewer, anything correlates.
+    audio: features of their sounds.
+    components: at least 1. There are fewer if features are fewer, constant or
+      linearly dependent, and none if all are constant: `four_directions` is
+      then at chance.
 
   Returns:
     The projections of image and audio features.
@@ -130,7 +133,7 @@ def canonical(
 
 
 def check_cca() -> None:
-  """UserError where the package for CCA is missing."""
+  """Raises UserError if the package for CCA is missing."""
   try:
     import cca_zoo.linear  # noqa: F401
   except ImportError as error:

@@ -1,6 +1,6 @@
-"""How like real pictures generated ones are, in the space of some features.
+"""Frechet distance, precision and recall of generated images in feature space.
 
-Features are [n, d], a row a picture, e.g. of `models.recogniser.features`.
+Features are [n, d], one row per image, e.g. of `models.recogniser.features`.
 """
 
 from typing import Any
@@ -12,25 +12,23 @@ _BLOCK = 1024  # Rows of a matrix of distances at a time.
 
 
 def frechet_distance(
-  one: Float[np.ndarray, "n d"], other: Float[np.ndarray, "m d"]
+  a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]
 ) -> float:
   """Squared Frechet distance of two normal distributions fitted to features.
 
   |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), Heusel et al. (NeurIPS 2017),
   equation 6. The trace of the root is the sum of the roots of the eigenvalues
-  of C1^(1/2) C2 C1^(1/2), which is symmetric: no complex roots and nothing to
-  be added to a singular covariance. In float64; 0 for equal features.
+  of C1^(1/2) C2 C1^(1/2), which is symmetric. So no root is complex, and a
+  singular covariance needs no offset. In float64; 0 for equal features.
 
   Raises:
     ValueError: a set has fewer than 2 rows.
   """
-  if min(len(one), len(other)) < 2:
-    raise ValueError(
-      f"a covariance needs 2 rows, not {len(one)} and {len(other)}"
-    )
-  one, other = np.float64(one), np.float64(other)
-  gap = one.mean(0) - other.mean(0)
-  c1, c2 = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (one, other))
+  if min(len(a), len(b)) < 2:
+    raise ValueError(f"a covariance needs 2 rows, not {len(a)} and {len(b)}")
+  a, b = np.float64(a), np.float64(b)
+  gap = a.mean(0) - b.mean(0)
+  c1, c2 = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (a, b))
   root = _root(c1)
   product = root @ c2 @ root
   values = np.linalg.eigvalsh((product + product.T) / 2)
@@ -75,7 +73,7 @@ def precision_recall(
 def inside(
   points: Float[np.ndarray, "n d"], of: Float[np.ndarray, "m d"], k: int
 ) -> Bool[np.ndarray, "n"]:
-  """Which points lie in the manifold of a set."""
+  """Marks the points that lie in the manifold of the set `of`."""
   # The nearest neighbour of a point in its own set is itself.
   radius = np.concatenate(
     [np.partition(_squared(rows, of), k, 1)[:, k] for rows in _blocks(of)]
@@ -90,15 +88,15 @@ def _blocks(rows):
 
 
 def _squared(a, b):
-  """Squared distances [n, m]; those of a point to itself are exactly 0."""
-  # Differences, not products: their rounding would decide about duplicates.
+  """Squared distances [n, m]; exactly 0 for equal points."""
+  # Differences, not products, whose rounding errors would separate duplicates.
   return np.stack([((row - b) ** 2).sum(1) for row in a])
 
 
-def equally_many(
+def equal_sizes(
   real: Float[np.ndarray, "n d"], generated: Float[np.ndarray, "m d"]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Two halves of the real, even and odd rows, and as many generated."""
+  """Splits real rows into even and odd, and takes as many generated ones."""
   n = min(len(real) // 2, len(generated))
   return real[0::2][:n], real[1::2][:n], generated[:n]
 
@@ -106,40 +104,40 @@ def equally_many(
 def frechet(
   real: Float[np.ndarray, "n d"], generated: Float[np.ndarray, "m d"]
 ) -> dict[str, float]:
-  """The distance of the generated to the real, and of the real to the real.
+  """Frechet distance of generated to real rows, and of real to real.
 
-  Both are of sets of one size, as in `compare`: a distance of fewer rows is
-  larger.
+  Both compare sets of one size, as in `compare`: fewer rows give a larger
+  distance.
   """
-  half, other, generated = equally_many(real, generated)
+  even, odd, generated = equal_sizes(real, generated)
   return {
-    "value": frechet_distance(half, generated),
-    "real": frechet_distance(half, other),
+    "value": frechet_distance(even, generated),
+    "real": frechet_distance(even, odd),
   }
 
 
 def compare(
   real: Float[np.ndarray, "n d"], generated: Float[np.ndarray, "m d"]
 ) -> dict[str, Any]:
-  """All figures, each with what one half of the real is to the other half.
+  """All figures, each also for one half of the real against the other.
 
-  All sets are as large as half of the real, or as the generated where that is
-  less, since every figure depends on the number of pictures. The order of the
-  real must not mean anything: halves are its even and its odd rows.
+  All sets have the size of half of the real, or of the generated if that is
+  less, since every figure depends on the number of images. The order of the
+  real rows must be random: the halves are its even and odd rows.
 
   Returns:
     `{"frechet_distance" | "precision" | "recall": {"value", "real"},
     "pictures"}`.
   """
-  half, other, generated = equally_many(real, generated)
-  found: dict[str, Any] = {
-    "pictures": len(half),
+  even, odd, generated = equal_sizes(real, generated)
+  figures: dict[str, Any] = {
+    "pictures": len(even),
     "frechet_distance": frechet(real, generated),
   }
-  values = precision_recall(half, generated)
-  reals = precision_recall(half, other)
+  values = precision_recall(even, generated)
+  reals = precision_recall(even, odd)
   for name, value, real_value in zip(
     ("precision", "recall"), values, reals, strict=True
   ):
-    found[name] = {"value": value, "real": real_value}
-  return found
+    figures[name] = {"value": value, "real": real_value}
+  return figures

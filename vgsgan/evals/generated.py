@@ -1,9 +1,9 @@
-"""Figures of generated pictures and sounds, alone and as pairs.
+"""Figures of generated images and sounds, alone and as pairs.
 
-Each has beside it what is known of its scale: `real`, the same of real clips;
-`mismatched`, of real pictures with the sounds of other clips; `chance`, of one
-picture and one sound drawn every time, the means of the real ones, which have
-the least squared error that can be had without looking.
+Each figure comes with references for its scale. `real` is that of real clips;
+`mismatched` that of real images with the sounds of other clips; `chance` that
+of a constant image and sound, the means of the real ones, which have the least
+squared error of all constants.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,23 +18,23 @@ Figure = dict[str, float]
 
 
 class Clips(NamedTuple):
-  """Pictures and spectrograms, in [-1, 1]; row i of one goes with i's other."""
+  """Images and spectrograms in [-1, 1]; row i of both belongs to clip i."""
 
   picture: Float[np.ndarray, "n s s 3"]
   sound: Float[np.ndarray, "n t f"]
 
 
 def flat(rows: Float[np.ndarray, "n *rest"]) -> Float[np.ndarray, "n *rest"]:
-  """As many rows, each their mean."""
+  """Replaces every row by the mean row."""
   return np.broadcast_to(rows.mean(0), rows.shape)
 
 
 def squared_error(
-  real: Float[np.ndarray, "n *rest"], made: Float[np.ndarray, "n *rest"]
+  real: Float[np.ndarray, "n *rest"], generated: Float[np.ndarray, "n *rest"]
 ) -> Figure:
-  """Mean over rows and numbers; by chance, of the mean row."""
+  """Mean squared error over all numbers; chance is that of the mean row."""
   return {
-    "value": float(np.mean((real - made) ** 2)),
+    "value": float(np.mean((real - generated) ** 2)),
     "chance": float(np.mean((real - real.mean(0)) ** 2)),
   }
 
@@ -42,9 +42,10 @@ def squared_error(
 def coarse(
   rows: Float[np.ndarray, "n h w c"], cells: int = 4
 ) -> Float[np.ndarray, "n d"]:
-  """Means over cells x cells places: features that nothing was trained for.
+  """Means over a grid of cells x cells: untrained features.
 
-  Places are as equal as sides allow, which are of one number a place at least.
+  Cells are as equal as the sides allow. A side shorter than `cells` has one
+  cell per place.
   """
   for axis in (1, 2):
     places = np.array_split(rows, min(cells, rows.shape[axis]), axis)
@@ -54,9 +55,9 @@ def coarse(
 
 
 def spread(features: Float[np.ndarray, "n d"]) -> float:
-  """Mean distance of two rows."""
+  """Mean Euclidean distance of two different rows."""
   rows = np.float64(features)
-  # Differences, not products: rows may be all alike.
+  # Differences, not products, which would not give 0 for equal rows.
   total = sum(np.sqrt(((row - rows) ** 2).sum(1)).sum() for row in rows)
   return float(total / (len(rows) * (len(rows) - 1)))
 
@@ -64,33 +65,35 @@ def spread(features: Float[np.ndarray, "n d"]) -> float:
 def likeness(
   real: Float[np.ndarray, "n d"],
   mean: Float[np.ndarray, "n d"],
-  made: Mapping[str, Float[np.ndarray, "n d"]],
+  generated: Mapping[str, Float[np.ndarray, "n d"]],
 ) -> dict[str, dict[str, Figure]]:
-  """How like the real each set is, and how varied, in features.
+  """Frechet distance to the real, and diversity, of each generated set.
 
-  Frechet distances are of the real's even rows to the others' odd ones: so all
-  are of sets of one size, and no row is compared with what was made of itself.
-  The order of the rows must not mean anything.
+  Frechet distances compare the real's even rows with the others' odd rows. So
+  all sets have one size, and no row is compared with one generated from itself.
+  The order of the rows must be random.
 
   Args:
     real: features of the real.
-    mean: of their mean, `flat`.
-    made: of what was generated, by name.
+    mean: features of their mean, `flat`.
+    generated: features of generated sets, by name.
 
   Returns:
-    `{"frechet": {name: figure}, "diversity": {name: figure}}`, the diversity
-    being the mean distance of two rows.
+    `{"frechet": {name: figure}, "diversity": {name: figure}}`; diversity is the
+    mean distance of two rows.
   """
 
-  def away(rows):
+  def distance(rows):
     return frechet_distance(real[0::2], rows[1::2])
 
-  known = {"real": away(real), "chance": away(mean)}
-  varied = {"real": spread(real), "chance": 0.0}
+  distances = {"real": distance(real), "chance": distance(mean)}
+  spreads = {"real": spread(real), "chance": 0.0}
   return {
-    "frechet": {name: {"value": away(x), **known} for name, x in made.items()},
+    "frechet": {
+      name: {"value": distance(x), **distances} for name, x in generated.items()
+    },
     "diversity": {
-      name: {"value": spread(x), **varied} for name, x in made.items()
+      name: {"value": spread(x), **spreads} for name, x in generated.items()
     },
   }
 
@@ -98,53 +101,56 @@ def likeness(
 def matches(
   match: Callable[[Clips], Float[np.ndarray, "n"]],
   real: Clips,
-  made: Mapping[str, Clips],
+  generated: Mapping[str, Clips],
 ) -> dict[str, dict[str, Figure]]:
-  """The share of pairs that are found to belong together, and how surely.
+  """Share of pairs judged to belong together, and the mean logit.
+
+  Mismatched pairs join each real image with the sound of the clip before it.
+  Some of these match, as often as two clips are alike.
 
   Args:
-    match: a logit of each pair, above 0 where the two belong together.
-    real: pairs that do; mismatched, each picture is with the sound of the clip
-      before it, which happens to fit as often as two clips are alike.
-    made: pairs of which at least one part is generated.
+    match: gives a logit per pair, above 0 where the two belong together.
+    real: pairs that belong together.
+    generated: pairs of which at least one part is generated, by name.
 
   Returns:
-    `{"accuracy": {name: figure}, "score": {name: figure}}`, the score being the
-    mean logit; by chance they are those of the mismatched.
+    `{"accuracy": {name: figure}, "score": {name: figure}}`; the score is the
+    mean logit, and chance the figure of the mismatched pairs.
   """
-  apart = Clips(real.picture, np.roll(real.sound, 1, axis=0))
-  logits = {name: match(clips) for name, clips in made.items()}
-  matched, mismatched = match(real), match(apart)
-  found = {}
-  for figure, of in (("accuracy", lambda x: x > 0), ("score", lambda x: x)):
-    known = {
-      "real": float(np.mean(of(matched))),
-      "mismatched": float(np.mean(of(mismatched))),
+  rolled = Clips(real.picture, np.roll(real.sound, 1, axis=0))
+  logits = {name: match(clips) for name, clips in generated.items()}
+  matched, mismatched = match(real), match(rolled)
+  figures = {}
+  for figure, value in (("accuracy", lambda x: x > 0), ("score", lambda x: x)):
+    references = {
+      "real": float(np.mean(value(matched))),
+      "mismatched": float(np.mean(value(mismatched))),
     }
-    known["chance"] = known["mismatched"]
-    found[figure] = {
-      name: {"value": float(np.mean(of(x))), **known}
+    references["chance"] = references["mismatched"]
+    figures[figure] = {
+      name: {"value": float(np.mean(value(x))), **references}
       for name, x in logits.items()
     }
-  return found
+  return figures
 
 
 def recognised(
   logits: Float[np.ndarray, "n c"],
-  of_real: Float[np.ndarray, "n c"],
+  real_logits: Float[np.ndarray, "n c"],
   labels: Int[np.ndarray, "n l"],
 ) -> Figure:
   """The share of clips whose likeliest class is one of their labels (-1: none).
 
-  By chance: of always answering with the commonest class.
+  Chance is that of always answering with the commonest class.
   """
   has = (labels[..., None] == np.arange(logits.shape[1])).any(axis=1)
 
-  def share(of):
-    return float(np.take_along_axis(has, of.argmax(1)[:, None], axis=1).mean())
+  def share(logits):
+    best = logits.argmax(1)[:, None]
+    return float(np.take_along_axis(has, best, axis=1).mean())
 
   return {
     "value": share(logits),
-    "real": share(of_real),
+    "real": share(real_logits),
     "chance": float(has.mean(0).max()),
   }

@@ -1,4 +1,4 @@
-"""How good drawn pictures are, to a recogniser that never drew."""
+"""Scores generated images with a recogniser that took no part in training."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,19 +12,21 @@ from vgsgan.models.pretrained import Network
 from vgsgan.worlds import recognise
 from vgsgan.worlds.attributes import ATTRIBUTES
 
-# [n, s, s, 3] in [0, 1] -> features [n, d], and objects of each picture.
-Look = Callable[[np.ndarray], tuple[np.ndarray, list[list[recognise.Object]]]]
+# Images [n, s, s, 3] in [0, 1] -> features [n, d], and objects of each image.
+Predict = Callable[
+  [np.ndarray], tuple[np.ndarray, list[list[recognise.Object]]]
+]
 
 
-def looker(judge: Network, block: int = 100) -> Look:
-  """A recogniser as a function of pictures on the host."""
+def predictor(judge: Network, block: int = 100) -> Predict:
+  """A recogniser as a function of images on the host, `block` at a time."""
 
   @jax.jit
   def apply(variables, images):
     return judge.module.apply(variables, images, train=False)
 
-  def look(images):
-    features, seen = [], []
+  def predict(images):
+    features, objects = [], []
     for first in range(0, len(images), block):
       rows = images[first : first + block]
       filled = np.concatenate(
@@ -34,31 +36,36 @@ def looker(judge: Network, block: int = 100) -> Look:
         apply(judge.variables, jax.device_put(filled))
       )
       features.append(pooled[: len(rows)])
-      seen += [recognise.objects(x) for x in logits[: len(rows)]]
-    return np.concatenate(features), seen
+      objects += [recognise.objects(x) for x in logits[: len(rows)]]
+    return np.concatenate(features), objects
 
-  return look
+  return predict
 
 
 def score(
-  look: Look,
+  predict: Predict,
   real: Float[np.ndarray, "n s s 3"],
   drawn: Float[np.ndarray, "m s s 3"],
 ) -> dict[str, Any]:
-  """`evals.generation.compare` of what is seen, and `sure`: the share of
-  pictures with something in them of which every attribute is sure."""
-  of_real, seen_real = look(real)
-  of_drawn, seen_drawn = look(drawn)
-  return frechet.compare(of_real, of_drawn) | {
-    "sure": {"value": sure(seen_drawn), "real": sure(seen_real)}
+  """Figures of `frechet.compare` on predicted features, and `sure`.
+
+  Args:
+    predict: as from `predictor`.
+    real: real images in [0, 1].
+    drawn: generated images in [0, 1].
+  """
+  real_features, real_objects = predict(real)
+  drawn_features, drawn_objects = predict(drawn)
+  return frechet.compare(real_features, drawn_features) | {
+    "sure": {"value": sure(drawn_objects), "real": sure(real_objects)}
   }
 
 
-def sure(seen: list[list[recognise.Object]]) -> float:
-  """Share of the pictures that show something, and nothing unsure."""
-  known = [
+def sure(images: list[list[recognise.Object]]) -> float:
+  """Share of images with objects, all of whose attributes are certain."""
+  certain = [
     bool(objects)
     and all(o[kind] is not None for o in objects for kind in ATTRIBUTES)
-    for objects in seen
+    for objects in images
   ]
-  return float(np.mean(known))
+  return float(np.mean(certain))

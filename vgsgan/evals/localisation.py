@@ -1,10 +1,9 @@
-"""Where in a picture a map says that something is, against where it is.
+"""Localisation figures: a map's peak or marked cells against a box or mask.
 
-A map has a number for each cell of a grid over the picture. As in `ranking`,
-ties are in random order, in expectation, and NaN is below every number. Chance
-is the same map moved to a random place, around the edges, in expectation.
-Pictures without the object, whose box or mask is empty, are left out and
-counted.
+A map has a number for each cell of a grid over the image. As in `ranking`, ties
+count in expectation over random orders, and NaN ranks below every number.
+Chance is the expectation over random shifts of the map, around the edges.
+Images without the object, whose box or mask is empty, are left out and counted.
 """
 
 from typing import Any
@@ -18,7 +17,7 @@ Figures = dict[str, Any]
 def _cells(
   boxes: Float[np.ndarray, "n 4"], height: int, width: int
 ) -> Shaped[np.ndarray, "n h w"]:
-  """Whether the centre of each cell is in the box."""
+  """Marks the cells whose centre is in the box."""
   top, left, bottom, right = boxes.T[..., None]
   y = (np.arange(height) + 0.5) / height
   x = (np.arange(width) + 0.5) / width
@@ -34,20 +33,20 @@ def _areas(boxes: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, "n"]:
 def pointing(
   maps: Float[np.ndarray, "n h w"], boxes: Float[np.ndarray, "n 4"]
 ) -> Figures:
-  """How often the peak of a map is in the box.
+  """Share of maps whose peak is in the box.
 
   After the pointing game (Zhang et al., ECCV 2016), without its tolerance.
 
   Args:
-    maps: higher is surer.
+    maps: evidence for the object; higher is surer.
     boxes: top, left, bottom, right, from 0 to 1 down and to the right. A cell
       is in a box if its centre is.
 
   Returns:
     `{"value", "chance", "centre", "best", "maps": n, "without_box": m}`.
-    Chance is the share of cells that are in the box; `centre` is what the
-    middle of the picture gets, and `best` what any map can: a small box may
-    hold no cell's centre.
+    Chance is the share of cells that are in the box; `centre` is the figure of
+    the image's middle, and `best` that of the best map: a small box may hold no
+    cell's centre.
 
   Raises:
     ValueError: all boxes are empty.
@@ -71,14 +70,14 @@ def pointing(
 def pointing_any(
   maps: Float[np.ndarray, "n h w"], boxes: Float[np.ndarray, "n m 4"]
 ) -> Figures:
-  """How often the peak of a map is in the box of one other object.
+  """Share of maps whose peak is in the box of one other object.
 
-  What `pointing` falls to with the wrong sound, if the sound is what moves the
-  peak: an object that does not sound is then as good as the one that does.
+  If the sound moves the peak, `pointing` falls to this figure with the wrong
+  sound: a silent object is then as likely as the sounding one.
 
   Args:
-    maps: as of `pointing`.
-    boxes: of the objects that do not sound; zeros: it is not there.
+    maps: as in `pointing`.
+    boxes: boxes of the silent objects; zeros if there is no object.
 
   Returns:
     As `pointing`, over all pairs of a map and one other object.
@@ -92,7 +91,7 @@ def pointing_any(
 def _overlap(
   starts: Float[np.ndarray, "*n"], ends: Float[np.ndarray, "*n"], cells: int
 ) -> Float[np.ndarray, "*n cells"]:
-  """The share of each of `cells` equal parts of [0, 1] that an interval has."""
+  """Share of each of `cells` equal parts of [0, 1] that an interval covers."""
   edges = np.arange(cells + 1) / cells
   low = np.maximum(starts[..., None], edges[:-1])
   high = np.minimum(ends[..., None], edges[1:])
@@ -120,18 +119,17 @@ def intersection_over_union(
 
   Args:
     maps: finite, or all NaN, which marks no cell.
-    truth: boxes as of `pointing`, or masks of any size: above 0 is the object.
+    truth: boxes as in `pointing`, or masks of any size, above 0 at the object.
       Areas are exact: a cell may be covered in part.
     threshold: from 0 to 1; marks the cells of at least min + threshold (max -
-      min) of their map, so a constant map marks all. To be chosen on other
-      pictures.
+      min) of their map, so a constant map marks all. Choose it on other images.
 
   Returns:
     `{"value", "chance", "whole", "maps": n, "without_box": m}`; `whole` is the
-    IoU of the whole picture.
+    IoU of the whole image.
 
   Raises:
-    ValueError: no picture has the object, or the threshold is out of range.
+    ValueError: no image has the object, or the threshold is out of range.
   """
   if not 0 <= threshold <= 1:
     raise ValueError(f"threshold must be from 0 to 1: {threshold}")
@@ -144,7 +142,7 @@ def intersection_over_union(
 
   total = marked.sum(axis=(1, 2)) + cover.sum(axis=(1, 2))
   shared = np.sum(marked * cover, axis=(1, 2))
-  # The same of the marked cells at every place, by the correlation theorem.
+  # Overlap for every shift of the marked cells, by the correlation theorem.
   spectrum = np.conj(np.fft.rfft2(marked)) * np.fft.rfft2(cover)
   moved = np.fft.irfft2(spectrum, marked.shape[1:])
   return {

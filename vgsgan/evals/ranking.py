@@ -1,17 +1,17 @@
 """Retrieval figures from scores and relevance, each with its chance.
 
 R@k is the share of queries with a relevant item among the k best, the field's
-"recall at k" (Harwath et al., 2018, section 4); with one relevant item a query
-it is hit@k. Items with equal scores are put in random order, in expectation:
-nothing is drawn, and a constant score gets exactly the chance figures.
+"recall at k" (Harwath et al., 2018, section 4); with one relevant item per
+query it is hit@k. Ties count in expectation over random orders: nothing is
+drawn, and a constant score gets exactly the chance figures.
 
-The median rank is that of the best-ranked relevant item over the queries and
-over those random orders, so it is the rank at which R@k passes one half;
-without ties it is the plain median. Ranks start at 1.
+The median rank is the median, over queries and random orders, of the rank of
+the best relevant item: the rank at which R@k passes one half. Without ties it
+is the plain median. Ranks start at 1.
 
-nDCG@k is for relevance in degrees: what the k best are worth, each divided by
-log2(rank + 1), over the most that k items could be (Järvelin and Kekäläinen,
-2002, whose gain is linear; 2^r - 1 is that of Burges et al., 2005).
+nDCG@k is for graded relevance: the gains of the k best, each divided by
+log2(rank + 1), over the largest possible sum (Järvelin and Kekäläinen, 2002,
+with linear gain; the gain 2^r - 1 is that of Burges et al., 2005).
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -21,10 +21,10 @@ import numpy as np
 import scipy
 from jaxtyping import Bool, Float, Int, Shaped
 
-# From here on the log-gamma form is used: k products would take long.
+# Above this k the log-gamma form is used: k products would be slow.
 _MANY = 128
 
-# What a relevance is worth.
+# Gain of a relevance.
 GAINS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
   "exponential": lambda relevance: np.exp2(relevance) - 1,
   "linear": lambda relevance: relevance,
@@ -32,10 +32,10 @@ GAINS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 class BestRanks(NamedTuple):
-  """Where the best-ranked relevant item of each query stands.
+  """Counts that give the rank of each query's best relevant item.
 
   higher: irrelevant items that score above it.
-  tied_relevant, tied_irrelevant: items that score as it does, itself included.
+  tied_relevant, tied_irrelevant: items with the same score, itself included.
   relevant: all relevant items; a query with 0 has no answer.
   gallery: number of items.
   """
@@ -50,12 +50,11 @@ class BestRanks(NamedTuple):
 def best_ranks(
   scores: Shaped[np.ndarray, "q n"], relevance: Shaped[np.ndarray, "q n"]
 ) -> BestRanks:
-  """Places of the best relevant items, for some of the queries.
+  """Ranks of the best relevant items, for some of the queries.
 
   Args:
-    scores: of q queries with the whole gallery of n items; higher is better.
-      NaN counts as -inf: below every number. A row of NaN only is all ties,
-      which is chance.
+    scores: scores of q queries with all n items; higher is better. NaN counts
+      as -inf, below every number. A row of only NaN is all ties, at chance.
     relevance: an item is relevant where this is True or above 0.
   """
   scores = np.asarray(scores)
@@ -82,7 +81,7 @@ def summarize(
   """Figures over all queries of the blocks.
 
   Args:
-    blocks: of one gallery.
+    blocks: blocks of queries to one gallery.
     ks: the k of R@k, each at least 1; may exceed the gallery.
 
   Returns:
@@ -137,9 +136,9 @@ def ranking_blocks(
   blocks: Iterable[tuple[np.ndarray, np.ndarray]],
   ks: Sequence[int] = (1, 5, 10),
 ) -> dict[str, Any]:
-  """`ranking` of (scores, relevance) that come some rows at a time.
+  """`ranking` of blocks of rows (scores, relevance), each with all columns.
 
-  Each block has all columns. Only five numbers a query are kept.
+  Only five numbers per query are kept.
   """
   return summarize([best_ranks(*block) for block in blocks], ks)
 
@@ -158,13 +157,13 @@ def hit_probability(
 ) -> Shaped[np.ndarray, "q"]:
   """Probability that a relevant item is among the k best.
 
-  `higher` items stand above a block of ties of `relevant` (at least 1) and
-  `irrelevant` items in random order. With s = k - higher places left in it, the
+  `higher` items rank above a block of ties of `relevant` (at least 1) and
+  `irrelevant` items in random order. With s = k - higher places left, the
   probability is 1 - C(irrelevant, s) / C(irrelevant + relevant, s).
   """
   places = np.maximum(k - higher, 0)
   size = irrelevant + relevant
-  # More places than irrelevant items: one of them is taken by a relevant one.
+  # With more places than irrelevant items, a relevant one takes a place.
   certain = places > irrelevant
   places = np.minimum(places, irrelevant)
   if k <= _MANY:
@@ -194,9 +193,9 @@ def _median_rank(
   irrelevant: np.ndarray,
   gallery: int,
 ) -> float:
-  """Middle of the first ranks that reach, and that pass, half the queries."""
-  # Half is reached exactly by every even number of queries. Log-gamma errs by
-  # some 1e-9 at a million items, and must not move the middle by half a rank.
+  """Mean of the first ranks that reach, and that pass, half the queries."""
+  # An even number of queries can reach exactly one half. Log-gamma errs by some
+  # 1e-9 at a million items, and must not move the median by half a rank.
   slack = 1e-8
 
   def first(reached: float) -> int:
@@ -222,18 +221,17 @@ def ndcg(
   """Mean over the queries of nDCG@k.
 
   Args:
-    scores: as of `best_ranks`.
-    relevance: at least 0; 0 is worth nothing.
+    scores: as in `best_ranks`.
+    relevance: at least 0; an item of relevance 0 has no gain.
     k: at least 1; may exceed the gallery.
-    gain: one of GAINS. They differ much, in chance most of all: name it with
-      the figure.
-    allowed: False for items that are not in a query's gallery, as the query
-      itself.
+    gain: one of GAINS. Figures depend on it, chance most of all: report it.
+    allowed: False for items that are not in a query's gallery, such as the
+      query itself.
 
   Returns:
     `{"nDCG@k": {"value", "chance"}, "gain": gain, "gallery": n, "queries": q,
-    "without_answer": m}`. Chance is that of a constant score. Queries to which
-    nothing is relevant are left out and counted in `without_answer`.
+    "without_answer": m}`. Chance is that of a constant score. Queries without a
+    relevant item are left out and counted in `without_answer`.
 
   Raises:
     ValueError: no query has an answer, relevance is negative, not finite or
@@ -279,10 +277,10 @@ def _dcg(
   allowed: Bool[np.ndarray, "q n"],
   discounts: Float[np.ndarray, "n"],
 ) -> Float[np.ndarray, "q"]:
-  """Discounted gain; each item of a tie gains the mean of the tie."""
+  """Discounted cumulative gain; each item of a tie has the tie's mean gain."""
   scores = np.asarray(scores, np.float64)
   lowest = np.where(np.isnan(scores), -np.inf, scores)
-  # NaN sorts last, and is no tie with itself.
+  # NaN sorts last, and does not tie with NaN.
   keys = np.where(allowed, -lowest, np.nan)
   order = np.argsort(keys, axis=1, kind="stable")
   keys = np.take_along_axis(keys, order, axis=1)

@@ -1,4 +1,4 @@
-"""How well the objects of pictures are recognised, each figure with chance."""
+"""Figures of object recognition, each with its chance."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,24 +18,24 @@ def majority(labels: Int[np.ndarray, "n"]) -> float:
 def given_masks(
   logits: Float[np.ndarray, "o 16"], attributes: Int[np.ndarray, "o 4"]
 ) -> dict[str, Any]:
-  """Accuracy of each kind where it is known which pixels are an object.
+  """Accuracy of each kind of attribute, given the objects' masks.
 
   Args:
-    logits: mean over the object's mask.
+    logits: mean logits over each object's mask.
     attributes: indices into ATTRIBUTES[kind], in its order.
 
   Returns:
     `{kind: {"value", "chance"}, "objects": o}`.
   """
-  found: dict[str, Any] = {}
+  figures: dict[str, Any] = {}
   start = 1
   for i, (kind, words) in enumerate(ATTRIBUTES.items()):
     guess = np.argmax(logits[:, start : start + len(words)], -1)
     right = guess == attributes[:, i]
     chance = majority(attributes[:, i])
-    found[kind] = {"value": float(right.mean()), "chance": chance}
+    figures[kind] = {"value": float(right.mean()), "chance": chance}
     start += len(words)
-  return found | {"objects": len(attributes)}
+  return figures | {"objects": len(attributes)}
 
 
 def found_objects(
@@ -43,26 +43,26 @@ def found_objects(
   masks: Sequence[Bool[np.ndarray, "n s t"]],
   attributes: Sequence[Int[np.ndarray, "n 4"]],
 ) -> dict[str, Any]:
-  """How well objects are found and named where nothing is known.
+  """Figures of detecting and naming objects, without their masks.
 
   Args:
-    logits: a picture each.
-    masks: of its objects; empty where there is none.
-    attributes: of its objects.
+    logits: logits of each image.
+    masks: masks of its objects; empty where there is no object.
+    attributes: attributes of its objects.
 
   Returns:
-    `count`: share of pictures with the true number of objects found; `found`:
-    share of objects that an object found overlaps by half (intersection over
-    union), by chance none; `named`: share of the words of those that are told
-    at all (`recognise.SURE`), of which `right` are right.
+    `count`: share of images with the true number of detected objects, with
+    chance; `found`: share of objects of which a detected one covers more than
+    half (intersection over union); `named`: share of the words of these that
+    are sure (`recognise.SURE`); `right`: share of sure words that are right.
   """
   counts, truth, hits, sure, right = [], [], [], [], []
-  for picture, where, what in zip(logits, masks, attributes, strict=True):
-    objects = recognise.objects(picture)
-    there = where.any((1, 2))
+  for image, image_masks, labels in zip(logits, masks, attributes, strict=True):
+    objects = recognise.objects(image)
+    there = image_masks.any((1, 2))
     counts.append(len(objects))
     truth.append(int(there.sum()))
-    for mask, indices in zip(where[there], what[there], strict=True):
+    for mask, indices in zip(image_masks[there], labels[there], strict=True):
       match = next((o for o in objects if _overlap(o["mask"], mask) > 0.5), {})
       hits.append(bool(match))
       for kind, index in zip(ATTRIBUTES, indices, strict=True):
@@ -84,5 +84,6 @@ def _share(flags: list[bool]) -> float:
   return float(np.mean(flags)) if flags else 0.0
 
 
-def _overlap(one, other) -> float:
-  return (one & other).sum() / max((one | other).sum(), 1)
+def _overlap(a, b) -> float:
+  """Intersection over union of two masks."""
+  return (a & b).sum() / max((a | b).sum(), 1)

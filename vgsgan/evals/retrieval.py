@@ -1,4 +1,4 @@
-"""Speech to image and image to speech, over whole galleries, block by block."""
+"""Retrieval of images by speech and speech by image, in blocks of queries."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,10 +18,10 @@ def relevance(
   image_id: Int[np.ndarray, "s"],
   gallery: Int[np.ndarray, "i"],
 ) -> Bool[np.ndarray, "s i"]:
-  """Which images of the gallery are right for which recording.
+  """Marks the images of the gallery that match each recording.
 
-  Record r pairs `speech_id[r]` with `image_id[r]`; an image is right for a
-  recording if any record pairs the two. So one recording read for five flowers
+  Record r pairs `speech_id[r]` with `image_id[r]`; an image matches a recording
+  if any record pairs the two. So a recording that is paired with five images
   has five right answers, and an image with six recordings has six.
   """
   _, speech = np.unique(speech_id, return_inverse=True)
@@ -33,7 +33,7 @@ def relevance(
 
 
 def _padded(array: np.ndarray, start: int, size: int) -> np.ndarray:
-  """`array[start:start + size]`, filled up with its first row."""
+  """`array[start:start + size]`, padded with the array's first row."""
   rows = array[start : start + size]
   fill = np.repeat(array[:1], size - len(rows), axis=0)
   return np.concatenate([rows, fill])
@@ -60,8 +60,8 @@ def score_blocks(
       _padded(speech, s, block),
       _padded(valid, s, block),
     )
-    found = jax.device_get(score(*jax.device_put(inputs)))
-    return found[: len(images) - i, : len(speech) - s]
+    scores = jax.device_get(score(*jax.device_put(inputs)))
+    return scores[: len(images) - i, : len(speech) - s]
 
   for start in range(0, num[by_speech], block):
     rest = range(0, num[not by_speech], block)
@@ -89,11 +89,11 @@ def retrieval(
     images: the image gallery's feature maps.
     speech: the recordings' feature maps.
     valid: their valid frames.
-    right: which image is right for which recording.
-    groups: subsets of the recordings by name, e.g. a language each. Their
-      queries face the whole image gallery; an image faces their recordings.
+    right: True where an image matches a recording; see `relevance`.
+    groups: subsets of the recordings by name, e.g. one per language. Their
+      queries search the whole image gallery; images search their recordings.
     block: queries and gallery items scored at a time.
-    poll: called at every block; raises to leave.
+    poll: called at every block; raises an exception to stop.
 
   Returns:
     `{"speech_to_image": figures, "image_to_speech": figures, "by_group":
@@ -104,8 +104,9 @@ def retrieval(
   for rows, scores in score_blocks(score, images, speech, valid, block, True):
     poll()
     for name, chosen in subsets.items():
-      of = chosen[rows]
-      to_image[name].append(ranking.best_ranks(scores[of], right[rows][of]))
+      subset = chosen[rows]
+      ranks = ranking.best_ranks(scores[subset], right[rows][subset])
+      to_image[name].append(ranks)
   to_speech = {name: [] for name in subsets}
   for rows, scores in score_blocks(score, images, speech, valid, block, False):
     poll()

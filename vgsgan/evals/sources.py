@@ -1,7 +1,7 @@
-"""Does a map of a picture point at what makes the sound?
+"""Localisation of the sounding object among several.
 
 "Objects that Sound" (Arandjelovic and Zisserman, ECCV 2018, section 4.1) shows
-such maps; these are figures of them, where it is known what sounds.
+such maps; these figures need labels of the object that sounds.
 """
 
 from typing import Any
@@ -20,21 +20,21 @@ def pointing(
   source: Int[np.ndarray, "n"],
   threshold: float,
 ) -> dict[str, Any]:
-  """Where the sound is found in pictures that show several objects.
+  """Localisation figures over the images that show several objects.
 
   Args:
     image_map: features of each place.
-    sound: of what sounds in each.
-    boxes: of the objects; zeros where there is none.
-    classes: of the objects; -1 where there is none.
-    source: which of them sounds.
+    sound: features of each image's sound.
+    boxes: boxes of the objects; zeros where there is none.
+    classes: classes of the objects; -1 where there is none.
+    source: index of the object that sounds.
     threshold: see `localisation.intersection_over_union`.
 
   Returns:
-    `own_sound`: `pointing` of each picture's sound at its source; `iou`
-    likewise. `wrong_sound`: the same with the sound of another picture, of
-    what this one does not show. `wrong_sound_elsewhere`: how often that one
-    points at one of the other objects. Nothing if no picture has several.
+    `own_sound`: `pointing` of each image's sound at its source; `iou`: its
+    intersection over union. `wrong_sound`: `pointing` with the sound of another
+    image, of a class that this one lacks; `wrong_sound_elsewhere`: that sound
+    at the other objects. Empty if no image has several objects.
   """
   several = np.flatnonzero((classes >= 0).sum(1) > 1)
   sounding = classes[np.arange(len(source)), source]
@@ -64,14 +64,14 @@ def pointing(
 def strangers(
   classes: Int[np.ndarray, "n m"], sounding: Int[np.ndarray, "n"]
 ) -> Int[np.ndarray, "n"]:
-  """For each picture, another in which something sounds that it lacks.
+  """Draws for each image another whose sounding class the image lacks.
 
-  Drawn with a fixed seed; -1 of a picture that shows all that sounds.
+  The seed is fixed. -1 for an image that shows every sounding class.
   """
   rng = np.random.default_rng(0)
-  found = np.full(len(sounding), -1)
+  chosen = np.full(len(sounding), -1)
   for row in range(len(sounding)):
     absent = np.flatnonzero(~np.isin(sounding, classes[row]))
     if len(absent):
-      found[row] = rng.choice(absent)
-  return found
+      chosen[row] = rng.choice(absent)
+  return chosen

@@ -229,7 +229,7 @@ def build(
   model = Gan(config)
   for split in ("validation", "test"):
     check_at_least(f"data.num_{split}", len(splits[split]), _FEWEST)
-  look = judging.looker(pretrained.load_recogniser(config.eval.recogniser))
+  look = judging.predictor(pretrained.load_recogniser(config.eval.recogniser))
   draw = jax.jit(model.sample, out_shardings=mesh_lib.replicated(mesh))
 
   def samples(state: TrainState, records, count: int) -> Iterator[np.ndarray]:
