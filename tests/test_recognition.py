@@ -297,7 +297,7 @@ def test_an_exported_network_is_read_back(finished, tmp_path):
   assert np.isfinite(logits).all()
   fresh = model.init(jax.random.key(0), images, train=False)
   assert jax.tree.structure(fresh) == jax.tree.structure(variables)
-  with pytest.raises(UserError, match="did you mean 'recogniser'"):
+  with pytest.raises(UserError, match=r"--network=.*mean 'recogniser'"):
     export.export(finished, "recognizer", path)
   with pytest.raises(UserError, match="no run in"):
     export.export(tmp_path, "recogniser", path)

@@ -15,6 +15,7 @@ from absl import flags
 
 from vgsgan import data, tasks
 from vgsgan.common import commands, options
+from vgsgan.common.errors import UserError
 from vgsgan.models import pretrained
 from vgsgan.parallel import mesh
 from vgsgan.train import finished, terminal
@@ -33,7 +34,9 @@ def export(workdir: pathlib.Path, network: str, out: pathlib.Path) -> None:
   with say.status("opening the data set"):
     task = tasks.build(config, devices, data.load(config.data))
   shapes = jax.eval_shape(task.init, jax.random.key(config.seed))
-  options.check_one_of("network", network, tuple(shapes.params))
+  if network not in shapes.params:
+    near = options.nearest(network, list(shapes.params))
+    raise UserError(f"--network={network!r} is unknown: {near}")
   abstract = mesh.abstract(shapes, devices)
   with say.status(f"restoring {workdir}"), finished.opened(workdir) as saved:
     state, _ = saved.restore(results["step"], abstract)
