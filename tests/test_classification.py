@@ -14,8 +14,8 @@ from tests.test_options import load
 from vgsgan import data, tasks
 from vgsgan.common.errors import UserError
 from vgsgan.data import features
-from vgsgan.data.clip_sets import Labelled
 from vgsgan.data.hierarchy import Hierarchy
+from vgsgan.data.records import Labelled
 from vgsgan.models.correspondence import Tower
 from vgsgan.parallel import mesh
 from vgsgan.tasks import classification

@@ -16,6 +16,7 @@ from vgsgan import data
 from vgsgan.common.errors import UserError
 from vgsgan.data.builders.clevrgan import files as clevrgan_files
 from vgsgan.data.examples import DrawnPairExample
+from vgsgan.data.records import prepared_names
 from vgsgan.parallel import mesh
 
 IDS = {
@@ -283,7 +284,7 @@ def test_text_is_optional(source, tmp_path):
 def test_other_sources_have_folders_of_their_own(source, tmp_path):
   def name(**changes):
     splits = data.load(config(source, tmp_path, **changes))
-    return data.prepared(splits["train"])[0]
+    return prepared_names(splits["train"])[0]
 
   before = name()
   assert before == name()

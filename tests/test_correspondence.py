@@ -18,9 +18,9 @@ from tests.placing import placed
 from tests.running import run_config
 from vgsgan import data
 from vgsgan.common.errors import UserError
-from vgsgan.data.clip_sets import REAL, Labelled
-from vgsgan.data.clips import MOST_LABELS, ClipExample
+from vgsgan.data.examples import MOST_LABELS, ClipExample
 from vgsgan.data.hierarchy import Hierarchy
+from vgsgan.data.records import REAL, Labelled
 from vgsgan.evals import sources
 from vgsgan.losses import contrastive, objectives, primitives, scores
 from vgsgan.parallel import mesh

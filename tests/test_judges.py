@@ -16,6 +16,7 @@ from tests.test_options import load
 from vgsgan import data
 from vgsgan.common import jsonfiles
 from vgsgan.common.errors import UserError
+from vgsgan.data.records import Labelled
 from vgsgan.models.correspondence import Tower
 from vgsgan.parallel import mesh
 from vgsgan.tasks import judges
@@ -80,7 +81,7 @@ def finished(tmp_path_factory):
 def small_blocks():
   """Blocks of 3, that 7 rows do not fill."""
   with pytest.MonkeyPatch.context() as patched:
-    patched.setattr(data, "hierarchy", lambda config: STAR)
+    patched.setattr(data, "load", lambda config: {"train": Labelled([], STAR)})
     patched.setattr(judges, "BLOCK", 3)
     yield
 
@@ -252,6 +253,7 @@ def test_judges_of_something_else_are_refused(finished, tmp_path, field, value):
 def test_a_judge_of_other_classes_is_refused(finished, monkeypatch):
   folder, _ = finished
   fewer = type(STAR)(STAR.names, STAR.edges, STAR.labels[:2])
-  monkeypatch.setattr(data, "hierarchy", lambda config: fewer)
+  splits = {"train": Labelled([], fewer)}
+  monkeypatch.setattr(data, "load", lambda config: splits)
   said = refused(*(folder / task for task in PAIR))
   assert "of another model" in said and "classes" in said

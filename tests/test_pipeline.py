@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vgsgan import data
 from vgsgan.common.errors import UserError
-from vgsgan.data import pipeline
+from vgsgan.data import pipeline, workers
 from vgsgan.data.examples import PairExample, decode
+from vgsgan.data.records import Joined, Permuted
 from vgsgan.parallel import mesh
 
 
@@ -260,7 +260,7 @@ def test_permuted_control_keeps_recordings_and_moves_pictures():
   records = [
     {"waveform": i, "image": i, "image_id": i, "concept": i} for i in range(50)
   ]
-  permuted = data.Permuted(records, seed=1)
+  permuted = Permuted(records, seed=1)
   assert [r["waveform"] for r in permuted] == list(range(50))
   pictures = [permuted[i]["image"] for i in range(50)]
   assert sorted(pictures) == list(range(50))
@@ -268,7 +268,7 @@ def test_permuted_control_keeps_recordings_and_moves_pictures():
   for i in range(50):
     assert permuted[i]["image_concept"] == permuted[i]["image"]
     assert permuted[i]["concept"] == i
-  again, other = (data.Permuted(records, seed=seed) for seed in (1, 2))
+  again, other = (Permuted(records, seed=seed) for seed in (1, 2))
   assert [again[i]["image"] for i in range(50)] == pictures
   assert [other[i]["image"] for i in range(50)] != pictures
 
@@ -289,7 +289,7 @@ def test_what_is_equal_in_two_sources_is_one():
       for i, (image, sound, caption) in enumerate(rows)
     ]
 
-  joined = data.Joined(
+  joined = Joined(
     (
       source((b"A", [1], b"one"), (b"B", [2], b"two"), (b"C", [3], b"")),
       source((b"D", [4], b"one"), (b"B", [5], b""), (b"E", [3], b"")),
@@ -384,7 +384,7 @@ def test_the_tracker_alone_is_quiet(own, monkeypatch):
     seen.append(os.environ["PYTHONWARNINGS"])
     raise OSError(errno.ENOSPC, "No space left on device")
 
-  monkeypatch.setattr(pipeline.resource_tracker, "ensure_running", start)
+  monkeypatch.setattr(workers.resource_tracker, "ensure_running", start)
   with pytest.raises(UserError, match="cannot share memory"):
     next(pipeline.batches(stream(), 1, 1))
   quiet = "ignore:resource_tracker:UserWarning"
@@ -416,10 +416,10 @@ def test_a_worker_that_ends_is_one_line(how, said):
 
 def test_shared_memory_that_cannot_be_made_is_one_line():
   refused = PermissionError(errno.EACCES, "Permission denied", "/psm_1")
-  line = pipeline._lost_worker(refused)
+  line = workers.explain(refused)
   assert line.startswith("worker processes cannot share memory (/dev/shm): ")
   refused.filename = "/data/records"
-  assert pipeline._lost_worker(refused) is None
+  assert workers.explain(refused) is None
   refused.filename = None
-  assert pipeline._lost_worker(refused)
-  assert pipeline._lost_worker(RuntimeError("other")) is None
+  assert workers.explain(refused)
+  assert workers.explain(RuntimeError("other")) is None

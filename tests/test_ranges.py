@@ -10,8 +10,8 @@ from vgsgan import data, tasks
 from vgsgan.common import jsonfiles, ranges
 from vgsgan.common.errors import UserError
 from vgsgan.data import blank
-from vgsgan.data.clip_sets import Labelled
 from vgsgan.data.hierarchy import Hierarchy
+from vgsgan.data.records import Labelled
 from vgsgan.parallel import mesh
 from vgsgan.tasks import recognition
 from vgsgan.tools.compare import arms, comparison

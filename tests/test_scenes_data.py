@@ -14,7 +14,8 @@ from PIL import Image
 from vgsgan import data
 from vgsgan.common.errors import UserError
 from vgsgan.data.builders import clevr, scenes
-from vgsgan.data.scenes import SceneExample
+from vgsgan.data.examples import SceneExample
+from vgsgan.data.records import prepared_names
 from vgsgan.worlds import scenes as world
 from vgsgan.worlds.attributes import ATTRIBUTES
 
@@ -251,7 +252,7 @@ def clevr_dir(tmp_path_factory):
 
 def test_clevr_has_the_records_of_the_scenes(clevr_dir):
   splits = data.load(data_config(clevr_dir, scenes="clevr"))
-  assert data.prepared(splits["train"]) == ["clevr/3.1.0"]
+  assert prepared_names(splits["train"]) == ["clevr/3.1.0"]
   assert {k: len(v) for k, v in splits.items()} == {
     "train": 3,
     "validation": 2,

@@ -15,6 +15,7 @@ from vgsgan import data
 from vgsgan.common.errors import UserError
 from vgsgan.data.builders import preparing, sources
 from vgsgan.data.builders.stamps import builder as stamps
+from vgsgan.data.records import prepared_names
 
 LANGUAGES = ("fr", "ro")
 # For each data set: what makes a source, and one of its recordings.
@@ -109,7 +110,7 @@ def test_files_replaced_by_others_of_equal_length_are_read(
   one, other = sounds(before), sounds(after)
   assert one.keys() == other.keys()
   assert sum(one[key] != other[key] for key in one) == 1
-  assert data.prepared(before["train"]) != data.prepared(after["train"])
+  assert prepared_names(before["train"]) != prepared_names(after["train"])
 
 
 @pytest.mark.parametrize("kind", MAKE)
@@ -118,7 +119,7 @@ def test_two_folders_never_share_and_a_run_goes_on_with_a_copy(kind, tmp_path):
   second = shutil.copytree(first, tmp_path / "second")
   found = [load(kind, source, tmp_path / "d") for source in (first, second)]
   assert len(folders(tmp_path / "d", kind)) == 2
-  one, other = (data.prepared(splits["train"]) for splits in found)
+  one, other = (prepared_names(splits["train"]) for splits in found)
   assert one == other
   # A link to a folder is that folder.
   (tmp_path / "link").symlink_to(first)
@@ -126,7 +127,7 @@ def test_two_folders_never_share_and_a_run_goes_on_with_a_copy(kind, tmp_path):
   assert len(folders(tmp_path / "d", kind)) == 2
   # Equal names and sizes are not enough.
   turn_round(second / MAKE[kind][1])
-  other = data.prepared(load(kind, second, tmp_path / "d")["train"])
+  other = prepared_names(load(kind, second, tmp_path / "d")["train"])
   assert one != other
 
 

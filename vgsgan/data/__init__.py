@@ -1,93 +1,14 @@
 """Data sets by name, each a dict of splits with random access to records."""
 
-import dataclasses
-import functools
-import hashlib
-import pathlib
-from collections.abc import Callable
 from typing import Any
 
 import ml_collections
-import numpy as np
 
 from vgsgan.common.errors import UserError
 from vgsgan.common.options import check_one_of
 from vgsgan.data import clip_sets
-from vgsgan.data.hierarchy import Hierarchy
-from vgsgan.data.pipeline import Record, Records
-from vgsgan.data.splits import SPLITS, Labels, label_pairs
-
-Splits = dict[str, Records]
-
-
-@dataclasses.dataclass(frozen=True)
-class Permuted:
-  """The control: pictures and recordings paired at random, fixed by a seed.
-
-  Record i keeps its recording and takes the picture of a record drawn without
-  replacement, so that only what the pairing carries is lost. By chance about
-  one record in as many as there are pictures keeps its own.
-  """
-
-  records: Records
-  seed: int
-
-  @functools.cached_property
-  def _order(self) -> np.ndarray:
-    # Not the random numbers by which the same seed divides the splits.
-    rng = np.random.default_rng([self.seed, 1])
-    return rng.permutation(len(self.records))
-
-  def __len__(self) -> int:
-    return len(self.records)
-
-  def __getitem__(self, index: int) -> Record:
-    other = self.records[int(self._order[index])]
-    return self.records[index] | {
-      "image": other["image"],
-      "image_id": other["image_id"],
-      "image_concept": other["concept"],
-    }
-
-
-@dataclasses.dataclass(frozen=True)
-class Joined:
-  """The records of several sources, one after another.
-
-  Each source has counted its pictures, recordings and concepts from 0. They are
-  counted anew here: equal pictures, recordings and captions are one, whichever
-  sources they are from.
-  """
-
-  sources: tuple[Records, ...]
-
-  @functools.cached_property
-  def _labels(self) -> Labels:
-    images, speech = [], []
-    for source, records in enumerate(self.sources):
-      for record in records:
-        sound = np.asarray(record["waveform"]).tobytes()
-        images.append([(source, record["image_id"]), _digest(record["image"])])
-        speech.append([(source, record["speech_id"]), _digest(sound)])
-        if record["caption"]:
-          speech[-1].append(record["caption"])
-    return label_pairs(images, speech)
-
-  def __len__(self) -> int:
-    return sum(map(len, self.sources))
-
-  def __getitem__(self, index: int) -> Record:
-    row = index
-    for records in self.sources:
-      if row < len(records):
-        labels = self._labels._asdict().items()
-        return records[row] | {name: of[index] for name, of in labels}
-      row -= len(records)
-    raise IndexError(f"{len(self)} records are joined")
-
-
-def _digest(content: bytes) -> str:
-  return hashlib.sha256(content).hexdigest()
+from vgsgan.data.records import Dataset, Joined, Permuted, Records, Splits
+from vgsgan.data.splits import SPLITS
 
 
 def _stamps(data: ml_collections.ConfigDict) -> Splits:
@@ -210,22 +131,6 @@ def _folders(data: ml_collections.ConfigDict) -> list[str]:
   return [name.strip() for name in names if name.strip()]
 
 
-@dataclasses.dataclass(frozen=True)
-class Dataset:
-  """A data set, to `config.data`.
-
-  Attributes:
-    load: reads its fields of `config.data`; prepares what is not yet.
-    identity: those of them that decide which records are in which split, and
-      what they hold.
-    others: those that it needs besides.
-  """
-
-  load: Callable[[ml_collections.ConfigDict], Splits]
-  identity: tuple[str, ...]
-  others: tuple[str, ...] = ("data_dir",)
-
-
 DATASETS = {
   "stamps": Dataset(
     _stamps,
@@ -308,25 +213,10 @@ DATASETS = {
 
 
 def identity(data: ml_collections.ConfigDict) -> dict[str, Any]:
-  """What must not change between the starts of a run."""
-  fields = ("dataset", *DATASETS[data.dataset].identity)
-  found = {name: data[name] for name in fields}
-  return found | ({"more": data.more} if data.get("more") else {})
-
-
-def prepared(records: Records) -> list[str]:
-  """NAME/VERSION of the prepared data sets that records are read from, if any.
-
-  A name tells the content of a source, a version what is made of it. Where the
-  source is does not matter: a run goes on after its folder has moved.
-  """
-  from vgsgan.data.builders import preparing, sources
-
-  if isinstance(records, preparing.Split):
-    *_, name, version = pathlib.Path(records.folder).parts
-    return [f"{sources.without_place(name)}/{version}"]
-  inside = getattr(records, "sources", (getattr(records, "records", None),))
-  return [name for one in inside if one is not None for name in prepared(one)]
+  """Fields of `config.data` that must stay the same when a run resumes."""
+  names = ["dataset", *DATASETS[data.dataset].identity]
+  names += ["more"] if data.get("more") else []
+  return {name: data[name] for name in names}
 
 
 def check(data: ml_collections.ConfigDict) -> None:
@@ -364,8 +254,3 @@ def load(data: ml_collections.ConfigDict) -> Splits:
   """
   check(data)
   return DATASETS[data.dataset].load(data)
-
-
-def hierarchy(data: ml_collections.ConfigDict) -> Hierarchy:
-  """What the labels of a data set of sounds are labels of."""
-  return load(data)["train"].hierarchy

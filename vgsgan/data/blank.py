@@ -11,7 +11,7 @@ import ml_collections
 import numpy as np
 from PIL import Image
 
-from vgsgan.data.pipeline import Record
+from vgsgan.data.records import Record
 from vgsgan.models import pretrained
 from vgsgan.worlds.attributes import ATTRIBUTES
 

@@ -1,31 +1,12 @@
 """The sets of pictures with sounds, for the table of data sets."""
 
-import dataclasses
 import pathlib
 
 import ml_collections
 
 from vgsgan.common.errors import UserError
-from vgsgan.data.hierarchy import Hierarchy
-from vgsgan.data.pipeline import Record, Records
+from vgsgan.data.records import REAL, Labelled, Records
 from vgsgan.data.splits import SPLITS
-
-# The name of the real pairs beside the splits; for tests alone.
-REAL = "real"
-
-
-@dataclasses.dataclass(frozen=True)
-class Labelled:
-  """Records whose `labels` are those of a hierarchy."""
-
-  records: Records
-  hierarchy: Hierarchy
-
-  def __len__(self) -> int:
-    return len(self.records)
-
-  def __getitem__(self, index: int) -> Record:
-    return self.records[index]
 
 
 def load_sounding(data: ml_collections.ConfigDict) -> dict[str, Records]:

@@ -1,15 +1,18 @@
-"""A picture and a recording that describes it, as arrays of fixed shape."""
+"""Makes records of each kind into arrays of fixed shape."""
 
 import dataclasses
 import functools
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int16, UInt8
 
-from vgsgan.data import decoding, pipeline
+from vgsgan.data import decoding
+from vgsgan.data.records import Example, Record
 
 SMALL = 2**13  # Bytes of an encoded picture: one of 64 pixels, about.
 MOST = 4096  # Small pictures that are kept decoded: 50 MB of 64 pixels.
+# Labels of a clip that are kept; AudioSet's clips have at most a dozen.
+MOST_LABELS = 12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,9 +31,7 @@ class PairExample:
   random_crop: bool
   shortest: int = 0
 
-  def __call__(
-    self, record: pipeline.Record, rng: np.random.Generator
-  ) -> pipeline.Example:
+  def __call__(self, record: Record, rng: np.random.Generator) -> Example:
     waveform = np.asarray(record["waveform"], np.int16)
     kept = min(self.samples, len(waveform))
     if 0 < self.shortest < kept:
@@ -59,13 +60,76 @@ class DrawnPairExample(PairExample):
   Where the record knows it: photographs have none.
   """
 
-  def __call__(
-    self, record: pipeline.Record, rng: np.random.Generator
-  ) -> pipeline.Example:
+  def __call__(self, record: Record, rng: np.random.Generator) -> Example:
     example = super().__call__(record, rng)
     if "z" in record:
       example["z"] = np.asarray(record["z"], np.float32)
     return example
+
+
+class PictureExample:
+  """A record's picture alone: `image` uint8 [s, s, 3]."""
+
+  def __call__(self, record: Record, rng: np.random.Generator) -> Example:
+    del rng
+    return {"image": decode(record["image"])}
+
+
+class SceneExample:
+  """A record of `builders.scenes`, made into arrays of fixed shape.
+
+  `image` uint8 [s, s, 3]; `masks` uint8 [n, s, s]; `attributes` int32 [n, 4],
+  -1 where there is no object.
+  """
+
+  def __call__(self, record: Record, rng: np.random.Generator) -> Example:
+    del rng  # What is random is drawn on the device.
+    return {
+      "image": decode(record["image"]),
+      "masks": np.asarray(record["masks"], np.uint8),
+      "attributes": np.asarray(record["attributes"], np.int32),
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipExample:
+  """A record of picture and sound, made into arrays of fixed shape.
+
+  Sound is cut out anywhere: what belongs to a picture and what does not is to
+  be cut in one way, or the cut tells them apart. `grid` is the mistake, kept to
+  show its effect ("Objects that Sound", ECCV 2018, section 3.3): the sound that
+  goes with the picture, `aligned`, starts at a video frame, and that which
+  stands against other pictures, `waveform`, anywhere.
+
+  Attributes:
+    samples: length of `waveform`; shorter sounds are followed by silence.
+    grid: samples between video frames, or 0 to cut all sound alike.
+  """
+
+  samples: int
+  grid: int = 0
+
+  def __call__(self, record: Record, rng: np.random.Generator) -> Example:
+    sound = np.asarray(record["waveform"], np.int16)
+    places = max(0, len(sound) - self.samples) + 1
+    labels = np.full(MOST_LABELS, -1, np.int32)
+    known = np.asarray(record["labels"], np.int32)[:MOST_LABELS]
+    labels[: len(known)] = known
+    example = {
+      "image": decode(record["image"]),
+      "waveform": self._cut(sound, int(rng.integers(places))),
+      "num_samples": np.int32(min(self.samples, len(sound))),
+      "clip_id": np.int32(record["clip_id"]),
+      "labels": labels,
+    }
+    if self.grid:
+      start = int(rng.integers(-(-places // self.grid))) * self.grid
+      example["aligned"] = self._cut(sound, start)
+    return example
+
+  def _cut(self, sound: np.ndarray, start: int) -> Int16[np.ndarray, "s"]:
+    cut = sound[start : start + self.samples]
+    return np.pad(cut, (0, self.samples - len(cut)))
 
 
 def decode(picture: bytes) -> UInt8[np.ndarray, "h w 3"]:

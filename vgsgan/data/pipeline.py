@@ -8,65 +8,19 @@ the whole state of the pipeline is one integer.
 
 import contextlib
 import dataclasses
-import errno
 import functools
-import os
-import re
-import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
-from multiprocessing import resource_tracker
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Iterable, Iterator
 
 import grain
 import jax
 import numpy as np
-from absl import flags
 from jax.sharding import Mesh
 from jaxtyping import Int
 
-from vgsgan.common.errors import UserError
+from vgsgan.data import workers
+from vgsgan.data.records import Example, Records, Transform
 from vgsgan.parallel import mesh as mesh_lib
-
-Record = dict[str, Any]
-
-
-@runtime_checkable
-class Records(Protocol):
-  """Random access to the records of a split."""
-
-  def __len__(self) -> int: ...
-
-  def __getitem__(self, index: int) -> Record: ...
-
-
-@dataclasses.dataclass(frozen=True)
-class First:
-  """The first `count` records of a split, or all if there are fewer."""
-
-  records: Records
-  count: int
-
-  def __len__(self) -> int:
-    return min(self.count, len(self.records))
-
-  def __getitem__(self, index: int) -> Record:
-    return self.records[index]
-
-
-# Errors of a system that has no semaphores, or whose /dev/shm is not to write.
-_NO_SEMAPHORES = (
-  errno.ENOSYS,
-  errno.ENOENT,
-  errno.EACCES,
-  errno.EROFS,
-  errno.ENOSPC,
-)
-
-Example = dict[str, Any]  # Arrays and numpy scalars.
-# What a task makes of a record; the generator is the example's own.
-Transform = Callable[[Record, np.random.Generator], Example]
-
 
 # Streams of random numbers: the order, training examples and evaluated ones.
 _ORDER, _EXAMPLE, _EVALUATED = range(3)
@@ -214,92 +168,10 @@ def batches(
   )
   dataset = dataset.to_iter_dataset(options)
   if num_workers:
-    yield from _of_workers(dataset, num_workers)
+    yield from workers.read(dataset, num_workers)
     return
   with contextlib.closing(iter(dataset)) as read:
     yield from read
-
-
-def _of_workers(
-  dataset: grain.IterDataset, num_workers: int
-) -> Iterator[Example]:
-  """Batches of worker processes, copied out of the memory that is shared."""
-  # Workers parse absl flags of their own and refuse to start otherwise.
-  if not flags.FLAGS.is_parsed():
-    flags.FLAGS.mark_as_parsed()
-  options = grain.MultiprocessingOptions(num_workers)
-  try:
-    _start_quiet_tracker()
-    read = iter(dataset.mp_prefetch(options, worker_init_fn=_leave_ctrl_c))
-    with contextlib.closing(read):
-      for batch in read:
-        plain = {name: np.array(x) for name, x in batch.items()}
-        # Frees its shared memory now: the next may be long in coming.
-        del batch
-        yield plain
-  except (OSError, RuntimeError) as error:
-    line = _lost_worker(error)
-    if line is None:
-      raise
-    raise UserError(
-      f"{line}; the same command goes on from the last checkpoint"
-    ) from error
-
-
-def _start_quiet_tracker() -> None:
-  """Starts Python's resource tracker, unless it runs.
-
-  It frees what a killed worker leaves, and would write about it at the end.
-  """
-  before = os.environ.get("PYTHONWARNINGS")
-  known = filter(None, (before or "").split(","))
-  quiet = [*known, "ignore:resource_tracker:UserWarning"]
-  os.environ["PYTHONWARNINGS"] = ",".join(quiet)
-  try:
-    resource_tracker.ensure_running()
-  finally:
-    # Other children get the user's own setting.
-    del os.environ["PYTHONWARNINGS"]
-    if before is not None:
-      os.environ["PYTHONWARNINGS"] = before
-
-
-def _leave_ctrl_c(index: int, count: int) -> None:
-  """Leaves what a terminal asks for to the process that saves."""
-  del index, count
-  for asked in (signal.SIGINT, signal.SIGHUP):
-    signal.signal(asked, signal.SIG_IGN)
-
-
-def _lost_worker(error: Exception) -> str | None:
-  """One line, if the error says that a worker ended or could not start."""
-  without = "--config.data.num_workers=0 reads without them"
-  more = (
-    "give it more (docker run --shm-size=2g), lower --config.data.num_workers, "
-    f"or {without}"
-  )
-  if isinstance(error, OSError):
-    # Semaphores give no name; what a record is read from has one.
-    unnamed = error.filename is None and error.errno in _NO_SEMAPHORES
-    if not unnamed and not str(error.filename).startswith("/psm_"):
-      return None
-    return (
-      "worker processes cannot share memory (/dev/shm): "
-      f"{error.strerror or error}; {more}"
-    )
-  ended = re.search(r"[Ww]orker process was .* exit code (-?\d+)", str(error))
-  if ended is None:
-    return None
-  status = int(ended[1])
-  if status == -signal.SIGBUS:
-    return f"worker processes ran out of shared memory (/dev/shm): {more}"
-  how = f"status {status}"
-  if status < 0:
-    how = f"signal {-status} ({signal.strsignal(-status)})"
-  return (
-    f"a worker process that reads data was ended by {how}: memory may be "
-    f"short, or someone ended it; {without}"
-  )
 
 
 class DeviceBatches:
@@ -327,3 +199,32 @@ class DeviceBatches:
       # At most: the step may have ended in the middle of the wait.
       self.waited += time.perf_counter() - began
     return batch
+
+
+class Timer:
+  """Times training steps, and the share that is spent waiting for batches."""
+
+  def __init__(self, batches: DeviceBatches):
+    self._batches = batches
+    self._step: int | None = None
+
+  def reset(self, step: int) -> None:
+    """Starts anew after time that was not spent on steps."""
+    self._step = step
+    self._began = time.perf_counter()
+    self._waited = self._batches.waited
+
+  def read(self, step: int, batch: int) -> dict[str, float]:
+    """Timings since the last reading; none where no step lies between."""
+    timings = {}
+    if self._step is not None and step > self._step:
+      seconds = time.perf_counter() - self._began
+      each = seconds / (step - self._step)
+      waited = self._batches.waited - self._waited
+      timings = {
+        "step_seconds": each,
+        "examples_per_second": batch / each,
+        "input_share": waited / seconds,
+      }
+    self.reset(step)
+    return timings

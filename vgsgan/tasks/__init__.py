@@ -16,7 +16,7 @@ from vgsgan import data
 from vgsgan.common import ranges
 from vgsgan.common.errors import UserError
 from vgsgan.common.options import check_one_of
-from vgsgan.data import pipeline
+from vgsgan.data.records import Records
 from vgsgan.train import forward, workdirs
 from vgsgan.train.task import Task
 
@@ -110,7 +110,7 @@ def _module(config: ml_collections.ConfigDict) -> Any:
 def build(
   config: ml_collections.ConfigDict,
   mesh: Mesh,
-  splits: dict[str, pipeline.Records],
+  splits: dict[str, Records],
 ) -> Task:
   """The task that `config.task` names; raises as `check` does.
 
@@ -127,7 +127,7 @@ def build(
 def _most_evaluated(
   config: ml_collections.ConfigDict,
   mesh: Mesh,
-  splits: dict[str, pipeline.Records],
+  splits: dict[str, Records],
 ) -> int:
   """Rows of the largest split that is evaluated, for every device as many."""
   rows = [len(split) for name, split in splits.items() if name != "train"]

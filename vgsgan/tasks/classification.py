@@ -15,8 +15,9 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from vgsgan.common.options import building, check_one_of
-from vgsgan.data import augment, features, pipeline
-from vgsgan.data.clips import ClipExample
+from vgsgan.data import augment, features
+from vgsgan.data.examples import ClipExample
+from vgsgan.data.records import Records
 from vgsgan.losses import primitives
 from vgsgan.models.correspondence import Tower, global_max
 from vgsgan.train import forward, keys
@@ -198,7 +199,7 @@ def check(config: ml_collections.ConfigDict) -> None:
 def build(
   config: ml_collections.ConfigDict,
   mesh: Mesh,
-  splits: dict[str, pipeline.Records],
+  splits: dict[str, Records],
 ) -> Task:
   """The task on these splits."""
   model = Classification(config, len(splits["train"].hierarchy.labels))

@@ -17,8 +17,9 @@ from jaxtyping import Array, Bool, Float
 
 from vgsgan.common.errors import UserError
 from vgsgan.common.options import building, check_one_of
-from vgsgan.data import augment, features, pipeline
-from vgsgan.data.clips import ClipExample
+from vgsgan.data import augment, features
+from vgsgan.data.examples import ClipExample
+from vgsgan.data.records import Records
 from vgsgan.evals import crossmodal
 from vgsgan.losses import contrastive, objectives, primitives, scores
 from vgsgan.models.correspondence import Projection, Tower, global_max
@@ -275,7 +276,7 @@ def check(config: ml_collections.ConfigDict) -> None:
 def build(
   config: ml_collections.ConfigDict,
   mesh: Mesh,
-  splits: dict[str, pipeline.Records],
+  splits: dict[str, Records],
 ) -> Task:
   """The task on these splits."""
   model = Correspondence(config, mesh)

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from vgsgan.data import pipeline
-from vgsgan.data.clip_sets import REAL, Labelled
+from vgsgan.data.records import REAL, First, Labelled, Records, Transform
 from vgsgan.evals import crossmodal, sources
 from vgsgan.losses.scores import paired
 from vgsgan.models import pretrained
@@ -41,7 +40,7 @@ class Evaluation:
   def __init__(
     self,
     model: Any,
-    transform: pipeline.Transform,
+    transform: Transform,
     splits: Mapping[str, Labelled],
   ):
     self.model = model
@@ -127,7 +126,7 @@ class Evaluation:
   def training(self, state: TrainState, poll: Poll) -> Rows:
     """The same of so many training pairs: what CCA is fitted to."""
     count = self.model.config.eval.cca_records
-    return self.encode(state, pipeline.First(self.splits["train"], count), poll)
+    return self.encode(state, First(self.splits["train"], count), poll)
 
   def accuracy(
     self, state: TrainState, found: Rows, poll: Poll
@@ -158,7 +157,7 @@ class Evaluation:
     return np.concatenate(logits)
 
   def localisation(
-    self, state: TrainState, found: Rows, records: pipeline.Records
+    self, state: TrainState, found: Rows, records: Records
   ) -> dict[str, Any]:
     """Where in the picture the sound is found; nothing if no one knows."""
     if "boxes" not in records[0]:

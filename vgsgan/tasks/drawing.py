@@ -22,8 +22,9 @@ from jax.sharding import Mesh
 
 from vgsgan.common.errors import UserError
 from vgsgan.common.options import check_one_of
-from vgsgan.data import features, pipeline
+from vgsgan.data import features
 from vgsgan.data.examples import DrawnPairExample
+from vgsgan.data.records import Record, Records
 from vgsgan.losses import objectives, scores
 from vgsgan.models import pretrained
 from vgsgan.negatives import edits, impostors, inversion
@@ -261,7 +262,7 @@ def check_latents(
   config: ml_collections.ConfigDict,
   phases: dict[int, str],
   latent_size: int,
-  record: pipeline.Record,
+  record: Record,
 ) -> None:
   """Refuses edits of pictures whose latents are unknown, or of another size."""
   kinds = set(phases.values()) - {"regular"}
@@ -291,14 +292,14 @@ def check_seen(loss: str, phases: dict[int, str]) -> None:
     )
 
 
-def groups(records: pipeline.Records) -> dict[str, np.ndarray]:
+def groups(records: Records) -> dict[str, np.ndarray]:
   """Subsets of recordings: by voice where one is held out, or by language."""
   if "held_out" in records[0]:
     return by_voice(records)
   return by_language(records) if "language" in records[0] else {}
 
 
-def by_voice(records: pipeline.Records) -> dict[str, np.ndarray]:
+def by_voice(records: Records) -> dict[str, np.ndarray]:
   """Which records have a voice of training, and which the one held out."""
   held_out = np.array([records[i]["held_out"] for i in range(len(records))])
   voices = {"training_voices": ~held_out, "held_out_voice": held_out}
@@ -308,7 +309,7 @@ def by_voice(records: pipeline.Records) -> dict[str, np.ndarray]:
 def build(
   config: ml_collections.ConfigDict,
   mesh: Mesh,
-  splits: dict[str, pipeline.Records],
+  splits: dict[str, Records],
 ) -> Task:
   """The task on these splits."""
   model = Drawing(config, mesh)

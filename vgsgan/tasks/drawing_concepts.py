@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool
 
-from vgsgan.data import pipeline
+from vgsgan.data.records import Records
 from vgsgan.negatives import concepts, edits, impostors
 from vgsgan.parallel import mesh as mesh_lib
 from vgsgan.train import forward
@@ -63,7 +63,7 @@ class Refresh:
   """Makes the concepts of the published edits at fixed steps."""
 
   def __init__(
-    self, model: Any, records: pipeline.Records, transform, mesh: mesh_lib.Mesh
+    self, model: Any, records: Records, transform, mesh: mesh_lib.Mesh
   ):
     self.model = model
     self.use = model.config.edits

@@ -11,8 +11,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from vgsgan.data import pipeline
 from vgsgan.data.builders.scenes import encode
+from vgsgan.data.records import Record, Records
 from vgsgan.evals import attributes
 from vgsgan.evals.retrieval import score_blocks
 from vgsgan.losses import scores
@@ -25,13 +25,13 @@ from vgsgan.train.task import Poll
 class Negatives:
   """Records with their k-th negative in the place of their picture."""
 
-  records: pipeline.Records
+  records: Records
   k: int
 
   def __len__(self) -> int:
     return len(self.records)
 
-  def __getitem__(self, index: int) -> pipeline.Record:
+  def __getitem__(self, index: int) -> Record:
     record = self.records[index]
     return record | {"image": encode(record["negatives"][self.k])}
 
@@ -39,7 +39,7 @@ class Negatives:
 def evaluate(
   reader: Reader,
   state: TrainState,
-  splits: dict[str, pipeline.Records],
+  splits: dict[str, Records],
   poll: Poll,
 ) -> dict[str, Any]:
   """Both tests, on the splits `probe`, `words` and `semantic`."""
@@ -52,7 +52,7 @@ def evaluate(
 def attribute_test(
   reader: Reader,
   state: TrainState,
-  splits: dict[str, pipeline.Records],
+  splits: dict[str, Records],
   poll: Poll,
 ) -> dict[str, Any]:
   """Single words, spoken alone, against pictures with and without them."""
@@ -77,13 +77,13 @@ def attribute_test(
 
 
 def semantic_test(
-  reader: Reader, state: TrainState, records: pipeline.Records, poll: Poll
+  reader: Reader, state: TrainState, records: Records, poll: Poll
 ) -> dict[str, Any]:
   """Captions against their picture and others that differ in one attribute."""
   changed = np.stack([records[i]["changed"] for i in range(len(records))])
   paired = jax.jit(lambda *maps: scores.paired(reader.score, *maps))
 
-  def score(of: pipeline.Records) -> np.ndarray:
+  def score(of: Records) -> np.ndarray:
     found = reader.read(state, of, poll)
     maps = found["images"], found["speech"], found["valid"]
     return jax.device_get(paired(*jax.device_put(maps)))

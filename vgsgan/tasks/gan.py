@@ -19,9 +19,9 @@ from jaxtyping import Array, Float, Int, Key
 
 from vgsgan.common.errors import UserError
 from vgsgan.common.options import building, check_at_least
-from vgsgan.data import augment, pipeline
-from vgsgan.data.examples import decode
-from vgsgan.data.scenes import SceneExample
+from vgsgan.data import augment
+from vgsgan.data.examples import SceneExample, decode
+from vgsgan.data.records import Records
 from vgsgan.evals import frechet, judging
 from vgsgan.losses import generative
 from vgsgan.models import pretrained
@@ -223,7 +223,7 @@ def check(config: ml_collections.ConfigDict) -> None:
 def build(
   config: ml_collections.ConfigDict,
   mesh: Mesh,
-  splits: dict[str, pipeline.Records],
+  splits: dict[str, Records],
 ) -> Task:
   """The task on these splits."""
   model = Gan(config)

@@ -27,7 +27,8 @@ from jaxtyping import Array
 
 from vgsgan.common.errors import UserError
 from vgsgan.common.options import building, check_one_of
-from vgsgan.data import pipeline
+from vgsgan.data.examples import PictureExample
+from vgsgan.data.records import Records
 from vgsgan.losses import generative
 from vgsgan.models.decoders import (
   Autoencoder,
@@ -37,7 +38,6 @@ from vgsgan.models.decoders import (
 )
 from vgsgan.tasks import generation_evaluation as figures
 from vgsgan.tasks.alternating import Alternating
-from vgsgan.tasks.inversion import PictureExample
 from vgsgan.train import forward, keys
 from vgsgan.train.state import TrainState, check_optimizer
 from vgsgan.train.task import Batch, Task
@@ -233,7 +233,7 @@ def check(config: ml_collections.ConfigDict) -> None:
 def build(
   config: ml_collections.ConfigDict,
   mesh: Mesh,
-  splits: dict[str, pipeline.Records],
+  splits: dict[str, Records],
 ) -> Task:
   """The task on these splits."""
   model = model_of(config)

@@ -11,11 +11,11 @@ from jaxtyping import Float, UInt8
 
 from vgsgan.common.errors import UserError
 from vgsgan.common.options import check_at_least
-from vgsgan.data import pipeline
+from vgsgan.data.examples import PictureExample
+from vgsgan.data.records import First, Records
 from vgsgan.evals import generated
 from vgsgan.parallel import mesh as mesh_lib
 from vgsgan.tasks import judges
-from vgsgan.tasks.inversion import PictureExample
 from vgsgan.train.predict import Predictor, joined
 from vgsgan.train.state import TrainState
 from vgsgan.train.task import Batch, Poll
@@ -57,10 +57,10 @@ class Rows:
     self._decode = jax.jit(decode, out_shardings=mesh_lib.replicated(mesh))
 
   def of(
-    self, state: TrainState, records: pipeline.Records, many: int, poll: Poll
+    self, state: TrainState, records: Records, many: int, poll: Poll
   ) -> Any:
     """Runs `look` over the first records, `many` at most."""
-    return self._look(state, pipeline.First(records, many), poll)
+    return self._look(state, First(records, many), poll)
 
   def decoded(
     self, state: TrainState, latents: Float[np.ndarray, "n z"], poll: Poll
@@ -81,7 +81,7 @@ class Rows:
     self,
     state: TrainState,
     many: int,
-    train: pipeline.Records | None,
+    train: Records | None,
     poll: Poll,
   ) -> Float[np.ndarray, "n z"]:
     """Latents to make new things of, the same at every call.
@@ -94,7 +94,7 @@ class Rows:
     noise = rng.standard_normal((many, size), np.float32)
     if train is None:
       return noise
-    first = pipeline.First(train, self.config.eval.fitted)
+    first = First(train, self.config.eval.fitted)
     return as_distributed(noise, self._encode(state, first, poll))
 
 

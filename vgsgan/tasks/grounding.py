@@ -18,8 +18,9 @@ from jax.sharding import Mesh
 
 from vgsgan.common.errors import UserError
 from vgsgan.common.options import building, check_one_of
-from vgsgan.data import augment, features, pipeline
+from vgsgan.data import augment, features
 from vgsgan.data.examples import PairExample
+from vgsgan.data.records import Records
 from vgsgan.losses import contrastive, objectives, primitives, scores
 from vgsgan.losses.exchange import EXCHANGES
 from vgsgan.models import audio, image
@@ -338,7 +339,7 @@ class Grounding:
 def build(
   config: ml_collections.ConfigDict,
   mesh: Mesh,
-  splits: dict[str, pipeline.Records],
+  splits: dict[str, Records],
 ) -> Task:
   """The task on these splits."""
   model = Grounding(config, mesh)

@@ -9,7 +9,7 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from vgsgan.data import pipeline
+from vgsgan.data.records import Records, Transform
 from vgsgan.evals.retrieval import relevance, retrieval
 from vgsgan.train.predict import Predictor
 from vgsgan.train.state import TrainState
@@ -57,7 +57,7 @@ def collect(
   return {name: np.concatenate(rows) for name, rows in parts.items()}
 
 
-def by_language(records: pipeline.Records) -> dict[str, np.ndarray]:
+def by_language(records: Records) -> dict[str, np.ndarray]:
   """Which records are in which language."""
   languages = np.array([records[i]["language"] for i in range(len(records))])
   return {name.decode(): languages == name for name in np.unique(languages)}
@@ -72,7 +72,7 @@ def mean_recall_at_10(results: dict[str, Any]) -> float:
 class Reader:
   """Encodes splits and ranks them; compiled once for all of a run."""
 
-  def __init__(self, model: Model, transform: pipeline.Transform, mesh: Mesh):
+  def __init__(self, model: Model, transform: Transform, mesh: Mesh):
     def encode(state, batch):
       ids = {name: batch[name] for name in ("image_id", "speech_id")}
       return model.encode(state, batch), ids
@@ -82,7 +82,7 @@ class Reader:
     self.score = jax.jit(model.score)
 
   def read(
-    self, state: TrainState, records: pipeline.Records, poll: Poll
+    self, state: TrainState, records: Records, poll: Poll
   ) -> dict[str, np.ndarray]:
     """Encodes some records; see `collect`."""
     return collect(self.encode.batches(state, records, poll))

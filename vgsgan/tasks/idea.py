@@ -34,8 +34,9 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from vgsgan.common.errors import UserError
 from vgsgan.common.options import building, check_at_least, check_one_of
-from vgsgan.data import features, pipeline
-from vgsgan.data.clips import ClipExample
+from vgsgan.data import features
+from vgsgan.data.examples import ClipExample
+from vgsgan.data.records import Records
 from vgsgan.losses import generative
 from vgsgan.models.mixture import Mixture, Pair, PairDiscriminator
 from vgsgan.tasks import idea_evaluation as figures
@@ -280,7 +281,7 @@ def check(config: ml_collections.ConfigDict) -> None:
 def build(
   config: ml_collections.ConfigDict,
   mesh: Mesh,
-  splits: dict[str, pipeline.Records],
+  splits: dict[str, Records],
 ) -> Task:
   """The task on these splits."""
   model = Idea(config)

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float, UInt8
 
 from vgsgan.common.options import check_at_least
-from vgsgan.data.clips import ClipExample
+from vgsgan.data.examples import ClipExample
 from vgsgan.evals import generated
 from vgsgan.evals.generated import Clips
 from vgsgan.tasks.generation_evaluation import (

@@ -15,8 +15,9 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from vgsgan.common.options import building
-from vgsgan.data import features, pipeline
-from vgsgan.data.examples import decode
+from vgsgan.data import features
+from vgsgan.data.examples import PictureExample
+from vgsgan.data.records import Records
 from vgsgan.models import pretrained
 from vgsgan.models.inverter import Inverter
 from vgsgan.negatives import inversion
@@ -39,16 +40,6 @@ NEEDS = (
 
 
 Rows = dict[str, np.ndarray]
-
-
-class PictureExample:
-  """A record's picture alone: `image` uint8 [s, s, 3]."""
-
-  def __call__(
-    self, record: pipeline.Record, rng: np.random.Generator
-  ) -> pipeline.Example:
-    del rng
-    return {"image": decode(record["image"])}
 
 
 class Inversion:
@@ -204,7 +195,7 @@ def check(config: ml_collections.ConfigDict) -> None:
 def build(
   config: ml_collections.ConfigDict,
   mesh: Mesh,
-  splits: dict[str, pipeline.Records],
+  splits: dict[str, Records],
 ) -> Task:
   """The task on these splits."""
   model = Inversion(config, mesh)

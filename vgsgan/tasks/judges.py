@@ -90,7 +90,7 @@ def load(
   """
   devices = mesh_lib.make_mesh()
   run = _finished(classifier, "classification", data)
-  classes = len(datasets.hierarchy(data).labels)
+  classes = len(datasets.load(data)["train"].hierarchy.labels)
   told = Classification(run.config, classes)
   weights = _weights(run, told.init, devices)
   apart = _finished(correspondence, "correspondence", data)

@@ -16,8 +16,9 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from vgsgan.common.errors import UserError
 from vgsgan.common.options import building, check_one_of
-from vgsgan.data import augment, pipeline
-from vgsgan.data.scenes import SceneExample
+from vgsgan.data import augment
+from vgsgan.data.examples import SceneExample
+from vgsgan.data.records import Records
 from vgsgan.evals import recognition
 from vgsgan.models.layers import NORMS
 from vgsgan.models.recogniser import Recogniser
@@ -177,7 +178,7 @@ def check(config: ml_collections.ConfigDict) -> None:
 def build(
   config: ml_collections.ConfigDict,
   mesh: Mesh,
-  splits: dict[str, pipeline.Records],
+  splits: dict[str, Records],
 ) -> Task:
   """The task on these splits."""
   model = Recognition(config)

@@ -11,7 +11,8 @@ from jaxtyping import Array, Key
 from vgsgan import tasks
 from vgsgan.common.errors import UserError
 from vgsgan.common.options import nearest
-from vgsgan.data import features, pipeline
+from vgsgan.data import features
+from vgsgan.data.records import Records
 from vgsgan.losses import scores
 from vgsgan.negatives import edits
 from vgsgan.negatives.impostors import KINDS
@@ -81,7 +82,7 @@ def kind_of(run: Restored, name: str) -> str:
   return kind
 
 
-def check_records(run: Restored, kind: str, records: pipeline.Records) -> None:
+def check_records(run: Restored, kind: str, records: Records) -> None:
   """Refuses edits that the model cannot look at, or without known latents."""
   check_norm(run.model.config, {0: kind})
   size = run.model.generator.latent_size

@@ -32,6 +32,7 @@ from vgsgan.data import pipeline
 from vgsgan.data.builders.clevrgan.files import LATENTS_FILE
 from vgsgan.data.builders.scenes import encode
 from vgsgan.data.examples import DrawnPairExample
+from vgsgan.data.records import Records
 from vgsgan.parallel import mesh as mesh_lib
 from vgsgan.tasks.drawing import Drawing
 from vgsgan.tools import drawn_runs
@@ -80,7 +81,7 @@ def hardest(
   model: Drawing,
   kind: str,
   state: TrainState,
-  records: pipeline.Records,
+  records: Records,
   count: int,
 ) -> list[dict[str, Any]]:
   """The `count` records with the highest loss, the highest first.
@@ -102,7 +103,7 @@ def hardest(
 
 
 def _judged(
-  model: Drawing, kind: str, state: TrainState, records: pipeline.Records
+  model: Drawing, kind: str, state: TrainState, records: Records
 ) -> Iterator[list[dict[str, Any]]]:
   """What is found of the records, in their order, a batch at a time."""
   config, rows = model.config, model.config.eval.batch
@@ -158,7 +159,7 @@ def marked(
 def write(
   folder: pathlib.Path,
   chosen: list[dict[str, Any]],
-  records: pipeline.Records,
+  records: Records,
   latent_size: int,
 ) -> None:
   """Writes what was chosen as a folder that `clevrgan_folder` reads.

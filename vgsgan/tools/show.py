@@ -21,8 +21,8 @@ from PIL import Image, ImageDraw, ImageFont
 from vgsgan import data
 from vgsgan.common import commands, files, options
 from vgsgan.common.errors import UserError
-from vgsgan.data import pipeline
 from vgsgan.data.examples import DrawnPairExample, decode
+from vgsgan.data.records import Record, Records
 from vgsgan.tools import drawn_runs
 from vgsgan.train import keys, predict, terminal
 
@@ -70,9 +70,7 @@ class Shown(NamedTuple):
   counts: bool
 
 
-def heard(
-  record: pipeline.Record, seconds: float
-) -> tuple[tuple[str, ...], int | None]:
+def heard(record: Record, seconds: float) -> tuple[tuple[str, ...], int | None]:
   """The words of a caption, and which of them is said at a time.
 
   The nearest where that is a pause; None where the record has no times.
@@ -87,7 +85,7 @@ def heard(
 
 
 def rows(
-  run: drawn_runs.Restored, records: Sequence[pipeline.Record], kind: str
+  run: drawn_runs.Restored, records: Sequence[Record], kind: str
 ) -> Iterator[Shown]:
   """Yields a row for each record."""
   model, config = run.model, run.model.config
@@ -114,7 +112,7 @@ def rows(
 
 def chosen(
   run: drawn_runs.Restored,
-  records: pipeline.Records,
+  records: Records,
   kind: str,
   numbers: Sequence[int],
 ) -> list[Shown]:

@@ -26,7 +26,7 @@ from vgsgan.common import memory
 from vgsgan.common.errors import UserError
 from vgsgan.common.options import check_one_of
 from vgsgan.data import pipeline
-from vgsgan.data.clock import Clock
+from vgsgan.data.records import Records
 from vgsgan.kernels import convolution
 from vgsgan.parallel import mesh, preemption, processes
 from vgsgan.train import evaluation, logbook, workdirs
@@ -51,9 +51,7 @@ from vgsgan.train.task import Batch, Metrics, Task
 
 TRANSFER_GUARDS = ("allow", "log", "disallow")
 
-Build = Callable[
-  [ml_collections.ConfigDict, Mesh, dict[str, pipeline.Records]], Task
-]
+Build = Callable[[ml_collections.ConfigDict, Mesh, dict[str, Records]], Task]
 
 _param_norm = jax.jit(optax.global_norm)
 
@@ -177,7 +175,7 @@ def take_steps(
     batch = batches.next(None)
   update = compile_step(run, state, batch, step)
   run.stop.install()  # Until here, leaving at once loses nothing.
-  clock, unchecked = Clock(batches), None
+  clock, unchecked = pipeline.Timer(batches), None
   phases = {first for first in run.task.phases if first > step}
   with run.log.bar("train", step, run.config.train.steps) as bar:
     while True:
@@ -234,7 +232,11 @@ def between(run: Run, state: TrainState, step: int) -> TrainState:
 
 
 def log_step(
-  run: Run, state: TrainState, step: int, metrics: Metrics, clock: Clock
+  run: Run,
+  state: TrainState,
+  step: int,
+  metrics: Metrics,
+  clock: pipeline.Timer,
 ) -> None:
   """Writes a step's metrics, the norm of its parameters and the times."""
   # Outside the update: inside, XLA would copy all parameters.

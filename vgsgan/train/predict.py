@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vgsgan.data import pipeline
+from vgsgan.data.records import Records, Transform
 from vgsgan.parallel import mesh as mesh_lib
 from vgsgan.train.state import TrainState
 from vgsgan.train.task import Batch, Poll
@@ -27,7 +28,7 @@ class Predictor:
   def __init__(
     self,
     function: Callable[[TrainState, Batch], Any],
-    transform: pipeline.Transform,
+    transform: Transform,
     config: ml_collections.ConfigDict,
     mesh: Mesh,
   ):
@@ -39,9 +40,7 @@ class Predictor:
       out_shardings=mesh_lib.replicated(mesh),
     )
 
-  def __call__(
-    self, state: TrainState, records: pipeline.Records, poll: Poll
-  ) -> Any:
+  def __call__(self, state: TrainState, records: Records, poll: Poll) -> Any:
     """Runs over all n records; returns the tree with arrays [n, ...], in order.
 
     Args:
@@ -52,7 +51,7 @@ class Predictor:
     return joined(list(self.batches(state, records, poll)))
 
   def batches(
-    self, state: TrainState, records: pipeline.Records, poll: Poll
+    self, state: TrainState, records: Records, poll: Poll
   ) -> Iterator[Any]:
     """Yields the same batch by batch, on the host, without padding."""
     stream = pipeline.EvalStream(

@@ -13,6 +13,7 @@ from vgsgan import data
 from vgsgan.common import jsonfiles
 from vgsgan.common.errors import UserError
 from vgsgan.data import pipeline
+from vgsgan.data.records import prepared_names
 from vgsgan.parallel import mesh, preemption
 from vgsgan.train import keys, logbook, workdirs
 from vgsgan.train.checkpoints import folders, integrity, manager
@@ -44,7 +45,7 @@ class Run:
 
   def position(self, step: int) -> dict[str, Any]:
     """The pipeline's position after `step` batches, as a checkpoint has it."""
-    prepared = data.prepared(self.splits["train"])
+    prepared = prepared_names(self.splits["train"])
     return configured(self.config, step) | {"prepared": prepared}
 
   def record_ids(self, step: int) -> list[str]:

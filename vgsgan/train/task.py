@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from vgsgan.data import pipeline
+from vgsgan.data.records import Transform
 from vgsgan.train.state import TrainState
 
 Batch = dict[str, jax.Array]
@@ -38,7 +38,7 @@ class Task:
       each evaluation on validation; None if the task has none.
   """
 
-  transform: pipeline.Transform
+  transform: Transform
   init: Callable[[jax.Array], TrainState]
   step: Step
   evaluate: Callable[[TrainState, str, Poll], dict[str, Any]]

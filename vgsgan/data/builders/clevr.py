@@ -15,7 +15,7 @@ from PIL import Image
 from vgsgan.common.errors import UserError
 from vgsgan.data import decoding
 from vgsgan.data.builders import preparing, scenes, sources
-from vgsgan.data.pipeline import Record, Records
+from vgsgan.data.records import Record, Wrapped
 from vgsgan.worlds.attributes import ATTRIBUTES
 
 MOST = 10  # Objects in one picture.
@@ -27,7 +27,7 @@ _SPLITS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Clevr:
+class Clevr(Wrapped):
   """Random access to a split.
 
   Attributes:
@@ -36,12 +36,8 @@ class Clevr:
     image_size: to which the pictures, of 480 x 320 pixels, are squashed.
   """
 
-  records: Records
   order: dict[str, Int[np.ndarray, "_"]]
   image_size: int
-
-  def __len__(self) -> int:
-    return len(self.records)
 
   def __getitem__(self, index: int) -> Record:
     """As `scenes.load` gives it; masks and boxes are not known: zeros."""

@@ -124,6 +124,10 @@ class Split(Sequence):
   def __len__(self) -> int:
     return len(self.source)
 
+  def prepared_names(self) -> list[str]:
+    *_, name, version = pathlib.Path(self.folder).parts
+    return [f"{sources.without_place(name)}/{version}"]
+
   def __getitem__(self, index: int) -> dict:
     if index >= len(self):
       raise IndexError(index)  # Where iterating ends.
