@@ -127,7 +127,7 @@ def test_the_losses_by_hand():
   assert float(metrics["loss"]) == pytest.approx(float(total), rel=1e-6)
 
 
-def test_neither_tower_learns_from_what_the_other_sees():
+def test_no_tower_learns_from_the_other_modality():
   model = classification.Classification(small(), CLASSES)
   state = state_of(model)
   step = jax.jit(model.step)
@@ -147,7 +147,7 @@ def test_neither_tower_learns_from_what_the_other_sees():
       assert not same(before[changed], after[changed])
 
 
-def test_pictures_are_moved_in_training_alone():
+def test_images_are_shifted_in_training_alone():
   model = classification.Classification(small(data__augment__shift=1), 3)
   batch = batch_of([[0]] * 30)
   plain = features.normalize_image(batch["image"])
@@ -193,7 +193,7 @@ def test_accuracy_by_hand():
   assert both["clips"] == 4
 
 
-def test_padding_is_nobodys_class():
+def test_padding_is_no_class():
   """Not the last one, as an index of -1 might be."""
   logits = np.eye(4)[[3, 3]]
   labels = np.array([[0, -1], [3, -1]], np.int32)
@@ -201,7 +201,7 @@ def test_padding_is_nobodys_class():
   assert got == {"value": 0.5, "chance": 0.5}
 
 
-def test_evaluation_is_of_every_record_once():
+def test_evaluation_covers_every_record_once():
   """11 records in batches of 8: the five that fill up do not count."""
   made = splits()
   for i in (0, 4):  # Record 0 is the one that fills up.
@@ -212,15 +212,15 @@ def test_evaluation_is_of_every_record_once():
   polls = []
   got = task.evaluate(state, "validation", lambda: polls.append(1))
   assert len(polls) == 2 and got["clips"] == 11
-  look = jax.jit(
-    lambda x: model.look(state.params, state.batch_stats, "image", x)
+  predict = jax.jit(
+    lambda x: model.predict(state.params, state.batch_stats, "image", x)
   )
   right, having = [], np.zeros(CLASSES)
   for one in made["validation"].records:
     picture = classification.example(model.config.data)(
       one, np.random.default_rng(0)
     )["image"]
-    guess = int(look(features.normalize_image(picture[None]))[1][0].argmax())
+    guess = int(predict(features.normalize_image(picture[None]))[1][0].argmax())
     right.append(guess in one["labels"])
     having[one["labels"]] += 1
   assert got["image"]["value"] == pytest.approx(np.mean(right))
@@ -231,7 +231,7 @@ def test_evaluation_is_of_every_record_once():
 # Whole runs.
 
 
-def test_a_run_learns_both_and_says_so(tmp_path, monkeypatch):
+def test_a_run_learns_images_and_sounds(tmp_path, monkeypatch):
   two = mesh.make_mesh(2)
   monkeypatch.setattr(mesh, "make_mesh", lambda model: two)
   config = small(train__steps=40, optim__lr=1e-2)
@@ -266,7 +266,7 @@ def test_wrong_configs_are_named(fields, said):
   assert "\n" not in str(refused.value)
 
 
-def test_the_front_end_may_be_another():
+def test_another_front_end_works():
   """257 bands of 100 frames at 48 kHz, as L3-Net has them; nothing computed."""
   config = small(data__spectrogram="log_linear", data__sample_rate=48000)
   config.data.frames = 40
@@ -276,6 +276,6 @@ def test_the_front_end_may_be_another():
   assert shapes["audio"].shape == (1, 40, 257, 1)
 
 
-def test_the_task_is_known_by_its_name():
+def test_the_task_is_registered():
   task = tasks.build(small(), mesh.make_mesh(1), splits())
   assert task.selection == "mean accuracy of pictures and sounds"

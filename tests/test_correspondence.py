@@ -88,7 +88,7 @@ def maps():
   }
 
 
-def test_the_distance_is_euclid_s(maps):
+def test_the_distance_is_euclidean(maps):
   got = scores.calibrated_distance(
     maps["image"], maps["audio"], jnp.float32(2.0), jnp.float32(3.0)
   )
@@ -186,7 +186,7 @@ def test_pair_bce_ignores_what_is_no_impostor_and_refuses_other_kinds():
 
 
 @pytest.mark.parametrize("devices", [1, 4])
-def test_own_sounds_stand_in_the_positives_alone(devices):
+def test_aligned_sounds_are_positives_alone(devices):
   keys = jax.random.split(jax.random.key(3), 3)
   images = jax.random.normal(keys[0], (8, 2, 2, 5))
   others = jax.random.normal(keys[1], (8, 1, 5))
@@ -229,7 +229,7 @@ def test_own_sounds_stand_in_the_positives_alone(devices):
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_a_step_on_4_devices_is_that_on_1(system, monkeypatch):
+def test_steps_are_equal_on_1_and_4_devices(system, monkeypatch):
   monkeypatch.setattr(mesh, "SMALLEST_SPLIT", 64)
   config = config_of(system, "shortcut")
   config.loss.negatives = "sampled"
@@ -368,7 +368,7 @@ def answers_of(splits):
   return Answers(model, correspondence.example(config), splits)
 
 
-def test_accuracy_is_of_own_sounds_where_there_are_any():
+def test_accuracy_uses_aligned_sounds():
   clips = np.arange(6)
   evaluation = answers_of({})
   found = {"clip_id": clips, "image_map": clips, "sound": clips}
@@ -383,7 +383,7 @@ def test_accuracy_is_of_own_sounds_where_there_are_any():
   assert figure(sound=np.zeros(6)) == pytest.approx((1 + 5) / 12)
 
 
-def test_correlations_are_learnt_of_training_pairs_alone():
+def test_correlations_are_fitted_to_training_pairs_alone():
   numbers = {"train": range(50, 60), "validation": range(10), "test": range(9)}
   evaluation = answers_of(
     {
@@ -395,7 +395,7 @@ def test_correlations_are_learnt_of_training_pairs_alone():
   np.testing.assert_array_equal(found["read"], [50, 51, 52])
 
 
-def test_each_picture_gets_another_clip_s_sound():
+def test_each_image_gets_the_sound_of_another_clip():
   ids = np.array([3, 3, 1, 2, 5, 5, 5, 9])
   other = correspondence_evaluation.partners(ids)
   assert (ids[other] != ids).all()
@@ -435,7 +435,7 @@ def planted(count: int):
   return image, sound, boxes, classes, source
 
 
-def test_a_map_that_knows_points_at_what_sounds_and_not_with_a_wrong_sound():
+def test_a_perfect_map_points_at_the_source_of_its_own_sound():
   image, sound, boxes, classes, source = planted(200)
   found = sources.pointing(image, sound, boxes, classes, source, 0.5)
   assert found["own_sound"]["value"] == 1.0
@@ -448,7 +448,7 @@ def test_a_map_that_knows_points_at_what_sounds_and_not_with_a_wrong_sound():
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_wrong_sounds_are_told_apart_by_what_they_point_at(place):
+def test_wrong_sounds_are_counted_by_the_place_they_point_at(place):
   """At the source, at one of two other objects, or at the third of them."""
   n = 6
   boxes = np.zeros((n, 3, 4))
@@ -470,7 +470,7 @@ def test_wrong_sounds_are_told_apart_by_what_they_point_at(place):
   assert found["wrong_sound_elsewhere"]["value"] == (0.5 if place else 0)
 
 
-def test_strangers_sound_of_what_a_picture_lacks():
+def test_wrong_sounds_come_from_objects_that_the_image_lacks():
   classes = np.array([[0, 1], [2, -1], [0, 2], [1, -1]])
   sounding = np.array([0, 2, 2, 1])
   wrong = sources.strangers(classes, sounding)
@@ -482,7 +482,7 @@ def test_strangers_sound_of_what_a_picture_lacks():
   )
 
 
-def test_pictures_of_one_object_have_no_pointing_figures():
+def test_images_of_one_object_have_no_pointing_figures():
   image, sound, boxes, classes, source = planted(10)
   alone = np.where(np.arange(3) == source[:, None], classes, -1)
   found = sources.pointing(image, sound, boxes, alone, source, 0.5)
@@ -519,7 +519,7 @@ def test_a_whole_run_on_two_devices(system, tmp_path, monkeypatch):
     ("model.pools", (True,), "one width and one pool a stage"),
   ],
 )
-def test_what_a_user_gets_wrong_is_one_line(field, value, said):
+def test_a_wrong_config_is_one_line(field, value, said):
   config = config_of("ave")
   with config.unlocked():
     part, name = field.split(".")

@@ -111,7 +111,7 @@ def pooled(widths, params, stats, x):
 
 
 @pytest.mark.parametrize("name", ["image", "audio"])
-def test_a_classifier_is_that_of_the_best_checkpoint(
+def test_the_classifier_comes_from_the_best_checkpoint(
   finished, loaded, rows, name
 ):
   _, state = finished[1]["classification"]
@@ -153,7 +153,7 @@ def test_pairs_match_by_the_calibrated_distance(finished, loaded, rows):
   assert got.std() > 1e-3
 
 
-def test_a_row_is_judged_by_itself(loaded, rows):
+def test_rows_are_judged_independently(loaded, rows):
   """Wherever in a block it stands, and whatever beside it."""
   pixels, sounds = rows
   for judge, given in (
@@ -169,14 +169,14 @@ def test_a_row_is_judged_by_itself(loaded, rows):
         np.testing.assert_allclose(one[0], all_rows[i], rtol=1e-5, atol=1e-6)
 
 
-def test_nothing_is_moved_to_the_device_unasked(loaded, rows):
+def test_no_transfer_to_the_device_is_implicit(loaded, rows):
   with jax.transfer_guard("disallow"):
     loaded.image(rows[0])
     loaded.audio(rows[1])
     loaded.match(*rows)
 
 
-def test_each_picture_needs_a_sound(loaded, rows):
+def test_each_image_needs_a_sound(loaded, rows):
   with pytest.raises(ValueError, match=r"\[7, 6\]"):
     loaded.match(rows[0], rows[1][:6])
 
@@ -235,7 +235,7 @@ def test_runs_that_are_not_finished_are_refused(finished, tmp_path, task):
     ("num_mels", 9),
   ],
 )
-def test_judges_of_something_else_are_refused(finished, tmp_path, field, value):
+def test_judges_of_other_data_are_refused(finished, tmp_path, field, value):
   folder, _ = finished
   one, other = (folder / task for task in PAIR)
   said = refused(one, other, **{field: value})

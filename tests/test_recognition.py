@@ -167,7 +167,7 @@ def test_objects_are_listed_left_to_right_with_words():
   assert all(0.99 < p <= 1 for p in found[0]["confidence"].values())
 
 
-def test_an_unsure_word_is_none():
+def test_an_unsure_word_is_left_out():
   mask = blank()
   mask[10:20, 10:20] = True
   logits = logits_of(mask, ("large", "cyan", "metal"))  # No shape: a third.

@@ -1,7 +1,7 @@
-"""What a picture shows and what a sound is, each told by a tower of its own.
+"""Classifies images and sounds, each with a tower of its own.
 
-Learned from labels, to judge generated pictures and sounds. The two towers
-share nothing, so that neither knows what the other modality looks like.
+The classifiers learn from labels and judge generated images and sounds. The two
+towers share nothing, so that neither learns from the other modality.
 """
 
 from typing import Any
@@ -36,11 +36,11 @@ NEEDS = (
 
 
 class Classifier(nn.Module):
-  """A tower, its largest values over all places, and one layer to the classes.
+  """A tower, a maximum over all places, and a linear layer to the classes.
 
   Attributes:
-    tower: of pictures or of spectrograms.
-    classes: how many there are.
+    tower: a tower for images or for spectrograms.
+    classes: number of classes.
   """
 
   tower: Tower
@@ -56,11 +56,11 @@ class Classifier(nn.Module):
 
 
 class Classification:
-  """The two networks of a config and how they are trained.
+  """The two networks of a config and their training.
 
   Args:
     config: of the task.
-    classes: labels in the hierarchy of the data set.
+    classes: number of labels in the data set's hierarchy.
   """
 
   def __init__(self, config: ml_collections.ConfigDict, classes: int):
@@ -83,20 +83,20 @@ class Classification:
 
   def init(self, key: jax.Array) -> TrainState:
     """A fresh state."""
-    made = {
+    variables = {
       name: self.network.init(
         jax.random.fold_in(key, i), jnp.zeros(x.shape), train=False
       )
       for i, (name, x) in enumerate(self.shapes().items())
     }
     return TrainState.create(
-      {name: made[name]["params"] for name in MODALITIES},
-      {name: made[name]["batch_stats"] for name in MODALITIES},
+      {name: variables[name]["params"] for name in MODALITIES},
+      {name: variables[name]["batch_stats"] for name in MODALITIES},
       self.tx,
     )
 
   def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-    """Of one clip's inputs."""
+    """Shapes of one clip's inputs."""
     data = self.config.data
     size, samples = data.image_size, example(data).samples
     clip = {
@@ -107,19 +107,19 @@ class Classification:
     return jax.eval_shape(lambda clip: self.inputs(clip, None), clip)
 
   def inputs(self, batch: Batch, key: jax.Array | None) -> dict[str, Array]:
-    """What each network sees; pictures are moved if there is a key."""
+    """Each network's input [b, h, w, c]; with a key, images are shifted."""
     data = self.config.data
-    pictures = features.normalize_image(batch["image"])
+    images = features.normalize_image(batch["image"])
     if key is not None:
-      pictures = augment.shift_and_flip(
-        key, pictures, data.augment.shift, flip=False
+      images = augment.shift_and_flip(
+        key, images, data.augment.shift, flip=False
       )
     sounds = features.spectrogram_of(
       data, batch["waveform"], batch["num_samples"]
     )
-    return {"image": pictures, "audio": sounds[..., None]}
+    return {"image": images, "audio": sounds[..., None]}
 
-  def look(
+  def predict(
     self, params, batch_stats, name: str, x: Float[Array, "b h w c"]
   ) -> tuple[Float[Array, "b d"], Float[Array, "b k"]]:
     """Features and logits of one modality, for evaluation.
@@ -128,13 +128,13 @@ class Classification:
       params: of the state.
       batch_stats: of the state.
       name: 'image' or 'audio'.
-      x: normalised pictures, or spectrograms with one channel.
+      x: normalised images, or spectrograms with one channel.
     """
     variables = {"params": params[name], "batch_stats": batch_stats[name]}
     return self.network.apply(variables, x, train=False)
 
   def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-    """One update. Random draws depend on the seed and the step alone."""
+    """Makes one update. Random draws depend on the seed and the step alone."""
     key = keys.of(self.config.seed, "augment", state.step)
     target = uniform(batch["labels"], self.classes)
     inputs = self.inputs(batch, key)
@@ -153,7 +153,7 @@ class Classification:
 
 
 def uniform(labels: Int[Array, "b l"], classes: int) -> Float[Array, "b c"]:
-  """The same weight on each label of a clip, in all 1; -1 is padding."""
+  """Equal weights on the labels of each clip, with sum 1; -1 is padding."""
   has = jnp.max(jax.nn.one_hot(labels, classes), axis=1)
   return has / jnp.sum(has, axis=1, keepdims=True)
 
@@ -161,9 +161,9 @@ def uniform(labels: Int[Array, "b l"], classes: int) -> Float[Array, "b c"]:
 def accuracy(
   logits: Float[np.ndarray, "n c"], labels: Int[np.ndarray, "n l"]
 ) -> dict[str, float]:
-  """The share of clips whose likeliest class is one of their labels.
+  """The share of clips whose most likely class is one of their labels.
 
-  By chance: of always answering with the class that most clips have.
+  Chance is the share for the answer that is right most often.
   """
   classes = np.arange(logits.shape[1])
   has = (labels[..., None] == classes).any(axis=1)
@@ -175,21 +175,21 @@ def figures(
   logits: dict[str, Float[np.ndarray, "n c"]], labels: Int[np.ndarray, "n l"]
 ) -> dict[str, Any]:
   """The accuracy of each modality, and the `mean` of both."""
-  found = {name: accuracy(logits[name], labels) for name in MODALITIES}
-  both = {
-    field: sum(found[name][field] for name in MODALITIES) / len(MODALITIES)
+  each = {name: accuracy(logits[name], labels) for name in MODALITIES}
+  mean = {
+    field: sum(each[name][field] for name in MODALITIES) / len(MODALITIES)
     for field in ("value", "chance")
   }
-  return found | {"mean": both, "clips": len(labels)}
+  return each | {"mean": mean, "clips": len(labels)}
 
 
 def example(data: ml_collections.ConfigDict) -> ClipExample:
-  """What a record is made into, in training and in evaluation."""
+  """Makes examples from records, in training and in evaluation."""
   return ClipExample(int(data.seconds * data.sample_rate))
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-  """Refuses what the task cannot be made of."""
+  """Raises UserError if the config does not describe a task."""
   check_one_of(
     "data.spectrogram", config.data.spectrogram, features.SPECTROGRAMS
   )
@@ -201,21 +201,21 @@ def build(
   mesh: Mesh,
   splits: dict[str, Records],
 ) -> Task:
-  """The task on these splits."""
+  """Builds the task on these splits."""
   model = Classification(config, len(splits["train"].hierarchy.labels))
   transform = example(config.data)
 
   def logits(state, batch):
-    found = {"labels": batch["labels"]}
+    rows = {"labels": batch["labels"]}
     for name, x in model.inputs(batch, None).items():
-      found[name] = model.look(state.params, state.batch_stats, name, x)[1]
-    return found
+      rows[name] = model.predict(state.params, state.batch_stats, name, x)[1]
+    return rows
 
   predict = Predictor(logits, transform, config, mesh)
 
   def evaluate(state: TrainState, split: str, poll: Poll) -> dict[str, Any]:
-    found = predict(state, splits[split], poll)
-    return figures(found, found.pop("labels"))
+    rows = predict(state, splits[split], poll)
+    return figures(rows, rows.pop("labels"))
 
   return Task(
     transform=transform,

@@ -1,9 +1,9 @@
-"""Audio-visual correspondence: do a picture and a sound belong together?
+"""Audio-visual correspondence: do an image and a sound belong together?
 
 L3-Net (Arandjelovic and Zisserman, "Look, Listen and Learn", ICCV 2017),
-AVE-Net and AVOL-Net (the same, "Objects that Sound", ECCV 2018): two towers,
-whose pair is scored by layers over both (l3), by a calibrated distance (ave)
-or by the best place of the picture (avol).
+AVE-Net and AVOL-Net (the same authors, "Objects that Sound", ECCV 2018) have
+two towers. The score of a pair comes from layers over both outputs (l3), from a
+calibrated distance (ave) or from the best place of the image (avol).
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ from vgsgan.train.task import Batch, Metrics, Task
 
 SYSTEMS = ("l3", "ave", "avol")
 MODALITIES = ("image", "audio")
-VIDEO_RATE = 25  # Frames a second; where the shortcut has sounds begin.
+VIDEO_RATE = 25  # Frames a second; with the shortcut, sounds begin at frames.
 NEEDS = (
   "model",
   "loss.negatives",
@@ -49,9 +49,9 @@ class Encoded(NamedTuple):
   """A batch of pairs, encoded.
 
   Attributes:
-    image: what the score is of: pooled to one place, or a map (avol).
-    audio: likewise, of one frame.
-    valid: all of it.
+    image: image maps for the score; of one place, but for avol.
+    audio: sound maps for the score, of one frame.
+    valid: true for every frame.
     features: vectors to compare within and across modalities: the towers'
       pooled outputs (l3, avol) or the embeddings (ave).
   """
@@ -63,7 +63,7 @@ class Encoded(NamedTuple):
 
 
 class Correspondence:
-  """The networks of a config and what is computed with them."""
+  """The networks of a config, their scores and their training."""
 
   def __init__(self, config: ml_collections.ConfigDict, mesh: Mesh):
     check(config)
@@ -98,28 +98,28 @@ class Correspondence:
       "image": jnp.zeros((1, data.image_size, data.image_size, 3)),
       "audio": sound[..., None],
     }
-    made = {
+    towers = {
       name: self.towers[name].init(parts[i], inputs[name], train=False)
       for i, name in enumerate(MODALITIES)
     }
-    params = {name: made[name]["params"] for name in MODALITIES}
-    stats = {name: made[name]["batch_stats"] for name in MODALITIES}
+    params = {name: towers[name]["params"] for name in MODALITIES}
+    stats = {name: towers[name]["batch_stats"] for name in MODALITIES}
     width = model.widths[-1]
     if model.system == "l3":
       params["score"] = fusion_params(parts[2], width, model.embed)
     else:
       for i, name in enumerate(MODALITIES, start=2):
-        made = self.projection.init(parts[i], jnp.zeros((1, width)))
-        params[f"{name}_projection"] = made["params"]
+        projection = self.projection.init(parts[i], jnp.zeros((1, width)))
+        params[f"{name}_projection"] = projection["params"]
       params["score"] = calibration(model.system)
     return TrainState.create(params, stats, self.tx)
 
   def spectrogram(self, waveform, num_samples) -> Float[Array, "b t f"]:
-    """Sound as the towers see it."""
+    """Spectrograms of waveforms, the audio tower's input."""
     return features.spectrogram_of(self.config.data, waveform, num_samples)
 
-  def pictures(self, batch: Batch, key: jax.Array | None):
-    """Normalised pictures; augmented if there is a key."""
+  def images(self, batch: Batch, key: jax.Array | None):
+    """Normalised images, augmented if there is a key."""
     pixels = batch["image"].astype(jnp.float32) / 255.0
     if key is not None:
       use = self.config.data.augment
@@ -133,44 +133,47 @@ class Correspondence:
     return features.standardize(pixels)
 
   def encode(
-    self, params, stats, pictures, spectrograms, train: bool = False
+    self, params, stats, images, spectrograms, train: bool = False
   ) -> tuple[Encoded, Any]:
-    """Encodes pairs; there may be more sounds than pictures.
+    """Encodes images and sounds; there may be more sounds than images.
 
     Args:
       params: of the state.
       stats: `batch_stats` of the state.
       pictures: normalised [b, s, s, 3].
       spectrograms: [c, t, f].
-      train: whether normalisation uses, and notes, the batch's statistics.
+      train: True normalises with the batch's statistics, and records them.
 
     Returns:
-      What was found, and the new statistics.
+      The encoded pairs, and the new statistics.
     """
     maps, new = {}, {}
-    inputs = {"image": pictures, "audio": spectrograms[..., None]}
+    inputs = {"image": images, "audio": spectrograms[..., None]}
     for name, x in inputs.items():
       network = forward.bind(self.towers[name], params[name], train)
       maps[name], new[name] = forward.apply(
         self.config.train, network, stats[name], x
       )
     pooled = {name: global_max(x) for name, x in maps.items()}
-    image, audio, kept = maps["image"], pooled["audio"], pooled
+    image, audio, vectors = maps["image"], pooled["audio"], pooled
     if self.config.model.system != "avol":
       image = pooled["image"][:, None, None]
     if self.config.model.system != "l3":
       image = self.project(params, "image", image)
       audio = self.project(params, "audio", audio)
     if self.config.model.system == "ave":
-      kept = {"image": image[:, 0, 0], "audio": audio}
+      vectors = {"image": image[:, 0, 0], "audio": audio}
     valid = jnp.ones((len(audio), 1), bool)
-    return Encoded(image, audio[:, None], valid, kept), new
+    return Encoded(image, audio[:, None], valid, vectors), new
 
   def project(self, params, name: str, x: Array) -> Array:
     return self.projection.apply({"params": params[f"{name}_projection"]}, x)
 
   def score(self, params) -> Callable[..., Array]:
-    """The logit of every picture with every sound: see `scores`."""
+    """The function that gives a logit for every image with every sound.
+
+    Its signature is that of `losses.scores`.
+    """
     own = params["score"]
     system = self.config.model.system
 
@@ -187,30 +190,30 @@ class Correspondence:
     return score
 
   def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-    """One update. Random draws depend on the seed and the step alone."""
+    """Makes one update. Random draws depend on the seed and the step alone."""
     seed, step = self.config.seed, state.step
     key_augment = keys.of(seed, "augment", step)
     key_negatives = keys.of(seed, "negatives", step)
-    pictures = self.pictures(batch, key_augment)
+    images = self.images(batch, key_augment)
     sounds = self.spectrogram(batch["waveform"], batch["num_samples"])
     if "aligned" in batch:
       own = self.spectrogram(batch["aligned"], batch["num_samples"])
-      # Pair by pair, so that each device keeps its own.
+      # The two of a pair lie side by side, so that each device keeps its own.
       sounds = jnp.stack([sounds, own], 1).reshape(-1, *sounds.shape[1:])
 
     def loss(params):
-      found, stats = self.encode(
-        params, state.batch_stats, pictures, sounds, train=True
+      encoded, stats = self.encode(
+        params, state.batch_stats, images, sounds, train=True
       )
-      audio, valid, partner = found.audio, found.valid, None
+      audio, valid, partner = encoded.audio, encoded.valid, None
       if "aligned" in batch:
         audio, valid, partner = (
-          found.audio[0::2],
-          found.valid[0::2],
-          (found.audio[1::2], found.valid[1::2]),
+          encoded.audio[0::2],
+          encoded.valid[0::2],
+          (encoded.audio[1::2], encoded.valid[1::2]),
         )
       value, metrics = contrastive.contrastive(
-        found.image,
+        encoded.image,
         audio,
         valid,
         batch["clip_id"],
@@ -227,7 +230,7 @@ class Correspondence:
 
 
 def fusion_params(key: jax.Array, width: int, embed: int) -> dict[str, Array]:
-  """What `scores.fusion` needs, at the start."""
+  """Initial parameters of `scores.fusion`."""
   key_joint, key_out = jax.random.split(key)
   normal = jax.nn.initializers.he_normal()
   joint = normal(key_joint, (2 * width, embed))
@@ -241,25 +244,25 @@ def fusion_params(key: jax.Array, width: int, embed: int) -> dict[str, Array]:
 
 
 def calibration(system: str) -> dict[str, Array]:
-  """Scale and shift at the start, of the sign that is right.
+  """Initial scale and bias of the score.
 
-  So that a small distance means correspondence ("Objects that Sound", section
-  3). Vectors of length 1 without relation are about 1.4 apart; products of
-  AVOL-Net's are of about `embed ** 0.5`.
+  Their signs let a small distance mean correspondence ("Objects that Sound",
+  section 3). Unrelated vectors of length 1 are about 1.4 apart; AVOL-Net's
+  products are about `embed ** 0.5`.
   """
   scale, bias = {"ave": (5.0, 6.0), "avol": (0.1, 0.0)}[system]
   return {"scale": jnp.array(scale), "bias": jnp.array(bias)}
 
 
 def example(config: ml_collections.ConfigDict) -> ClipExample:
-  """What a record is made into, in training and in evaluation."""
+  """Makes examples from records, in training and in evaluation."""
   data = config.data
   grid = data.sample_rate // VIDEO_RATE if data.shortcut else 0
   return ClipExample(int(data.seconds * data.sample_rate), grid)
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-  """Refuses what the task cannot be made of."""
+  """Raises UserError if the config does not describe a task."""
   check_one_of("model.system", config.model.system, SYSTEMS)
   check_one_of(
     "loss.negatives", config.loss.negatives, primitives.PAIR_NEGATIVES
@@ -278,10 +281,10 @@ def build(
   mesh: Mesh,
   splits: dict[str, Records],
 ) -> Task:
-  """The task on these splits."""
+  """Builds the task on these splits."""
   model = Correspondence(config, mesh)
   for records in splits.values():
-    tree = getattr(records, "hierarchy", None)  # Blank ones have none.
+    tree = getattr(records, "hierarchy", None)  # Blank records have none.
     if config.model.system != "avol" and tree and len(tree.labels) < 2:
       name = tree.names[tree.labels[0]]
       raise UserError(

@@ -1,4 +1,4 @@
-"""What is measured of audio-visual correspondence, over whole splits."""
+"""Evaluates audio-visual correspondence over whole splits."""
 
 import functools
 from collections.abc import Mapping
@@ -19,22 +19,21 @@ from vgsgan.train.state import TrainState
 from vgsgan.train.task import Poll
 
 _K = 30  # nDCG@30, as published.
-_COMPONENTS = 128  # Of canonical correlation, as published.
-_TRUNK_SIZE = 32  # Pixels a side of the pictures that the recogniser knows.
+_COMPONENTS = 128  # Components of canonical correlation, as published.
+_TRUNK_SIZE = 32  # Pixels a side of the recogniser's training images.
 
 Rows = dict[str, np.ndarray]
-# By what of the picture is projected: of pictures, and of sounds.
+# By the image features: a projection of them, and one of the sounds.
 Projections = dict[str, tuple[crossmodal.Projection, crossmodal.Projection]]
 
 
 class Evaluation:
-  """`tasks.Task.evaluate` of a `correspondence.Correspondence`.
+  """The `evaluate` of a `correspondence.Correspondence`.
 
-  Of every split: the accuracy of correspondence. Of systems with vectors to
-  compare, nDCG@30 in the four directions; of L3-Net, also after canonical
-  correlation analysis, and of the packaged recogniser's picture features with
-  and without it. Of maps over pictures whose boxes are known, how often they
-  point at what sounds.
+  Every split gets the accuracy of correspondence. Systems with vectors to
+  compare get nDCG@30 in the four directions. L3-Net gets it also after
+  canonical correlation analysis, and for the packaged recogniser's image
+  features. Maps over images with boxes get the share that point at the source.
   """
 
   def __init__(
@@ -55,14 +54,14 @@ class Evaluation:
     if split == "test" and REAL in self.splits:
       records[REAL] = self.splits[REAL]
     project = self.projections(state, poll) if split == "test" else {}
-    found = {
+    figures = {
       name: self.figures(state, some, project, poll)
       for name, some in records.items()
     }
-    return found.pop("") | found
+    return figures.pop("") | figures
 
   def projections(self, state: TrainState, poll: Poll) -> Projections:
-    """Canonical correlations, of training pairs; of L3-Net alone."""
+    """Fits canonical correlations on training pairs; for L3-Net alone."""
     config = self.model.config
     if config.model.system != "l3" or not config.eval.cca_records:
       return {}
@@ -79,41 +78,41 @@ class Evaluation:
     project: Projections,
     poll: Poll,
   ) -> dict[str, Any]:
-    """All that is measured of some records."""
-    found = self.encode(state, records, poll)
+    """All figures of some records."""
+    rows = self.encode(state, records, poll)
     system = self.model.config.model.system
-    results = {"correspondence": self.accuracy(state, found, poll)}
+    results = {"correspondence": self.accuracy(state, rows, poll)}
     if system == "avol":
-      return results | self.localisation(state, found, records)
-    relevance = records.hierarchy.relevance(found["labels"], found["labels"])
+      return results | self.localisation(state, rows, records)
+    relevance = records.hierarchy.relevance(rows["labels"], rows["labels"])
     results["retrieval"] = crossmodal.four_directions(
-      found["image"], found["audio"], relevance, _K
+      rows["image"], rows["audio"], relevance, _K
     )
-    return results | baselines(project, found, relevance)
+    return results | baselines(project, rows, relevance)
 
   def _encode(self, state: TrainState, batch) -> dict[str, jax.Array]:
     model = self.model
-    pictures = model.pictures(batch, None)
+    images = model.images(batch, None)
     sounds = model.spectrogram(batch["waveform"], batch["num_samples"])
-    found, _ = model.encode(state.params, state.batch_stats, pictures, sounds)
-    kept = {name: batch[name] for name in ("labels", "clip_id")}
-    kept |= {"image_map": found.image, "sound": found.audio}
-    kept |= found.features
+    encoded, _ = model.encode(state.params, state.batch_stats, images, sounds)
+    rows = {name: batch[name] for name in ("labels", "clip_id")}
+    rows |= {"image_map": encoded.image, "sound": encoded.audio}
+    rows |= encoded.features
     if "aligned" in batch:
-      # Of its own sound as training had it is a pair, and what is retrieved.
+      # Matching pairs and retrieval use the sound that training aligns.
       sounds = model.spectrogram(batch["aligned"], batch["num_samples"])
-      own, _ = model.encode(state.params, state.batch_stats, pictures, sounds)
-      kept |= {"own": own.audio, "audio": own.features["audio"]}
+      own, _ = model.encode(state.params, state.batch_stats, images, sounds)
+      rows |= {"own": own.audio, "audio": own.features["audio"]}
     if model.config.model.system == "l3":
-      kept["trunk"] = self.trunk(batch["image"] / 255.0)
-    return kept
+      rows["trunk"] = self.trunk(batch["image"] / 255.0)
+    return rows
 
   @functools.cached_property
   def recogniser(self) -> pretrained.Network:
     return pretrained.load_recogniser("")
 
   def trunk(self, pixels: Float[jax.Array, "b s s 3"]) -> jax.Array:
-    """Picture features of a network that was taught with labels."""
+    """Image features of the packaged recogniser, which learned from labels."""
     shape = (len(pixels), _TRUNK_SIZE, _TRUNK_SIZE, 3)
     small = jax.image.resize(pixels, shape, "linear")
     network = self.recogniser
@@ -124,54 +123,54 @@ class Evaluation:
     return paired(self.model.score(params), image, sound, valid)
 
   def training(self, state: TrainState, poll: Poll) -> Rows:
-    """The same of so many training pairs: what CCA is fitted to."""
+    """Encodes the training pairs that CCA is fitted to."""
     count = self.model.config.eval.cca_records
     return self.encode(state, First(self.splits["train"], count), poll)
 
   def accuracy(
-    self, state: TrainState, found: Rows, poll: Poll
+    self, state: TrainState, rows: Rows, poll: Poll
   ) -> dict[str, float]:
-    """Share of pairs told right, half of which belong together.
+    """Share of pairs classified correctly, half of which belong together.
 
-    In the other half each picture is with the sound of another clip, drawn at
-    random and fixed, which now and then is of something that it shows: so 1 is
-    out of reach, by half the share of such pairs.
+    In the other half each image meets the sound of another clip, by one fixed
+    random draw. Sometimes the image shows what makes that sound, so the best
+    possible accuracy is 1 less half the share of such pairs.
     """
-    images, sounds = found["image_map"], found["sound"]
-    other = partners(found["clip_id"])
-    own = self.pair_logits(state, images, found.get("own", sounds), poll)
+    images, sounds = rows["image_map"], rows["sound"]
+    other = partners(rows["clip_id"])
+    own = self.pair_logits(state, images, rows.get("own", sounds), poll)
     mixed = self.pair_logits(state, images, sounds[other], poll)
     right = np.concatenate([own > 0, mixed <= 0])
     return {"value": float(right.mean()), "chance": 0.5, "pairs": len(right)}
 
   def pair_logits(self, state, images, sounds, poll) -> np.ndarray:
-    """The logit of each picture with its sound, in blocks of one size."""
+    """The logit of each image with its sound, computed in blocks."""
     size, logits = self.model.config.eval.batch, []
     for first in range(0, len(images), size):
       poll()
       block = [x[first : first + size] for x in (images, sounds)]
       count = len(block[0])
       filled = [np.resize(x, (size, *x.shape[1:])) for x in block]
-      there = jax.device_put(filled, mesh_lib.replicated(self.model.mesh))
-      logits.append(jax.device_get(self.logits(state.params, *there))[:count])
+      placed = jax.device_put(filled, mesh_lib.replicated(self.model.mesh))
+      logits.append(jax.device_get(self.logits(state.params, *placed))[:count])
     return np.concatenate(logits)
 
   def localisation(
-    self, state: TrainState, found: Rows, records: Records
+    self, state: TrainState, rows: Rows, records: Records
   ) -> dict[str, Any]:
-    """Where in the picture the sound is found; nothing if no one knows."""
+    """Localises the sound in the image; empty if records have no boxes."""
     if "boxes" not in records[0]:
       return {}
     fields = ("boxes", "classes", "source")
-    known = [records[i] for i in range(len(records))]
+    every = [records[i] for i in range(len(records))]
     boxes, classes, source = (
-      np.stack([record[name] for record in known]) for name in fields
+      np.stack([record[name] for record in every]) for name in fields
     )
-    # The score's own map: a scale below 0 would turn it round.
+    # The map is scaled as in the score, because the scale may be negative.
     scale = jax.device_get(state.params["score"]["scale"])
     figures = sources.pointing(
-      scale * found["image_map"],
-      found["sound"][:, 0],
+      scale * rows["image_map"],
+      rows["sound"][:, 0],
       boxes,
       classes,
       source,
@@ -181,9 +180,9 @@ class Evaluation:
 
 
 def partners(clip_id: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
-  """Another clip for each, at random with a fixed seed, each one once.
+  """Pairs each clip with another at random, with a fixed seed, each once.
 
-  Where a clip would be with itself it is with the next that is another.
+  A clip that would meet itself meets one of the others instead.
   """
   order = np.random.default_rng(0).permutation(len(clip_id))
   other = np.empty_like(order)
@@ -196,23 +195,23 @@ def partners(clip_id: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
 
 
 def baselines(
-  project: Projections, found: Rows, relevance: Int[np.ndarray, "n n"]
+  project: Projections, rows: Rows, relevance: Int[np.ndarray, "n n"]
 ) -> dict[str, Any]:
-  """Canonical correlations of L3-Net's features, and a taught trunk's.
+  """The baselines of "Objects that Sound" (ECCV 2018, section 3.1).
 
-  "Objects that Sound" (ECCV 2018, section 3.1): `cca` of L3-Net's picture and
-  sound features; `trunk` and `trunk_cca` with the picture features of a network
-  that was taught with labels, where published VGG16 of ImageNet, here the
-  packaged recogniser of rendered scenes. A trunk of pictures finds pictures.
+  `cca` is canonical correlation of L3-Net's image and sound features. `trunk`
+  and `trunk_cca` use image features of a network that learned from labels: as
+  published VGG16 on ImageNet, here the packaged recogniser of rendered scenes.
+  `trunk` retrieves images with images alone.
   """
   results: dict[str, Any] = {}
-  if "trunk" in found:
-    alone = crossmodal.within(found["trunk"], relevance, _K)
+  if "trunk" in rows:
+    alone = crossmodal.within(rows["trunk"], relevance, _K)
     results["trunk"] = {"image_to_image": alone}
   for name, image in (("cca", "image"), ("trunk_cca", "trunk")):
     if image in project:
       of_image, of_audio = project[image]
       results[name] = crossmodal.four_directions(
-        of_image(found[image]), of_audio(found["audio"]), relevance, _K
+        of_image(rows[image]), of_audio(rows["audio"]), relevance, _K
       )
   return results

@@ -1,8 +1,8 @@
-"""Frozen networks that judge generated pictures and sounds.
+"""Frozen networks that judge generated images and sounds.
 
-Two finished runs: one of `classification`, which tells what a picture shows
-and what a sound is, and one of `correspondence`, which tells whether the two
-belong together. Neither takes part in what it judges.
+They come from two finished runs. One of `classification` gives the classes of
+images and sounds. One of `correspondence` decides whether an image and a sound
+belong together. Neither takes part in the training that it judges.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ from vgsgan.train import finished
 from vgsgan.train.checkpoints import manager
 from vgsgan.train.state import TrainState
 
-# Of `config.data`: what a judge has to have been trained on.
+# Fields of `config.data` in which a judge's run must agree.
 FIELDS = (
   "dataset",
   "image_size",
@@ -42,15 +42,15 @@ FIELDS = (
   "tick",
   "soundfont",
 )
-# What trains one, by task.
+# The config that trains a judge, by task.
 CONFIGS = {
   "classification": "classification.py",
   "correspondence": "correspondence.py:ave,judge",
 }
-BLOCK = 128  # Rows that are judged at once.
+BLOCK = 128  # Rows of one batch.
 
 # [n, ...] -> features [n, d] and logits [n, c].
-Look = Callable[
+Classify = Callable[
   [np.ndarray],
   tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "n c"]],
 ]
@@ -58,61 +58,60 @@ Look = Callable[
 
 @dataclasses.dataclass(frozen=True)
 class Judges:
-  """Functions of one or more rows on the host, in blocks of one size.
+  """Judges of arrays on the host; each takes one or more rows.
 
   Attributes:
-    image: pixels [n, s, s, 3] in [0, 1] -> features [n, d], logits [n, c] of
-      the labels of the hierarchy.
-    audio: spectrograms [n, t, f], of `features.spectrogram` -> likewise.
-    match: pixels [n, s, s, 3], spectrograms [n, t, f] -> logits [n]: does each
-      picture belong with its sound? Above 0 it does, where half of all pairs
-      do.
+    image: pixels [n, s, s, 3] in [0, 1] -> features [n, d] and logits [n, c]
+      over the labels of the hierarchy.
+    audio: spectrograms [n, t, f] of `features.spectrogram` -> the same.
+    match: pixels [n, s, s, 3], spectrograms [n, t, f] -> logits [n] that an
+      image and its sound belong together, where half of all pairs do.
   """
 
-  image: Look
-  audio: Look
+  image: Classify
+  audio: Classify
   match: Callable[[np.ndarray, np.ndarray], Float[np.ndarray, "n"]]
 
 
 def load(
   classifier: str, correspondence: str, data: ml_collections.ConfigDict
 ) -> Judges:
-  """The judges of two finished runs, each of its best checkpoint.
+  """Loads the judges from the best checkpoints of two finished runs.
 
   Args:
     classifier: workdir of a run of `classification`.
     correspondence: workdir of a run of `correspondence`.
-    data: `config.data` of what is to be judged.
+    data: `config.data` of the run that they judge.
 
   Raises:
-    UserError: there are no such runs, they are not finished, or they were
-      trained on other data, sizes of pictures or front ends.
+    UserError: a run is missing or not finished, or was trained with other data,
+      image sizes or front ends.
   """
   devices = mesh_lib.make_mesh()
   run = _finished(classifier, "classification", data)
   classes = len(datasets.load(data)["train"].hierarchy.labels)
-  told = Classification(run.config, classes)
-  weights = _weights(run, told.init, devices)
-  apart = _finished(correspondence, "correspondence", data)
-  pairs = Correspondence(apart.config, devices)
-  paired = _weights(apart, pairs.init, devices)
+  labeller = Classification(run.config, classes)
+  labeller_weights = _weights(run, labeller.init, devices)
+  run = _finished(correspondence, "correspondence", data)
+  matcher = Correspondence(run.config, devices)
+  matcher_weights = _weights(run, matcher.init, devices)
 
   def image(weights, pixels):
-    return told.look(*weights, "image", features.standardize(pixels))
+    return labeller.predict(*weights, "image", features.standardize(pixels))
 
   def audio(weights, spectrograms):
-    return told.look(*weights, "audio", spectrograms[..., None])
+    return labeller.predict(*weights, "audio", spectrograms[..., None])
 
   def match(weights, pixels, spectrograms):
-    pictures = features.standardize(pixels)
-    found, _ = pairs.encode(*weights, pictures, spectrograms)
-    score = pairs.score(weights[0])
-    return scores.paired(score, found.image, found.audio, found.valid)
+    images = features.standardize(pixels)
+    pairs, _ = matcher.encode(*weights, images, spectrograms)
+    score = matcher.score(weights[0])
+    return scores.paired(score, pairs.image, pairs.audio, pairs.valid)
 
   return Judges(
-    image=_in_blocks(image, weights),
-    audio=_in_blocks(audio, weights),
-    match=_in_blocks(match, paired),
+    image=_in_blocks(image, labeller_weights),
+    audio=_in_blocks(audio, labeller_weights),
+    match=_in_blocks(match, matcher_weights),
   )
 
 
@@ -124,7 +123,7 @@ class _Run:
 
 
 def _finished(workdir: str, task: str, data: ml_collections.ConfigDict) -> _Run:
-  """A run of a task, on what `data` has in `FIELDS`."""
+  """Opens a finished run of a task that agrees with `data` in `FIELDS`."""
   folder = pathlib.Path(workdir).expanduser()
   advice = f"name the workdir of a finished run of configs/{CONFIGS[task]}"
   if not (folder / "config.json").exists():
@@ -152,10 +151,10 @@ def _finished(workdir: str, task: str, data: ml_collections.ConfigDict) -> _Run:
 def _weights(
   run: _Run, init: Callable[[jax.Array], TrainState], devices: Mesh
 ) -> tuple[Any, Any]:
-  """Params and batch_stats, on one device of each process.
+  """Restores params and batch_stats, on one device of each process.
 
-  By the step in the results, as nothing writes to a finished run: several runs
-  may read one judge at the same time.
+  The step comes from the results and nothing is locked, so that several runs
+  can read one judge at the same time.
   """
   shapes = jax.eval_shape(init, jax.random.key(run.config.seed))
   abstract = mesh_lib.abstract(shapes, devices)
@@ -166,24 +165,25 @@ def _weights(
 
 
 def _in_blocks(function: Callable[..., Any], weights: Any) -> Callable:
-  """`function(weights, *rows)` of rows on the host, compiled for one size.
+  """Maps `function(weights, *rows)` over rows on the host, in blocks.
 
-  The last block is filled up; each row is judged by itself.
+  The last block is padded, so that the function is compiled once. It must treat
+  each row independently.
   """
   compiled = jax.jit(function)
 
-  def judged(*rows: np.ndarray) -> Any:
+  def judge(*rows: np.ndarray) -> Any:
     if len({len(x) for x in rows}) != 1:
       raise ValueError(f"as many of each, not {[len(x) for x in rows]}")
     parts = []
     for first in range(0, len(rows[0]), BLOCK):
       block = [np.asarray(x[first : first + BLOCK], np.float32) for x in rows]
-      many = len(block[0])
+      count = len(block[0])
       filled = [
-        np.pad(x, [(0, BLOCK - many)] + [(0, 0)] * (x.ndim - 1)) for x in block
+        np.pad(x, [(0, BLOCK - count)] + [(0, 0)] * (x.ndim - 1)) for x in block
       ]
-      found = jax.device_get(compiled(weights, *jax.device_put(filled)))
-      parts.append(jax.tree.map(lambda x, many=many: x[:many], found))
+      outputs = jax.device_get(compiled(weights, *jax.device_put(filled)))
+      parts.append(jax.tree.map(lambda x, count=count: x[:count], outputs))
     return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
-  return judged
+  return judge

@@ -1,7 +1,7 @@
-"""Recognising the objects of rendered scenes, to judge generated ones.
+"""Recognises the objects of rendered scenes, to judge generated ones.
 
-A small U-Net learns from the renderer's own masks and attributes. Pictures are
-degraded in training, since what it is for are imperfect pictures.
+A small U-Net learns from the renderer's masks and attributes. Training degrades
+the images, because generated images are imperfect.
 """
 
 from typing import Any
@@ -28,7 +28,7 @@ from vgsgan.train.state import TrainState, check_optimizer, optimizer, schedule
 from vgsgan.train.task import Batch, Metrics, Poll, Task
 from vgsgan.worlds.attributes import ATTRIBUTES
 
-STAGES = 3  # Widths that the network has.
+STAGES = 3  # Number of the network's widths.
 NEEDS = (
   "recogniser",
   "optim",
@@ -50,29 +50,30 @@ def object_loss(
   masks: Float[Array, "b s t n"],
   attributes: Int[Array, "b n 4"],
 ) -> dict[str, Float[Array, ""]]:
-  """Cross-entropies: of `object` over all pixels, of each kind over objects'.
+  """Cross-entropies of `object` over all pixels, and of each attribute.
 
-  An object's pixels weigh one together: small objects count as large ones do.
+  The pixels of an object have weight 1 together, so that small objects count as
+  much as large ones.
   """
   there = jnp.max(masks, -1)
   binary = optax.sigmoid_binary_cross_entropy(logits[..., 0], there)
   area = jnp.sum(masks, (1, 2))
   weight = masks / jnp.maximum(area, 1.0)[:, None, None]
   objects = jnp.maximum(jnp.sum(area > 0), 1)
-  found = {"object": jnp.mean(binary)}
+  losses = {"object": jnp.mean(binary)}
   start = 1
   for i, (kind, words) in enumerate(ATTRIBUTES.items()):
     log_p = jax.nn.log_softmax(logits[..., start : start + len(words)])
-    # Objects that are not there have index -1, which one_hot makes zeros.
+    # Absent objects have index -1, for which one_hot gives zeros.
     target = jax.nn.one_hot(attributes[..., i], len(words))
     entropy = -jnp.einsum("bstk,bnk,bstn->", log_p, target, weight)
-    found[kind] = entropy / objects
+    losses[kind] = entropy / objects
     start += len(words)
-  return found
+  return losses
 
 
 class Recognition:
-  """The network of a config and how it is trained."""
+  """The network of a config and its training."""
 
   def __init__(self, config: ml_collections.ConfigDict):
     check(config)
@@ -87,10 +88,10 @@ class Recognition:
   def init(self, key: jax.Array) -> TrainState:
     """A fresh state."""
     size = self.config.data.image_size
-    made = self.model.init(key, jnp.zeros((1, size, size, 3)), train=False)
+    variables = self.model.init(key, jnp.zeros((1, size, size, 3)), train=False)
     return TrainState.create(
-      {"recogniser": made["params"]},
-      {"recogniser": made.get("batch_stats", {})},
+      {"recogniser": variables["params"]},
+      {"recogniser": variables.get("batch_stats", {})},
       self.tx,
     )
 
@@ -100,28 +101,28 @@ class Recognition:
     images: UInt8[Array, "b s s 3"],
     masks: UInt8[Array, "b n s s"],
   ) -> tuple[Float[Array, "b s s 3"], Float[Array, "b s s n"]]:
-    """Augmented pictures, and where their objects are in them."""
+    """Augmented images in [0, 1], and their objects' masks."""
     use = self.config.data.augment
     key_move, key_degrade = jax.random.split(key)
     masks = jnp.moveaxis(masks, 1, -1).astype(jnp.float32)
     both = jnp.concatenate([images / 255.0, masks], -1)
     both = augment.shift_and_flip(key_move, both, use.shift, use.flip)
-    pictures = augment.degrade(
+    degraded = augment.degrade(
       key_degrade, both[..., :3], use.blur, use.noise, use.brightness
     )
-    return pictures, both[..., 3:]
+    return degraded, both[..., 3:]
 
   def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-    """One update. Random draws depend on the seed and the step alone."""
+    """Makes one update. Random draws depend on the seed and the step alone."""
     key = keys.of(self.config.seed, "augment", state.step)
-    pictures, masks = self.inputs(key, batch["image"], batch["masks"])
+    images, masks = self.inputs(key, batch["image"], batch["masks"])
 
     def loss(params):
       (logits, _), changed = forward.apply(
         self.config.train,
         forward.bind(self.model, params["recogniser"]),
         state.batch_stats["recogniser"],
-        pictures,
+        images,
       )
       parts = object_loss(logits, masks, batch["attributes"])
       return sum(parts.values()), (parts, {"recogniser": changed})
@@ -129,7 +130,7 @@ class Recognition:
     return state.minimise(loss, self.tx, self.rate)
 
   def logits(self, state: TrainState, images) -> Float[Array, "b s t 16"]:
-    """Logits for evaluation, of pixels 0..255."""
+    """Logits for evaluation, from pixels 0..255."""
     variables = {
       "params": state.params["recogniser"],
       "batch_stats": state.batch_stats["recogniser"],
@@ -138,7 +139,7 @@ class Recognition:
 
 
 def figures(rows: list[dict[str, np.ndarray]]) -> dict[str, Any]:
-  """What `evals.recognition` makes of `logits`, `masks` and `attributes`."""
+  """Figures of `evals.recognition` for `logits`, `masks` and `attributes`."""
   means, labels = [], []
   for row in rows:
     for mask, label in zip(row["masks"], row["attributes"], strict=True):
@@ -155,12 +156,12 @@ def figures(rows: list[dict[str, np.ndarray]]) -> dict[str, Any]:
 
 
 def mean_accuracy(results: dict[str, Any]) -> float:
-  known = results["given_masks"]
-  return sum(known[kind]["value"] for kind in ATTRIBUTES) / len(ATTRIBUTES)
+  figures = results["given_masks"]
+  return sum(figures[kind]["value"] for kind in ATTRIBUTES) / len(ATTRIBUTES)
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-  """Refuses what the task cannot be made of."""
+  """Raises UserError if the config does not describe a task."""
   check_optimizer(config.optim, "optim")
   check_one_of("recogniser.norm", config.recogniser.norm, NORMS)
   widths = config.recogniser.widths
@@ -180,7 +181,7 @@ def build(
   mesh: Mesh,
   splits: dict[str, Records],
 ) -> Task:
-  """The task on these splits."""
+  """Builds the task on these splits."""
   model = Recognition(config)
 
   def logits(state, batch):
@@ -191,10 +192,10 @@ def build(
 
   def evaluate(state: TrainState, split: str, poll: Poll) -> dict[str, Any]:
     rows = []
-    for found in predict.batches(state, splits[split], poll):
-      found["masks"] = found["masks"].astype(bool)
-      for i in range(len(found["masks"])):
-        rows.append({name: values[i] for name, values in found.items()})
+    for batch in predict.batches(state, splits[split], poll):
+      batch["masks"] = batch["masks"].astype(bool)
+      for i in range(len(batch["masks"])):
+        rows.append({name: values[i] for name, values in batch.items()})
     return figures(rows)
 
   return Task(
