@@ -49,7 +49,7 @@ def _on(mesh, name):
 @pytest.mark.parametrize(
   "axes", [{"data": 2}, {"data": 8}, {"data": 2, "model": 2}]
 )
-def test_scores_are_in_the_order_of_the_batch(axes, name, dtype):
+def test_scores_follow_the_order_of_the_batch(axes, name, dtype):
   images, audio, valid, scale = _maps(dtype)
   slope = jnp.asarray(np.random.default_rng(1).normal(size=(B, B)), jnp.float32)
 
@@ -77,7 +77,7 @@ def test_scores_are_in_the_order_of_the_batch(axes, name, dtype):
 @pytest.mark.parametrize(
   "axes", [{"data": n} for n in range(1, 9)] + [{"data": 2, "model": 4}]
 )
-def test_each_device_has_its_rows_of_the_sum(axes):
+def test_reduce_scatter_gives_each_device_its_rows(axes):
   mesh = _mesh(**axes)
   n, rows = mesh.size, P(mesh.axis_names)
   # Device i has x[i], of three rows for every device.
@@ -99,7 +99,7 @@ def test_each_device_has_its_rows_of_the_sum(axes):
     assert sum(one.sent for one in found) == pytest.approx(sent)
 
 
-def test_memory_of_both():
+def test_exchanges_need_the_stated_memory():
   """As `exchange` states it: of one device's eight pairs, on more and more."""
   own = 8 * 64 * 512  # b t d
 

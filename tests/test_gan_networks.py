@@ -48,7 +48,7 @@ def drawn():
   return Drawn()
 
 
-def test_a_generator_is_what_it_says(drawn):
+def test_a_generator_has_its_sizes_and_layers(drawn):
   module = drawn.module
   assert (module.latent_size, module.image_size) == (12, 32)
   images, layers = drawn.draw()
@@ -60,7 +60,7 @@ def test_a_generator_is_what_it_says(drawn):
     assert layers[name].shape == (2, *shape)
 
 
-def test_a_chunk_of_the_latent_steers_its_block_and_those_above(drawn):
+def test_a_chunk_of_the_latent_changes_its_block_and_later_ones(drawn):
   before, low = drawn.draw()
   for i in range(4):
     z = np.array(drawn.z)
@@ -73,7 +73,7 @@ def test_a_chunk_of_the_latent_steers_its_block_and_those_above(drawn):
 
 
 @pytest.mark.parametrize("normed", [False, True])
-def test_the_latent_matrix_is_the_slope_of_what_reads_the_latent(normed):
+def test_the_latent_matrix_is_the_jacobian_of_the_latents_readers(normed):
   labels = 4
   module = Generator((3, 4, 2), 3, num_labels=labels, spectral=normed)
   z, said = normal(1, 9), normal(1, labels, seed=2)
@@ -122,9 +122,7 @@ def reach(first, last, blocks):
 @pytest.mark.parametrize(
   ("name", "above", "cell"), [("bottom", 3, 0), ("up1", 2, 1), ("up3", 0, 12)]
 )
-def test_units_are_switched_off_where_asked_and_nowhere_else(
-  drawn, name, above, cell
-):
+def test_keep_switches_units_off_only_at_its_places(drawn, name, above, cell):
   before, low = drawn.draw()
   keep = np.ones((2, *drawn.module.layers[name]), np.float32)
   keep[0, cell, cell, 1:] = 0
@@ -147,7 +145,7 @@ def test_units_are_switched_off_where_asked_and_nowhere_else(
   assert changed.min(0).tolist() == [max(first, 0)] * 2
 
 
-def test_attention_carries_edits_of_the_layers_below_it_alone():
+def test_attention_spreads_edits_only_of_lower_layers():
   drawn = Drawn(attention=2)
   before, _ = drawn.draw()
   far = {}
@@ -162,7 +160,7 @@ def test_attention_carries_edits_of_the_layers_below_it_alone():
   assert far["up2"] == far["up3"] == 0
 
 
-def test_layers_are_noted_only_for_who_asks(drawn):
+def test_layers_are_stored_only_if_mutable(drawn):
   _, seen = jax.eval_shape(
     lambda z: drawn.module.apply(
       drawn.variables, z, train=True, mutable=["batch_stats"]
@@ -184,7 +182,7 @@ class Pair(nn.Module):
     return conv, spectral.dense(4, "dense", True, train)(row)
 
 
-def test_the_largest_singular_value_of_what_is_used_is_1():
+def test_normalised_weights_have_spectral_norm_1():
   module = Pair()
   # A single 1 in the middle of a picture shows the kernel, mirrored; rows of
   # the identity show the linear layer's.
@@ -236,7 +234,7 @@ def plain_attention(x, params, gain):
   return out
 
 
-def test_self_attention_is_the_plain_one():
+def test_self_attention_equals_a_plain_form():
   module = attention.SelfAttention(False)
   x = normal(2, 4, 6, 16)
   params = variables_of(module, x)["params"]

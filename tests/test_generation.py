@@ -26,7 +26,7 @@ def random_covariance(rng, d):
   return a @ a.T / d
 
 
-def test_frechet_of_one_dimension_is_known():
+def test_frechet_of_one_dimension_equals_the_formula():
   rng = np.random.default_rng(0)
   a = with_moments(rng, 50, np.array([1.0]), np.array([[4.0]]))
   b = with_moments(rng, 80, np.array([-2.0]), np.array([[9.0]]))
@@ -35,7 +35,7 @@ def test_frechet_of_one_dimension_is_known():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_frechet_agrees_with_scipys_root(seed):
+def test_frechet_equals_that_by_scipys_root(seed):
   rng = np.random.default_rng(seed)
   d = 6
   means = rng.normal(size=(2, d))
@@ -48,7 +48,7 @@ def test_frechet_agrees_with_scipys_root(seed):
   assert frechet.frechet_distance(b, a) == pytest.approx(expected)
 
 
-def test_frechet_of_singular_covariances():
+def test_frechet_handles_singular_covariances():
   rng = np.random.default_rng(1)
   a = rng.normal(size=(5, 40))  # Rank 4 of 40.
   assert frechet.frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
@@ -68,7 +68,7 @@ def test_frechet_in_float32_is_computed_in_float64():
   assert frechet.frechet_distance(x, x) < 1e-6
 
 
-def test_manifold_by_hand():
+def test_inside_equals_a_case_worked_by_hand():
   real = np.array([[0.0], [1.0], [3.0], [10.0]])
   # k = 1: radii 1, 1, 2, 7: [-1, 1], [0, 2], [1, 5], [3, 17].
   points = np.array([[-1.5], [-1.0], [2.0], [5.5], [17.0], [17.5]])
@@ -93,7 +93,7 @@ def test_precision_and_recall_tell_quality_from_variety():
 
 
 @pytest.mark.parametrize("k", [1, 3])
-def test_precision_and_recall_agree_with_sklearn(k, monkeypatch):
+def test_precision_and_recall_equal_those_by_sklearn(k, monkeypatch):
   monkeypatch.setattr(frechet, "_BLOCK", 7)
   rng = np.random.default_rng(4)
   real, drawn = rng.normal(size=(50, 4)), 1.5 * rng.normal(size=(40, 4))
@@ -123,7 +123,7 @@ def test_real_halves_are_the_reference():
   assert worse["frechet_distance"]["value"] == pytest.approx(3, abs=1)
 
 
-def test_the_real_are_as_far_from_the_real_as_the_reference():
+def test_frechet_of_real_rows_equals_its_reference():
   """In the mean over draws; with all rows it would be half of that."""
   rng = np.random.default_rng(6)
   found = [frechet.frechet(*rng.normal(size=(2, 48, 6))) for _ in range(60)]

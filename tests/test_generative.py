@@ -18,7 +18,7 @@ from vgsgan.tasks.generation_evaluation import as_distributed
 KEY = jax.random.key(7)
 
 
-def test_squared_error_is_a_mean_over_each_examples_numbers():
+def test_squared_error_averages_over_each_example():
   one, other = (
     np.float64(normal(3, 2, 4, 5)),
     np.float64(normal(3, 2, 4, 5, seed=2)),
@@ -33,7 +33,7 @@ def test_squared_error_is_a_mean_over_each_examples_numbers():
   assert half.dtype == jnp.float32
 
 
-def test_kl_divergence_is_the_integral():
+def test_kl_divergence_equals_the_integral():
   mean = np.array([[0.0, 0.7, -1.3], [2.0, 0.0, 0.1]])
   log_variance = np.array([[0.0, -1.0, 0.8], [-2.0, 0.5, 0.0]])
 
@@ -73,7 +73,7 @@ def test_losses_of_the_generator_are_logarithms_of_probabilities():
   )
 
 
-def test_only_the_minimax_loss_saturates_where_nobody_is_fooled():
+def test_only_the_minimax_loss_saturates_at_a_sure_discriminator():
   def slope(name, logit):
     loss = generative.GENERATOR_LOSSES[name]
     return float(jax.grad(lambda x: loss(x[None])[0])(jnp.float32(logit)))
@@ -87,7 +87,7 @@ def test_only_the_minimax_loss_saturates_where_nobody_is_fooled():
   assert slope("non_saturating", -30.0) == -1
 
 
-def test_the_discriminators_loss_by_hand():
+def test_the_discriminators_loss_equals_a_case_worked_by_hand():
   real, drawn, other = (np.float64(normal(5, seed=i)) for i in (1, 2, 3))
 
   def log(x):
@@ -183,7 +183,7 @@ def test_the_mean_row_is_the_chance_of_squared_errors():
   )
 
 
-def test_coarse_features_are_means_of_places():
+def test_coarse_features_are_means_of_cells():
   rows = np.asarray(normal(2, 8, 6, 3))
   found = generated.coarse(rows, 2)
   # Sides that are no multiple: 3 rows and 2, of 5.
@@ -230,7 +230,7 @@ def test_spread_is_the_mean_distance_of_two_rows():
   assert generated.spread(generated.flat(rows)) == 0
 
 
-def test_diversity_stands_beside_that_of_the_real():
+def test_diversity_comes_with_that_of_the_real():
   real, made = (np.asarray(normal(8, 3, seed=i)) for i in (1, 2))
   found = generated.likeness(real, generated.flat(real), {"a": made, "b": real})
   of_real = generated.spread(real)
@@ -240,7 +240,7 @@ def test_diversity_stands_beside_that_of_the_real():
   }
 
 
-def test_matches_stand_beside_the_real_and_the_mismatched():
+def test_matches_come_with_real_and_mismatched_references():
   shades = np.float32([0.1, 0.4, 0.2, 0.9])
   real = Clips(
     np.broadcast_to(shades[:, None, None, None], (4, 2, 2, 3)),

@@ -128,12 +128,12 @@ def dense_logits(model, params, stats, pairs, clip):
   variables = {"params": params, "batch_stats": stats}
   real, drawn = pairs
   both = tuple(np.concatenate(x) for x in zip(real, drawn, strict=True))
-  look = jax.jit(
+  embed = jax.jit(
     lambda both: network.apply(
-      variables, both, True, method="look", mutable=["batch_stats"]
+      variables, both, True, method="embed", mutable=["batch_stats"]
     )
   )
-  (pictures, sounds), _ = look(tuple(map(jnp.asarray, both)))
+  (pictures, sounds), _ = embed(tuple(map(jnp.asarray, both)))
   pictures, sounds = np.float64(pictures), np.float64(sounds)
   fc1, fc2 = (
     {k: np.float64(v) for k, v in params[name].items()}
@@ -165,11 +165,11 @@ def shown_by_hand(inputs, made, keep):
   return shown
 
 
-def test_pairs_are_judged_by_the_largest_values_of_their_maps():
+def test_pair_features_are_the_maxima_of_their_maps():
   maps = {"picture": normal(3, 2, 2, 4), "sound": normal(3, 3, 2, 4, seed=2)}
   with pytest.MonkeyPatch.context() as patched:
     patched.setattr(mixture, "global_max", GLOBAL_MAX)
-    seen = mixture.PairDiscriminator.look(
+    seen = mixture.PairDiscriminator.embed(
       types.SimpleNamespace(
         picture=lambda x, train: maps["picture"],
         sound=lambda x, train: maps["sound"],

@@ -37,7 +37,7 @@ records = drawing_world.records
 batch = drawing_world.batch
 
 
-def test_an_encoder_says_what_it_cannot_halve():
+def test_an_encoder_refuses_a_side_it_cannot_halve():
   with pytest.raises(ValueError, match="multiple of 8, not 36"):
     Inverter(5, (4, 4, 4)).init(KEY, jnp.zeros((1, 36, 36, 3)))
 
@@ -107,7 +107,7 @@ def test_a_trained_encoder_beats_another_pictures_latent(finished):
   assert splits["test"]["drawn"]["error"] != drawn["error"]
 
 
-def test_an_encoder_is_exported_and_read_back(finished, little, tmp_path):
+def test_an_exported_encoder_is_read_back(finished, little, tmp_path):
   path = finished / "inverter.npz"
   found = pretrained.load_inverter(path, 8, 4)
   assert found.module == Inverter(4, (16, 16))
@@ -128,7 +128,7 @@ def test_an_encoder_is_exported_and_read_back(finished, little, tmp_path):
   one_line(refused, "holds no inverter: params/up/bias is missing, too many")
 
 
-def test_latents_are_new_at_each_step_and_those_of_a_step_the_same(little):
+def test_latents_depend_on_seed_and_step_but_not_devices(little):
   one, two = (task.Inversion(config_of(little), MAKE_MESH(n)) for n in (1, 2))
   draw = jax.jit(lambda s, i: one.latents(s, i, 4), static_argnums=0)
   other = jax.jit(lambda s, i: two.latents(s, i, 4), static_argnums=0)
@@ -138,7 +138,7 @@ def test_latents_are_new_at_each_step_and_those_of_a_step_the_same(little):
 
 
 @pytest.mark.parametrize("batch", [8, 10**9])
-def test_as_many_are_evaluated_on_1_and_8_devices(little, batch):
+def test_evaluation_counts_are_equal_on_1_and_8_devices(little, batch):
   """As many as the config says, and the same ones."""
   config = config_of(little)
   config.eval.update({"batch": batch, "samples": 13})
@@ -165,7 +165,7 @@ def test_as_many_are_evaluated_on_1_and_8_devices(little, batch):
     ({"inverter": {"channels": (4,) * 6}}, "config.inverter.channels"),
   ],
 )
-def test_what_does_not_fit_is_one_line(little, fields, said):
+def test_a_wrong_encoder_is_refused_in_one_line(little, fields, said):
   config = config_of(little)
   config.update(fields)
   with pytest.raises(UserError) as refused:
@@ -173,7 +173,7 @@ def test_what_does_not_fit_is_one_line(little, fields, said):
   one_line(refused, said)
 
 
-def test_figures_by_hand():
+def test_figures_equal_a_case_worked_by_hand():
   true = np.array([[0.0, 1], [2, 1], [4, 4]])
   assert task.r2(true, true) == 1
   assert task.r2(true, np.broadcast_to(true.mean(0), (3, 2))) == 0
@@ -190,9 +190,7 @@ def test_figures_by_hand():
   }
 
 
-def test_what_is_found_is_the_same_on_1_and_8_devices(
-  generator, batch, tmp_path
-):
+def test_latents_are_equal_on_1_and_8_devices(generator, batch, tmp_path):
   path = str(tmp_path / "inverter.npz")
   module = Inverter(16, (4, 4, 4))
   shapes = jax.eval_shape(module.init, KEY, jnp.zeros((1, 32, 32, 3)))

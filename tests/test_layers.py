@@ -31,7 +31,7 @@ def _normal(*shape, seed=0):
     ((2, 9, 8, 3), (3, 2), (2, 1), (1, 0)),
   ],
 )
-def test_max_pool_is_that_of_flax(shape, window, strides, padding):
+def test_max_pool_equals_flaxs(shape, window, strides, padding):
   # All negative, so that a pad of zero instead of -inf would be the maximum.
   x = -1.0 - jnp.abs(_normal(*shape))
   pads = [(pad, pad) for pad in padding or (0,) * len(window)]
@@ -56,7 +56,7 @@ def test_max_pool_is_that_of_flax(shape, window, strides, padding):
   np.testing.assert_allclose(got_grad, want_grad, rtol=1e-6)
 
 
-def test_max_pool_refuses_what_does_not_fit():
+def test_max_pool_refuses_wrong_axes_and_windows():
   with pytest.raises(ValueError, match="1 axes"):
     layers.max_pool(_normal(1, 4, 2), (2, 2), (2, 2))
   with pytest.raises(ValueError, match="exceeds"):
@@ -82,17 +82,17 @@ def without_onednn(monkeypatch):
     (5, 6, 16),
   ],
 )
-def test_conv2d_is_the_convolution(kernel, channels, features, without_onednn):
+def test_conv2d_equals_flaxs(kernel, channels, features, without_onednn):
   x = _normal(2, 7, 6, channels)
   ours = layers.Conv2D(features, kernel)
   _same_as_flax(ours, nn.Conv(features, (kernel, kernel)), x)
 
 
-def test_conv2d_of_an_odd_width_is_the_convolution(without_onednn):
+def test_conv2d_of_an_odd_width_equals_flaxs(without_onednn):
   _same_as_flax(layers.Conv2D(4), nn.Conv(4, (3, 3)), _normal(2, 6, 7, 8))
 
 
-def test_two_columns_at_a_time_push_forward_and_twice_back(without_onednn):
+def test_two_columns_have_forward_and_second_derivatives(without_onednn):
   """Inversion pushes forward through convolutions; penalties pull twice."""
   x, kernel = _normal(2, 4, 6, 8), _normal(3, 3, 8, 4, seed=1)
 
@@ -116,7 +116,7 @@ def test_two_columns_at_a_time_push_forward_and_twice_back(without_onednn):
   )
 
 
-def test_an_accelerator_is_given_the_plain_convolution(without_onednn):
+def test_accelerators_use_the_plain_convolution(without_onednn):
   x, kernel = jnp.zeros((2, 4, 6, 8)), jnp.zeros((3, 3, 8, 4))
   traced = jax.jit(convolve.conv2d).trace(x, kernel)
   for platform in ("cpu", "cuda", "tpu"):
@@ -125,7 +125,7 @@ def test_an_accelerator_is_given_the_plain_convolution(without_onednn):
     assert ("stride = [1, 2]" in text) == (platform == "cpu")
 
 
-def test_doubled_conv2d_is_the_convolution_of_a_doubled_map(without_onednn):
+def test_doubled_conv2d_equals_conv2d_of_a_doubled_map(without_onednn):
   ours, x = layers.DoubledConv2D(4), _normal(2, 5, 4, 3)
   variables = initialised(ours, x)
   kernel, bias = variables["params"]["kernel"], _normal(4)
@@ -139,7 +139,7 @@ def test_doubled_conv2d_is_the_convolution_of_a_doubled_map(without_onednn):
 @pytest.mark.parametrize(
   ("kernel", "t"), [(1, 9), (3, 9), (5, 5), (5, 4), (17, 3), (17, 1)]
 )
-def test_conv1d_is_the_convolution(kernel, t):
+def test_conv1d_equals_flaxs(kernel, t):
   _same_as_flax(
     layers.Conv1D(4, kernel), nn.Conv(4, (kernel,)), _normal(2, t, 3)
   )
@@ -163,7 +163,7 @@ def _same_as_flax(ours, theirs, x):
   )
 
 
-def test_masks_and_lengths():
+def test_frame_masks_follow_lengths():
   mask = layers.frame_mask(jnp.asarray([0, 2, 3]), 3)
   assert mask.tolist() == [[0, 0, 0], [1, 1, 0], [1, 1, 1]]
   frames = jnp.arange(1, 40)
@@ -173,7 +173,7 @@ def test_masks_and_lengths():
 
 
 @pytest.mark.parametrize("kind", ["batch", "group"])
-def test_norm_counts_valid_positions_alone(kind):
+def test_norm_counts_only_valid_positions(kind):
   x = 3.0 + 2.0 * _normal(2, 9, 8)
   mask = layers.frame_mask(jnp.asarray([4, 7]), 9)[..., None]
   norm = layers.Norm(kind)

@@ -201,7 +201,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("exchange", "kind", "devices"), CASES)
-def test_values_and_gradients_on_any_number_of_devices(
+def test_values_and_gradients_are_equal_on_any_number_of_devices(
   exchange, kind, devices, monkeypatch
 ):
   # Two pairs' matchmaps at once.
@@ -214,7 +214,7 @@ def test_values_and_gradients_on_any_number_of_devices(
 @pytest.mark.parametrize(
   ("exchange", "devices"), [("gather", 1), ("gather", 8), ("ring", 8)]
 )
-def test_equal_captions_and_recordings_are_no_impostors(exchange, devices):
+def test_equal_captions_and_recordings_are_not_impostors(exchange, devices):
   # 0 and 5 are one recording, 2 says the same in another voice.
   texts = tuple("abacdaeb")
   voices = "xyyxyxxx"
@@ -325,7 +325,7 @@ def test_a_score_may_have_parameters(exchange):
   np.testing.assert_allclose(one, many, rtol=1e-5)
 
 
-def test_the_order_of_the_batch_does_not_matter():
+def test_the_order_of_the_batch_has_no_effect():
   batch, parameters = _batch(), _parameters()
   run = jax.jit(lambda batch: _losses(parameters, batch, "misa", None))
   whole = run(batch)
@@ -356,7 +356,7 @@ def test_a_batch_of_one_image_has_no_loss():
     assert not np.any(leaf)
 
 
-def test_the_batch_has_to_divide():
+def test_a_batch_that_does_not_divide_is_refused():
   with pytest.raises(ValueError, match="3 devices cannot share a batch of 8"):
     _losses(_parameters(), _batch(), "dot", _mesh(3))
 
@@ -370,7 +370,7 @@ def _rank(positive, row, allowed, negatives, noise=None, margin=1.0):
   return float(primitives.margin_rank(*arrays, margin, negatives, noise)[0])
 
 
-def test_margin_rank_by_hand():
+def test_margin_rank_equals_a_case_worked_by_hand():
   row, allowed = [5.0, 1.5, 2.0, 0.0, 9.0], [True] * 4 + [False]
   assert _rank(2.0, row, allowed, "hardest") == 4.0
   # 2.0 is no semi-hard impostor: not strictly below.
@@ -394,7 +394,7 @@ def _random_rows(seed, q=6, n=7):
 
 
 @pytest.mark.parametrize("kind", primitives.NEGATIVES)
-def test_margin_rank_properties(kind):
+def test_margin_rank_follows_its_negatives(kind):
   for seed in range(20):
     positive, row, allowed, noise = _random_rows(seed)
 
@@ -443,7 +443,7 @@ def test_triplet_sums_its_kinds():
   assert all(map(np.any, expected))
 
 
-def test_negatives_are_checked():
+def test_unknown_negatives_are_refused():
   with pytest.raises(ValueError, match="unknown negatives 'hard'"):
     _rank(1.0, [0.0], [True], "hard")
   with pytest.raises(ValueError, match="pass a key"):
@@ -456,7 +456,7 @@ def test_negatives_are_checked():
 # ------------------------------------------------------ soft_ce and InfoNCE
 
 
-def test_soft_ce_is_the_closed_form():
+def test_soft_ce_equals_the_closed_form():
   for seed in range(10):
     _, logits, allowed, targets = _random_rows(seed)
     np.testing.assert_allclose(
@@ -476,7 +476,7 @@ def test_soft_ce_is_the_closed_form():
 
 
 @pytest.mark.parametrize("content", [1e30, np.nan, np.inf, -np.inf])
-def test_soft_ce_is_blind_to_masked_columns(content):
+def test_soft_ce_ignores_masked_columns(content):
   _, logits, allowed, targets = _random_rows(1)
 
   def run(logits):
@@ -491,7 +491,7 @@ def test_soft_ce_is_blind_to_masked_columns(content):
   assert not np.any(np.asarray(other)[~np.asarray(allowed)])
 
 
-def test_soft_ce_of_an_impossible_column_without_weight():
+def test_soft_ce_ignores_infinite_logits_of_weight_0():
   logits = jnp.array([[0.0, -jnp.inf]])
   targets = jnp.array([[1.0, 0.0]])
   value, gradient = jax.value_and_grad(
@@ -500,7 +500,7 @@ def test_soft_ce_of_an_impossible_column_without_weight():
   assert value == 0 and np.all(np.isfinite(gradient))
 
 
-def test_info_nce_at_chance_and_at_its_bound():
+def test_info_nce_has_its_chance_and_bound():
   flat = objectives.Rows(
     jnp.zeros(4), jnp.zeros((4, 9)), jnp.ones((4, 9), bool)
   )

@@ -83,7 +83,7 @@ def _rows(table, allowed, noise):
 # ----------------------------------------------------------- the objectives
 
 
-def test_by_hand():
+def test_losses_equal_a_case_worked_by_hand():
   # Two pairs; margin 1. Image 0 scores 2 with its caption and 4.5 with the
   # other; caption 0 scores 1.5 with the other image, 3 with its edited image.
   table = np.array([[2.0, 4.5], [1.5, 9.0]], np.float32)
@@ -108,7 +108,7 @@ def test_by_hand():
 
 @pytest.mark.parametrize("margin", [0.3, 1.0, 4.0])
 @pytest.mark.parametrize("name", NAMES)
-def test_objectives_follow_the_loops(name, margin):
+def test_objectives_equal_loops(name, margin):
   clamped = 0
   for seed in range(10):
     table, edit, weight, allowed, noise = _random_pairs(seed)
@@ -166,7 +166,7 @@ def test_masked_edits_have_no_effect(name, content):
 
 
 @pytest.mark.parametrize("name", ["edited", "both", "info_nce"])
-def test_all_masked_is_as_without_edits(name):
+def test_masked_edits_give_the_loss_without_edits(name):
   table, edit, weight, allowed, noise = _random_pairs(3)
   none = np.zeros_like(weight)
   got = _objective(name)(
@@ -199,7 +199,7 @@ def test_info_nce_with_an_edit_in_closed_form():
   np.testing.assert_allclose(got, [with_edit, np.log(8), with_edit], rtol=1e-6)
 
 
-def test_what_is_missing_is_named():
+def test_missing_edits_and_unknown_losses_are_refused():
   with pytest.raises(ValueError, match="unknown loss 'negatives_both'"):
     objectives.drawn("negatives_both")
   table, _, _, allowed, noise = _random_pairs(0)
@@ -322,7 +322,7 @@ CASES = [("misa", n) for n in (None, 1, 2, 4, 8)] + [("cosine", 4)]
 
 
 @pytest.mark.parametrize(("kind", "devices"), CASES)
-def test_values_and_gradients_on_any_number_of_devices(kind, devices):
+def test_values_and_gradients_are_equal_on_any_number_of_devices(kind, devices):
   batch, mesh = _batch(), None
   if devices:
     auto = (jax.sharding.AxisType.Auto,)
@@ -354,7 +354,7 @@ def test_values_and_gradients_on_any_number_of_devices(kind, devices):
   assert len(metrics) == 6
 
 
-def test_a_batch_without_any_edit():
+def test_a_batch_without_any_edit_has_finite_metrics():
   batch = _batch()
   batch["weight"] = np.zeros(B, np.float32)
   results = _all_losses(
@@ -384,7 +384,7 @@ def _metrics(**changed):
   )[1]
 
 
-def test_a_collapsed_model_is_right_about_nothing():
+def test_a_collapsed_model_has_accuracy_0():
   got = _metrics()
   assert got["image_to_speech"] == got["speech_to_image"] == 0
   assert got["edited"] == 0 and got["edits"] == 1

@@ -30,7 +30,7 @@ def _output(tower, *args):
   return shape[0].shape if isinstance(shape, tuple) else shape.shape
 
 
-def test_speech_parameters_by_hand():
+def test_speech_towers_have_the_parameters_counted_by_hand():
   features, frames = jnp.zeros((1, 64, 40)), jnp.ones(1, int)
   start = 2 + (40 * 128 + 128) + (11 * 128 * 256 + 256)
   step = 17 * 512 * 512 + 512
@@ -67,7 +67,7 @@ def test_speech_strides_and_receptive_fields(make, outputs, field):
     audio.SpeechTower((4, 8, 8), (1, 11, 17), (True,) * 3, norm="group"),
   ],
 )
-def test_padding_reaches_no_valid_output(tower):
+def test_padding_changes_no_valid_output(tower):
   features = 20.0 * _normal(3, 150, 40) - 40.0
   variables = initialised(tower, features, jnp.full(3, 150), train=True)
 
@@ -95,7 +95,7 @@ def test_padding_reaches_no_valid_output(tower):
     )
 
 
-def test_clip_alone_is_the_clip_in_a_batch():
+def test_a_clip_is_embedded_alone_as_in_a_batch():
   tower = audio.SpeechTower((4, 8, 8), (1, 11, 17), (True, True, True))
   features = _normal(2, 120, 40)
   variables = initialised(tower, features, jnp.full(2, 120), train=True)
@@ -135,14 +135,14 @@ def test_impossible_speech_towers_are_refused():
     audio.SpeechTower((4,), (4,), (False,)).init(KEY, *args, train=True)
 
 
-def test_vgg_parameters_by_hand():
+def test_vgg_has_the_parameters_counted_by_hand():
   # torchvision's vgg16().features: 14,714,688; then 3 x 3 x 512 x 1024 + 1024.
   pixels = jnp.zeros((1, 64, 64, 3))
   count = _abstract_count(image.Vgg(1024), pixels)
   assert count == 14_714_688 + 9 * 512 * 1024 + 1024
 
 
-def test_resnet_parameters_by_hand():
+def test_resnet_has_the_parameters_counted_by_hand():
   tower = image.ResNet(32, (8, 16), (1, 2), (1, 2))
   stem = 12 * 9 * 8 + 16
   first = 2 * (8 * 9 * 8 + 16)
@@ -153,7 +153,7 @@ def test_resnet_parameters_by_hand():
 
 
 @pytest.mark.parametrize(("size", "cells"), [(64, 4), (128, 8), (224, 14)])
-def test_image_maps(size, cells):
+def test_image_towers_give_maps_of_their_stride(size, cells):
   pixels = jnp.zeros((2, size, size, 3))
   assert _output(image.Vgg(16, 0.125), pixels) == (2, cells, cells, 16)
   four = image.ResNet(16, (8,) * 4)
@@ -190,7 +190,7 @@ def test_impossible_resnets_are_refused():
   ],
   ids=["vgg", "resnet"],
 )
-def test_final_relu_is_where_it_is_asked_for(make):
+def test_final_relu_follows_its_field(make):
   pixels = _normal(2, 64, 64, 3)
   variables = initialised(make(), pixels, train=True)
 
@@ -206,7 +206,7 @@ def test_final_relu_is_where_it_is_asked_for(make):
   np.testing.assert_allclose(relu, nn.relu(bare), rtol=1e-6)
 
 
-def test_folding_keeps_each_square_together():
+def test_space_to_depth_keeps_squares_together():
   x = jnp.arange(16).reshape(1, 4, 4, 1).astype(jnp.float32)
   got = image.space_to_depth(x)
   assert got[0, 0, 1].tolist() == [2, 3, 6, 7]
@@ -241,7 +241,7 @@ def _step(tower):
   ],
   ids=["speech", "resnet"],
 )
-def test_eight_devices_do_as_one(tower, shape):
+def test_towers_are_equal_on_1_and_8_devices(tower, shape):
   args = [_normal(*shape)]
   if len(shape) == 3:
     args.append(jnp.arange(1, 65, 4))
@@ -265,7 +265,7 @@ def test_eight_devices_do_as_one(tower, shape):
   assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(eight))
 
 
-def test_half_precision_keeps_parameters_and_statistics_whole():
+def test_half_precision_keeps_parameters_and_statistics_in_float32():
   pixels = _normal(1, 64, 64, 3)
   features = _normal(1, 64, 40), jnp.asarray([50])
   for tower, args in (

@@ -25,7 +25,7 @@ def tree():
 META = {"config": {"seed": 3}, "figures": {"color": 0.99}, "command": "pythön"}
 
 
-def test_a_tree_and_its_meta_come_back(tmp_path):
+def test_a_saved_tree_and_meta_are_read_back(tmp_path):
   path = tmp_path / "weights.npz"
   pretrained.save_params(path, tree(), META)
   found, meta = pretrained.load_params(path)
@@ -56,7 +56,7 @@ def refused(path):
   assert str(path) in str(error.value)
 
 
-def test_what_is_no_such_file_is_one_line(tmp_path):
+def test_another_file_is_refused_in_one_line(tmp_path):
   path = tmp_path / "weights.npz"
   refused(path)
   path.write_bytes(b"")
@@ -72,7 +72,7 @@ def test_what_is_no_such_file_is_one_line(tmp_path):
   refused(tmp_path)
 
 
-def test_a_damaged_file_is_one_line(tmp_path):
+def test_a_damaged_file_is_refused_in_one_line(tmp_path):
   path = tmp_path / "weights.npz"
   pretrained.save_params(path, tree(), META)
   whole = path.read_bytes()
@@ -95,6 +95,6 @@ def test_a_damaged_file_is_one_line(tmp_path):
       np.testing.assert_allclose(after[name], value, rtol=1e-3)
 
 
-def test_a_folder_that_refuses_is_one_line(tmp_path):
+def test_an_unwritable_folder_is_refused_in_one_line(tmp_path):
   with pytest.raises(UserError, match="cannot write"):
     pretrained.save_params(tmp_path / "none" / "weights.npz", tree(), META)

@@ -49,7 +49,7 @@ def test_all_pairs_follow_their_definitions(kind):
     )
 
 
-def test_by_hand():
+def test_scores_equal_a_case_worked_by_hand():
   # Two locations, (1, 0) and (0, 2); frames (1, 1), (3, 0) and one of padding.
   images = jnp.array([[[[1.0, 0.0], [0.0, 2.0]]]])
   audio = jnp.array([[[1.0, 1.0], [3.0, 0.0], [9.0, 9.0]]])
@@ -112,7 +112,7 @@ def test_a_clip_without_frames_scores_zero(kind):
 
 
 @pytest.mark.parametrize("kind", ["misa", "sima"])
-def test_tiles_change_nothing(kind, monkeypatch):
+def test_tiles_do_not_change_scores(kind, monkeypatch):
   images, audio, valid = map(jnp.asarray, _maps(3, b=5))
 
   def run():
@@ -142,7 +142,7 @@ def test_low_precision_maps_give_float32_scores(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_normalized_scores_are_bounded_and_blind_to_lengths(kind):
+def test_normalized_scores_are_bounded_and_ignore_lengths(kind):
   images, audio, valid = map(jnp.asarray, _maps(5))
   got = scores.score(kind, images, audio, valid, normalize=True)
   assert np.all(np.abs(got) <= 1 + 1e-6)
@@ -152,7 +152,7 @@ def test_normalized_scores_are_bounded_and_blind_to_lengths(kind):
   )
 
 
-def test_l2_normalize():
+def test_l2_normalize_gives_length_1_or_zero():
   x = jnp.array([[3.0, 4.0], [0.0, 0.0], [1e-9, 0.0]])
   np.testing.assert_allclose(
     scores.l2_normalize(x), [[0.6, 0.8], [0, 0], [0, 0]], rtol=1e-6
@@ -166,7 +166,7 @@ def test_l2_normalize():
 
 @pytest.mark.parametrize("kind", sorted(scores.ALL_PAIRS))
 @pytest.mark.parametrize("normalize", [False, True])
-def test_a_number_that_is_none_stays_in_the_scores(kind, normalize):
+def test_nan_stays_in_the_scores(kind, normalize):
   """A NaN stays in its row and column; a length of NaN is not too short."""
   rng = np.random.default_rng(3)
   images = rng.normal(size=(3, 4, 4, 8)).astype(np.float32)
@@ -180,7 +180,7 @@ def test_a_number_that_is_none_stays_in_the_scores(kind, normalize):
   np.testing.assert_array_equal(np.isnan(got), expected)
 
 
-def test_a_distance_that_is_no_number_stays_one():
+def test_nan_stays_in_the_distance():
   image = jnp.ones((2, 1, 1, 3)).at[1, 0, 0, 0].set(jnp.nan)
   got = scores.calibrated_distance(
     image, jnp.zeros((1, 1, 3)), jnp.float32(1), jnp.float32(2)

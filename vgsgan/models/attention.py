@@ -12,14 +12,14 @@ from vgsgan.models.spectral import conv2d
 
 
 class SelfAttention(nn.Module):
-  """Adds to each place what it attends to, scaled by a gain that starts at 0.
+  """Adds attended features to each place, with a gain that starts at 0.
 
   Zhang et al., "Self-Attention Generative Adversarial Networks" (ICML 2019,
   section 3), with keys and values pooled over 2 x 2 places.
 
   Attributes:
     spectral: whether weights are divided by their spectral norm.
-    dtype: of the convolutions; what is attended to is found in float32.
+    dtype: of the convolutions; attention weights are computed in float32.
   """
 
   spectral: bool
@@ -48,7 +48,8 @@ class SelfAttention(nn.Module):
       "bqd,bkd->bqk", query, key, preferred_element_type=jnp.float32
     )
     weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
-    found = jnp.einsum("bqk,bkd->bqd", weights, value).reshape(b, h, w, half)
+    attended = jnp.einsum("bqk,bkd->bqd", weights, value)
+    attended = attended.reshape(b, h, w, half)
     gain = self.param("gain", nn.initializers.zeros, ()).astype(self.dtype)
     out = conv2d(c, 1, "out", self.spectral, train, self.dtype)
-    return x + gain * out(found)
+    return x + gain * out(attended)

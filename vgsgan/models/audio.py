@@ -21,16 +21,16 @@ from vgsgan.models.layers import (
 
 
 class SpeechTower(nn.Module):
-  """Spectrogram to a sequence of embeddings.
+  """Maps a spectrogram to a sequence of embeddings.
 
-  One convolution, normalisation, ReLU and (where asked) max pool of window 3,
-  stride 2 a layer. Whatever lies past the end of a clip is zeroed after every
-  layer and never enters a pool, so a clip's valid outputs do not depend on how
-  far it is padded, nor on what the padding holds.
+  A layer is a convolution, normalisation, ReLU and optionally a max pool of
+  window 3 and stride 2. Frames past the end of a clip are zeroed after every
+  layer and never enter a pool, so a clip's valid outputs do not depend on the
+  length or the content of its padding.
 
   Attributes:
     widths: output channels of each layer; the last is the embedding.
-    kernels: odd length of each kernel in its own input's frames.
+    kernels: odd length of each kernel, in frames of its input.
     pools: whether a pool follows the layer.
     final_relu: whether the last layer has its ReLU, before its pool.
     input_norm: one scalar BatchNorm over all valid frames and bands.
@@ -86,7 +86,7 @@ class SpeechTower(nn.Module):
       relu = i < last or self.final_relu
       x = self._convolve(x, i, mask, train, relu)
       if pool:
-        # A pool that ends in padding must see less than any output, not zero.
+        # Padding enters a pool as -inf: zero could exceed every valid output.
         x = max_pool(jnp.where(mask, x, -jnp.inf), (3,), (2,), (1,))
         valid = num_outputs(valid, 2)
         mask = frame_mask(valid, x.shape[1])[..., None]
@@ -114,8 +114,8 @@ def davenet(embed: int = 1024, width: float = 1.0, **fields) -> SpeechTower:
 
   Args:
     embed: channels of the last layer.
-    width: multiplies the channels of all others.
-    **fields: of `SpeechTower`.
+    width: multiplies the channels of all other layers.
+    **fields: other attributes of `SpeechTower`.
   """
   return SpeechTower(
     widths=(*_scaled((128, 256, 512, 512), width), embed),
@@ -126,7 +126,7 @@ def davenet(embed: int = 1024, width: float = 1.0, **fields) -> SpeechTower:
 
 
 def small(embed: int = 512, width: float = 1.0, **fields) -> SpeechTower:
-  """The seed paper's small branch: stride 8, no pool after the last layer."""
+  """The small branch of Surís et al.: stride 8, no pool after the last."""
   return SpeechTower(
     widths=(*_scaled((128, 256, 512, 512), width), embed),
     kernels=(1, 11, 17, 17, 17),
@@ -136,7 +136,7 @@ def small(embed: int = 512, width: float = 1.0, **fields) -> SpeechTower:
 
 
 def large(embed: int = 512, width: float = 1.0, **fields) -> SpeechTower:
-  """The seed paper's default branch: stride 64, 2153 frames (21.5 s) wide."""
+  """The default branch of Surís et al.: stride 64, field of 2153 frames."""
   return SpeechTower(
     widths=(*_scaled((128, 256, 512, 512, 512, 512, 512), width), embed),
     kernels=(1, 11, 17, 17, 17, 17, 17, 17),

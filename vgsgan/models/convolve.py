@@ -1,9 +1,8 @@
-"""k x k convolutions of stride 1, in the forms that are fast on a CPU as well.
+"""k x k convolutions of stride 1, in forms that are also fast on a CPU.
 
-Equal to XLA's own but for rounding, which accelerators are given wherever the
-form is no faster there. On a CPU it is that of `kernels.convolution`, or one of
-the forms below; which is the faster was measured on an AMD EPYC:
-`docs/performance_log.md`.
+They equal XLA's own convolution but for rounding. Accelerators use that one
+wherever another form is not faster. A CPU uses `kernels.convolution`, or the
+form below that was fastest on an AMD EPYC: `docs/performance_log.md`.
 """
 
 import jax
@@ -14,10 +13,10 @@ from jaxtyping import Array, Float
 
 from vgsgan.kernels import convolution
 
-# Input channels below which the rows form is the faster, forward and backward.
+# With fewer input channels `_rows` is faster, forward and backward.
 _ROWS_BELOW = 5
 
-# Output channels up to which two columns at a time are the faster, forward.
+# With at most as many output channels `_two_columns` is faster, forward.
 _PAIRS_UP_TO = 16
 
 
@@ -36,10 +35,10 @@ def conv2d(
   k, _, c, features = kernel.shape
   if k == 1:
     return x @ kernel.reshape(c, features)
-  return convolution.conv2d(x, kernel, _of_xla)
+  return convolution.conv2d(x, kernel, _by_xla)
 
 
-def _of_xla(x, kernel):
+def _by_xla(x, kernel):
   c, features = kernel.shape[2:]
   if c < _ROWS_BELOW:
     return _rows(x, kernel)
@@ -55,7 +54,7 @@ def _plain(x, kernel):
 
 
 def _rows(x, kernel):
-  """A 1-D convolution of each row and its neighbours."""
+  """1-D convolution of each row, with its neighbours as channels."""
   k, _, c, features = kernel.shape
   b, h, w, _ = x.shape
   padded = jnp.pad(x, ((0, 0), (k // 2, k // 2), (0, 0), (0, 0)))
@@ -73,15 +72,15 @@ def _rows(x, kernel):
 
 @jax.custom_jvp
 def _pairs(x, kernel):
-  """Few outputs leave most of a CPU's registers empty: two columns fill more.
+  """Computes two columns at a time: few outputs do not fill a CPU's registers.
 
-  An accelerator is given the plain form.
+  Accelerators use the plain form.
   """
   return lax.platform_dependent(x, kernel, cpu=_two_columns, default=_plain)
 
 
 def _pairs_jvp(primals, tangents):
-  """Gradients are those of the plain form: a strided one's are slow."""
+  """Uses gradients of the plain form: those of a strided form are slow."""
   x, kernel = primals
   dx, dkernel = tangents
   dy = jnp.zeros((), x.dtype)
@@ -97,7 +96,7 @@ _pairs.defjvp(_pairs_jvp, symbolic_zeros=True)
 
 
 def _two_columns(x, kernel):
-  """Steps of two columns, with the kernel beside itself moved by one."""
+  """Convolution in steps of two columns, by the kernel and a shifted copy."""
   k, _, _, features = kernel.shape
   b, h, w, _ = x.shape
   pads = [((0, 0), (i, 1 - i), (0, 0), (0, 0)) for i in range(2)]

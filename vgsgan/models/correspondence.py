@@ -1,7 +1,7 @@
 """Towers and heads of audio-visual correspondence.
 
 L3-Net: Arandjelovic and Zisserman, "Look, Listen and Learn" (ICCV 2017).
-AVE-Net, AVOL-Net: the same, "Objects that Sound" (ECCV 2018).
+AVE-Net, AVOL-Net: the same authors, "Objects that Sound" (ECCV 2018).
 """
 
 from typing import Any
@@ -16,11 +16,11 @@ from vgsgan.models.layers import Conv2D, Norm, max_pool
 
 
 class Tower(nn.Module):
-  """The convolutions of L3-Net, of pictures and of spectrograms alike.
+  """The convolutions of L3-Net, for images and spectrograms.
 
-  Two 3 x 3 convolutions a stage, each with batch normalisation and ReLU, and a
-  max pool between some of the stages. "Objects that Sound" (section 3) gives
-  the first a stride of 2: 224 pixels make a map of 14.
+  A stage has two 3 x 3 convolutions, each with batch normalisation and ReLU,
+  and optionally a max pool. In "Objects that Sound" (section 3) the first
+  convolution has a stride of 2: 224 pixels give a map of 14.
 
   Attributes:
     widths: channels of each stage.
@@ -39,7 +39,7 @@ class Tower(nn.Module):
     """Maps a batch.
 
     Args:
-      x: pictures (`data.features.normalize_image`), or spectrograms with one
+      x: images (`data.features.normalize_image`), or spectrograms with one
         channel (`data.features.spectrogram`).
       train: whether BatchNorm uses, and stores, the batch's statistics.
 
@@ -85,10 +85,10 @@ class StridedConv(nn.Module):
 
 
 class Projection(nn.Module):
-  """Two layers on each place: fc1, ReLU, fc2, as AVE-Net and AVOL-Net have it.
+  """Two layers on each place, as in AVE-Net and AVOL-Net: fc1, ReLU, fc2.
 
-  On a pooled map these are the fully connected layers of AVE-Net, on a whole
-  one the 1 x 1 convolutions of AVOL-Net's picture.
+  On a pooled map these are AVE-Net's fully connected layers, on a whole map the
+  1 x 1 convolutions of AVOL-Net's image branch.
 
   Attributes:
     embed: channels of both layers.

@@ -17,21 +17,21 @@ from vgsgan.models.layers import DoubledConv2D, Norm
 
 
 class Normal(NamedTuple):
-  """Independent normal numbers: mean and logarithm of the variance, [b, z]."""
+  """Independent normal distributions: mean and log variance, [b, z]."""
 
   mean: Float[Array, "b z"]
   log_variance: Float[Array, "b z"]
 
 
 class Encoder(nn.Module):
-  """A tower, and one linear layer on its whole map.
+  """A tower, and a linear layer on its whole map.
 
-  Nothing is pooled over the map: a decoder has to know where things are.
+  The map is not pooled, since a decoder needs the positions of things.
 
   Attributes:
-    outputs: numbers of each row.
-    widths: of the tower.
-    pools: how many of its first stages are followed by a pool of 2 x 2.
+    outputs: numbers per row.
+    widths: channels of the tower's stages.
+    pools: number of first stages that a 2 x 2 pool follows.
     dtype: of the tower; parameters and outputs are float32.
   """
 
@@ -51,25 +51,26 @@ class Encoder(nn.Module):
 def tower(
   widths: tuple[int, ...], pools: int, dtype: Any = jnp.float32
 ) -> Tower:
-  """With pools after the first few stages."""
-  after = tuple(i < pools for i in range(len(widths)))
-  return Tower(widths, after, dtype=dtype)
+  """A tower with pools after its first `pools` stages."""
+  pooled = tuple(i < pools for i in range(len(widths)))
+  return Tower(widths, pooled, dtype=dtype)
 
 
 class Decoder(nn.Module):
-  """Latents to pictures, or to spectrograms, in [-1, 1].
+  """Decodes latents to images, or to spectrograms, in [-1, 1].
 
-  A linear layer to a small map, then convolutions of maps that are doubled by
-  nearest neighbours, each the two in one (`DoubledConv2D`): on a CPU faster
-  than transposed convolutions. Other channels for each place of a doubling (Shi
-  et al., CVPR 2016) leave checkerboards that no discriminator mends here.
+  A linear layer to a small map, then convolutions of maps doubled by nearest
+  neighbours, both in one (`DoubledConv2D`), which is faster on a CPU than
+  transposed convolutions. Sub-pixel convolutions (Shi et al., CVPR 2016) leave
+  checkerboards here.
 
   Attributes:
     bottom: height and width of the small map.
-    widths: channels of the small map, and of each that is twice as large.
-    channels: of the result, whose sides are 2**len(widths) times the bottom's.
-    kernel_init: of all kernels but the last.
-    last_init: of the last convolution.
+    widths: channels of the small map, and after each doubling but the last.
+    channels: channels of the result; its sides are 2**len(widths) times the
+      bottom's.
+    kernel_init: initialiser of all kernels but the last.
+    last_init: initialiser of the last kernel.
     dtype: of the computation; parameters and results are float32.
   """
 
@@ -104,14 +105,14 @@ class Decoder(nn.Module):
 
 
 class Autoencoder(nn.Module):
-  """Pictures to latents and back.
+  """Encodes images to latents and decodes them.
 
   Attributes:
-    latent: numbers of each latent.
-    widths: of the encoder's tower.
+    latent: numbers per latent.
+    widths: channels of the encoder's stages.
     pools: as in `Encoder`.
     decoder: widths of the decoder.
-    side: of the pictures.
+    side: side of the images, pixels.
     dtype: as in `Encoder` and `Decoder`.
   """
 
@@ -127,38 +128,38 @@ class Autoencoder(nn.Module):
     bottom = self.side // 2 ** len(self.decoder)
     self.decoder_ = Decoder((bottom, bottom), self.decoder, 3, dtype=self.dtype)
 
-  def encode(self, picture: Float[Array, "b s s 3"], train: bool) -> Normal:
-    return Normal(*jnp.split(self.encoder(picture, train), 2, axis=-1))
+  def encode(self, image: Float[Array, "b s s 3"], train: bool) -> Normal:
+    return Normal(*jnp.split(self.encoder(image, train), 2, axis=-1))
 
   def decode(
     self, latent: Float[Array, "b {self.latent}"], train: bool
   ) -> Float[Array, "b s s 3"]:
     return self.decoder_(latent, train)
 
-  def __call__(self, picture, noise: Array | None, train: bool):
-    """The picture drawn again from a latent, and that latent's distribution."""
-    known = self.encode(picture, train)
-    return self.decode(draw(known, noise), train), known
+  def __call__(self, image, noise: Array | None, train: bool):
+    """Reconstructs an image; returns its latent's distribution as well."""
+    posterior = self.encode(image, train)
+    return self.decode(draw(posterior, noise), train), posterior
 
 
-def draw(known: Normal, noise: Float[Array, "b z"] | None) -> Array:
+def draw(normal: Normal, noise: Float[Array, "b z"] | None) -> Array:
   """mean + deviation * noise, through which gradients pass; the mean if None.
 
   The reparametrisation of Kingma and Welling (ICLR 2014, section 2.4).
   """
   if noise is None:
-    return known.mean
-  return known.mean + jnp.exp(0.5 * known.log_variance) * noise
+    return normal.mean
+  return normal.mean + jnp.exp(0.5 * normal.log_variance) * noise
 
 
 class DcganDiscriminator(nn.Module):
-  """Strided 5 x 5 convolutions and leaky ReLUs, as DCGAN has them.
+  """The discriminator of DCGAN: strided 5 x 5 convolutions and leaky ReLUs.
 
-  Batch normalisation follows each but the first; one linear layer takes the
-  whole map. All kernels start as normal numbers of deviation 0.02.
+  Batch normalisation follows every convolution but the first; a linear layer
+  takes the whole map. Kernels start as normal numbers of deviation 0.02.
 
   Attributes:
-    widths: channels of each convolution, which halves the side.
+    widths: channels of each convolution; each halves the side.
     dtype: of the convolutions; parameters and logits are float32.
   """
 

@@ -11,7 +11,7 @@ from vgsgan.models.spectral import conv2d, dense
 
 
 class Discriminator(nn.Module):
-  """Pictures to a score: high for real ones, low for drawn ones.
+  """Scores images: high for real ones, low for generated ones.
 
   Attributes:
     channels: of each block's output; every block but the last halves the side.
@@ -36,7 +36,7 @@ class Discriminator(nn.Module):
     *,
     train: bool,
   ) -> Float[Array, "b"]:
-    """Scores a batch of pictures in [-1, 1]."""
+    """Scores a batch of images in [-1, 1]."""
     x = image.astype(self.dtype)
     last = len(self.channels)
     for i, units in enumerate(self.channels, start=1):
@@ -60,7 +60,7 @@ class DownBlock(nn.Module):
 
   Attributes:
     features: channels of the output.
-    preactivate: whether a ReLU comes first; not for pixels.
+    preactivate: whether a ReLU comes first; False for pixels.
     halve: whether the side is halved, by averages of 2 x 2.
     spectral: as in `Discriminator`.
     dtype: as in `Discriminator`.
@@ -79,7 +79,7 @@ class DownBlock(nn.Module):
 
     y = conv(3, "conv1")(nn.relu(x) if self.preactivate else x)
     y = conv(3, "conv2")(nn.relu(y))
-    # A 1 x 1 convolution and the average change places without a difference.
+    # The average comes first: it commutes with the 1 x 1 convolution.
     skip = halve(x) if self.halve else x
     same = not self.halve and x.shape[-1] == self.features
     skip = skip if same else conv(1, "skip")(skip)

@@ -1,9 +1,9 @@
-"""The generator of BigGAN: a hierarchical latent, drawn as a picture.
+"""The generator of BigGAN, which draws images from hierarchical latents.
 
 Brock, Donahue and Simonyan, "Large Scale GAN Training for High Fidelity
 Natural Image Synthesis" (ICLR 2019, section 3 and appendix B). The latent is
-split into chunks: the first is drawn out to the lowest layer, and one more
-steers the normalisation of each block.
+split into chunks: the first is projected to the lowest layer, and each other
+conditions the normalisation of a block.
 """
 
 from collections.abc import Mapping
@@ -21,19 +21,19 @@ _BOTTOM = 4
 
 
 class Generator(nn.Module):
-  """Latents to pictures.
+  """Draws images from latents.
 
   The layers that can be edited are named 'bottom' (4 x 4) and 'up1', 'up2',
-  ...: the outputs of the blocks, each twice as wide as the one before.
+  ...: the outputs of the blocks, each twice as wide as the previous one.
 
   Attributes:
-    channels: of the bottom, and of each block's output; k blocks make pictures
-      of 4 * 2**k pixels.
+    channels: of the bottom, and of each block's output; k blocks give images of
+      4 * 2**k pixels.
     chunk: length of each of the k + 1 chunks of the latent.
     attention: the block whose output goes through self-attention; 0 for none.
     num_labels: length of the label vectors; 0 draws without labels.
     spectral: whether weights are divided by their spectral norm.
-    dtype: of the computation; parameters and pictures are float32.
+    dtype: of the computation; parameters and images are float32.
   """
 
   channels: tuple[int, ...] = (128, 96, 64, 32)
@@ -61,7 +61,7 @@ class Generator(nn.Module):
     }
 
   def latent_matrix(self, params) -> Float[Array, "out {self.latent_size}"]:
-    """All rows of weights that meet the latent itself, as one matrix."""
+    """Stacks the weights of all layers that read the latent."""
     kernels = [[params["bottom"]["kernel"]]]
     for i in range(1, len(self.channels)):
       norms = (params[f"up{i}"][name] for name in ("norm1", "norm2"))
@@ -69,8 +69,8 @@ class Generator(nn.Module):
         [n[name]["kernel"] for n in norms for name in ("gain", "bias")]
       )
     rows = []
-    for i, of_chunk in enumerate(kernels):
-      weight = jnp.concatenate([k[: self.chunk].T for k in of_chunk])
+    for i, chunk_kernels in enumerate(kernels):
+      weight = jnp.concatenate([k[: self.chunk].T for k in chunk_kernels])
       around = (i * self.chunk, self.latent_size - (i + 1) * self.chunk)
       rows.append(jnp.pad(weight, ((0, 0), around)))
     return jnp.concatenate(rows)
@@ -87,14 +87,14 @@ class Generator(nn.Module):
     """Draws a batch.
 
     Args:
-      latent: standard normal.
-      labels: what is to be drawn, if `num_labels` is not 0.
-      train: normalise with the batch's own statistics, and note them.
-      keep: multipliers [b, h, w, c] of the outputs of some layers: 1 leaves a
-        unit as it is, 0 switches it off at that place.
+      latent: standard normal numbers.
+      labels: label vectors of the images, if `num_labels` is not 0.
+      train: whether BatchNorm uses, and stores, the batch's statistics.
+      keep: multipliers [b, h, w, c] of the outputs of some layers: 1 keeps a
+        unit, 0 switches it off at that place.
 
     Returns:
-      Pictures in [-1, 1].
+      Images in [-1, 1].
     """
     keep = keep or {}
     chunks = jnp.split(latent, len(self.channels), axis=-1)
@@ -121,7 +121,8 @@ class Generator(nn.Module):
 
   def _kept(self, name: str, x: Array, keep: Keep) -> Array:
     x = x * keep[name].astype(x.dtype) if name in keep else x
-    self.sow("layers", f"{name}_output", x)  # For who asks for that collection.
+    # Stored only if the caller makes the collection 'layers' mutable.
+    self.sow("layers", f"{name}_output", x)
     return x
 
 
@@ -149,7 +150,7 @@ class UpBlock(nn.Module):
       module = ConditionalNorm(self.spectral, self.dtype, name=name)
       return nn.relu(module(x, condition, train))
 
-    # A 1 x 1 convolution and the doubling change places without a difference.
+    # The 1 x 1 convolution comes first: it commutes with the doubling.
     skip = double(conv(1, "skip")(x))
     y = conv(3, "conv1")(double(norm(x, "norm1")))
     y = conv(3, "conv2")(norm(y, "norm2"))
@@ -157,7 +158,7 @@ class UpBlock(nn.Module):
 
 
 class ConditionalNorm(nn.Module):
-  """Batch normalisation whose gain and bias a condition sets."""
+  """Batch normalisation with gain and bias computed from a condition."""
 
   spectral: bool
   dtype: Any = jnp.float32
@@ -188,7 +189,7 @@ def batch_norm(
 
 
 def double(x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:
-  """Nearest neighbours."""
+  """Doubles both sides by nearest neighbours."""
   b, h, w, c = x.shape
   x = jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c))
   return x.reshape(b, 2 * h, 2 * w, c)

@@ -1,4 +1,4 @@
-"""Image towers: pixels, normalised, to a map of embeddings [b, h, w, d]."""
+"""Image towers: map normalised pixels to embeddings [b, h, w, d]."""
 
 from typing import Any
 
@@ -15,10 +15,10 @@ class Vgg(nn.Module):
   """VGG16 up to its last convolution, and a 3 x 3 convolution to `embed`.
 
   The features of Simonyan and Zisserman (ICLR 2015, configuration D) without
-  the last max pool, as the image branch of DAVEnet (Harwath et al., ECCV 2018,
-  section 3.1; no ReLU at the end) and of the seed paper (Surís et al., CVPR
-  2019; ReLU at the end) has them. Stride 16: 64, 128 and 224 pixels make maps
-  of 4, 8 and 14.
+  the last max pool: the image branch of DAVEnet (Harwath et al., ECCV 2018,
+  section 3.1; no ReLU at the end) and of "Learning Words by Drawing Images"
+  (Surís et al., CVPR 2019; ReLU at the end). Stride 16: 64, 128 and 224 pixels
+  give maps of 4, 8 and 14.
 
   Attributes:
     embed: channels of the map.
@@ -81,8 +81,8 @@ class ResNet(nn.Module):
     embed: channels of the map.
     widths: channels of each stage.
     blocks: basic blocks in each stage.
-    strides: 1 or 2 for each stage, on top of the stem's 2. (1, 2, 2, 2) makes
-      64 pixels a map of 4, (1, 2, 2, 1) one of 8.
+    strides: 1 or 2 for each stage, on top of the stem's 2. For 64 pixels
+      (1, 2, 2, 2) gives a map of 4, (1, 2, 2, 1) one of 8.
     norm: 'batch' or 'group'.
     final_relu: whether a ReLU follows the 1 x 1 convolution to `embed`.
     dtype: of the computation; parameters stay float32.

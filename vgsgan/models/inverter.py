@@ -1,4 +1,4 @@
-"""From a picture back to the latent that a generator would draw it from."""
+"""Encodes an image as the latent from which a generator would draw it."""
 
 from typing import Any
 
@@ -10,14 +10,14 @@ from vgsgan.models.discriminator import DownBlock
 
 
 class Inverter(nn.Module):
-  """Pictures to latents, by the residual blocks of the discriminator.
+  """Maps images to latents by the residual blocks of the discriminator.
 
-  Without normalisation, so that it does the same in training and afterwards,
-  and each row by itself. Where things are is kept: nothing is pooled over the
-  whole picture.
+  It has no normalisation, so that it is the same function in training and
+  afterwards, and rows are independent. The map is not pooled, which keeps the
+  positions of things.
 
   Attributes:
-    latent_size: of the generator.
+    latent_size: length of the generator's latents.
     channels: of each block's output; each block halves the side.
     dtype: of the computation; parameters and latents are float32.
   """
@@ -28,22 +28,22 @@ class Inverter(nn.Module):
 
   @nn.compact
   def __call__(
-    self, picture: Float[Array, "b s s 3"]
+    self, image: Float[Array, "b s s 3"]
   ) -> Float[Array, "b {self.latent_size}"]:
-    """Latents of pictures in [-1, 1].
+    """Maps images in [-1, 1] to latents.
 
     Raises:
-      ValueError: the side cannot be halved so often.
+      ValueError: the side is not a multiple of 2**len(channels).
     """
-    side, halved = picture.shape[1], 2 ** len(self.channels)
-    if side % halved:
+    side, factor = image.shape[1], 2 ** len(self.channels)
+    if side % factor:
       raise ValueError(
         f"{len(self.channels)} blocks need a side that is a multiple of "
-        f"{halved}, not {side}"
+        f"{factor}, not {side}"
       )
-    x = picture.astype(self.dtype)
+    x = image.astype(self.dtype)
     for i, units in enumerate(self.channels, start=1):
       block = DownBlock(units, i > 1, True, False, self.dtype, name=f"down{i}")
-      x = block(x, train=False)  # Makes no difference: nothing is spectral.
+      x = block(x, train=False)  # Without spectral norm `train` has no effect.
     x = nn.relu(x).reshape(len(x), -1).astype(jnp.float32)
     return nn.Dense(self.latent_size, name="latent")(x)

@@ -1,4 +1,4 @@
-"""Layers the towers share, in the forms that are fast on a CPU as well.
+"""Layers that the towers share, in forms that are also fast on a CPU.
 
 Masks are [b, t] with t the frames; a frame is valid if it lies inside its
 clip. Images and frames keep channels last.
@@ -28,8 +28,8 @@ def frame_mask(num_frames: Int[Array, "b"], t: int) -> Bool[Array, "b {t}"]:
 def num_outputs(num_frames: Int[Array, "b"], stride: int) -> Int[Array, "b"]:
   """Valid outputs of a tower of this stride: ceil(num_frames / stride).
 
-  A pool of window 3, stride 2 and padding 1 makes ceil(n / 2) of n frames, and
-  k of them in a row ceil(n / 2**k).
+  A pool of window 3, stride 2 and padding 1 gives ceil(n / 2) of n frames, and
+  k such pools in a row give ceil(n / 2**k).
   """
   return -(-num_frames // stride)
 
@@ -42,9 +42,9 @@ def max_pool(
 ) -> Float[Array, "b *out c"]:
   """Max pooling by strided slices, one spatial axis after the other.
 
-  The same values as `nn.max_pool`, whose backward pass (select and scatter) is
-  20 to 30 times slower on a CPU. The gradient of a tie is shared rather than
-  given to the first, which makes no difference after a ReLU.
+  The values equal those of `nn.max_pool`, whose backward pass (select and
+  scatter) is 20 to 30 times slower on a CPU. A tie shares its gradient, where
+  `nn.max_pool` gives it to the first; after a ReLU both are the same.
 
   Args:
     x: [b, *space, c].
@@ -56,8 +56,8 @@ def max_pool(
     [b, *out, c], where out = (space + 2 padding - window) // stride + 1.
 
   Raises:
-    ValueError: the three do not name as many axes as x has, or a window is
-      longer than its padded axis.
+    ValueError: window, strides or padding do not match the axes of x, or a
+      window is longer than its padded axis.
   """
   padding = (0,) * len(window) if padding is None else padding
   if not x.ndim - 2 == len(window) == len(strides) == len(padding):
@@ -91,11 +91,11 @@ def _max_pool_axis(x, axis: int, size: int, step: int, pad: int):
 class Conv1D(nn.Module):
   """Convolution of stride 1 over frames, zero padded to the same length.
 
-  The parameters are those of `nn.Conv`, or for a kernel of 1 `nn.Dense` with
-  one more axis. On a CPU XLA leaves its fast path where the sequence is
-  shorter than the kernel (5 to 15 times slower), as the last layers of a deep
-  tower are: there the product over patches is taken instead, without the
-  kernel's ends, which would only ever meet padding.
+  The parameters are those of `nn.Conv`, or for a kernel of 1 of `nn.Dense` with
+  one more axis. On a CPU XLA leaves its fast path where the sequence is shorter
+  than the kernel (5 to 15 times slower), as in the last layers of a deep tower.
+  There a product over patches is used instead, without the ends of the kernel,
+  which only meet padding.
 
   Attributes:
     features: output channels.
@@ -154,7 +154,7 @@ class Conv2D(nn.Module):
   ) -> Float[Array, "b h w {self.features}"]:
     k, c = self.kernel, x.shape[-1]
     kernel = self.param("kernel", self.kernel_init, (k, k, c, self.features))
-    # Weights that were loaded may be numpy's.
+    # Loaded weights may be NumPy arrays.
     kernel, x = jnp.asarray(kernel, self.dtype), jnp.asarray(x, self.dtype)
     y = conv2d(x, kernel)
     if self.use_bias:
@@ -164,11 +164,11 @@ class Conv2D(nn.Module):
 
 
 class DoubledConv2D(nn.Module):
-  """3 x 3 convolution of a map whose sides nearest neighbours have doubled.
+  """3 x 3 convolution of a map whose sides are doubled by nearest neighbours.
 
-  Equal to `Conv2D` after such a doubling but for rounding, with as many
-  products. It runs on the small map and weighs a point's neighbours for each of
-  the four places that it becomes: faster, where the large map has few channels.
+  Equals `Conv2D` after such a doubling but for rounding, with as many products.
+  It runs on the small map, with one kernel for each of the four places that a
+  point becomes. This is faster where the large map has few channels.
 
   Attributes:
     features: output channels.
@@ -203,11 +203,11 @@ class DoubledConv2D(nn.Module):
 
 
 class Norm(nn.Module):
-  """Normalisation by name, over the valid positions alone.
+  """Normalisation by name, over valid positions only.
 
   Attributes:
-    kind: 'none', 'batch' (statistics of the global batch, kept in the
-      collection `batch_stats`) or 'group' (of each example).
+    kind: 'none', 'batch' (statistics of the global batch, stored in the
+      collection `batch_stats`) or 'group' (statistics of each example).
     scale_init: initial scale of each channel.
     dtype: of the result; statistics are float32.
   """
@@ -229,7 +229,7 @@ class Norm(nn.Module):
       return x
     if self.kind == "group":
       groups = math.gcd(8, x.shape[-1])
-      # flax reshapes this mask into the groups as it does x.
+      # Flax reshapes the mask into groups like x, so it needs the shape of x.
       mask = None if mask is None else jnp.broadcast_to(mask, x.shape)
       return nn.GroupNorm(
         groups,

@@ -1,4 +1,4 @@
-"""Pictures and sounds through one representation, and what tells them apart."""
+"""A joint autoencoder of images and sounds, and a discriminator of pairs."""
 
 from typing import Any, NamedTuple
 
@@ -15,19 +15,19 @@ Pair = tuple[Float[Array, "b s s 3"], Float[Array, "b t f 1"]]
 
 
 class Mixture(nn.Module):
-  """Pictures and sounds into one representation, and out of it again.
+  """Encodes images and sounds in one representation, and decodes them.
 
-  Each has an encoder and a decoder of its own; two layers mix what the
-  encoders say. A modality that is not there is replaced by a learned vector.
-  Spectrograms are folded into channels first, which is a quarter of the work.
+  Each modality has its own encoder and decoder; two layers mix the encoders'
+  outputs. A learned vector replaces an absent modality. Spectrograms are first
+  folded into channels, which takes a quarter of the work.
 
   Attributes:
     latent: numbers of the representation.
-    features: numbers that each encoder says.
-    widths: of the encoders' towers.
+    features: outputs of each encoder.
+    widths: channels of the encoders' stages.
     pools: as in `Encoder`.
-    decoders: widths of the picture's decoder and the sound's.
-    shapes: (height, width) of pictures and of spectrograms.
+    decoders: widths of the image decoder and of the sound decoder.
+    shapes: (height, width) of images and of spectrograms.
     dtype: as in `Encoder` and `Decoder`.
   """
 
@@ -62,36 +62,36 @@ class Mixture(nn.Module):
     )
 
   def encode(self, pair: Pair, keep: Bool[Array, "b 2"], train: bool) -> Normal:
-    """What is known of a pair from those of the two that are kept."""
-    picture = self.encode_picture(pair[0], train)
+    """Distribution of a pair's latent, from the modalities that are kept."""
+    image = self.encode_picture(pair[0], train)
     sound = self.encode_sound(space_to_depth(pair[1]), train)
-    both = jnp.stack([picture, sound], axis=1)
-    known = jnp.where(keep[..., None], both, self.absent)
-    mixed = nn.relu(self.mix(nn.relu(known.reshape(len(known), -1))))
+    both = jnp.stack([image, sound], axis=1)
+    x = jnp.where(keep[..., None], both, self.absent)
+    mixed = nn.relu(self.mix(nn.relu(x.reshape(len(x), -1))))
     return Normal(*jnp.split(self.to_normal(mixed), 2, axis=-1))
 
   def decode(
     self, latent: Float[Array, "b {self.latent}"], train: bool
   ) -> Pair:
-    """Picture and sound of each latent, in [-1, 1]."""
+    """Decodes each latent to an image and a sound, in [-1, 1]."""
     return self.decode_picture(latent, train), self.decode_sound(latent, train)
 
   def __call__(
     self, pair: Pair, keep: Bool[Array, "b 2"], noise: Array | None, train: bool
   ) -> tuple[Pair, Normal]:
-    """The pair made again from a latent, and that latent's distribution."""
-    known = self.encode(pair, keep, train)
-    return self.decode(draw(known, noise), train), known
+    """Reconstructs a pair; returns its latent's distribution as well."""
+    posterior = self.encode(pair, keep, train)
+    return self.decode(draw(posterior, noise), train), posterior
 
 
-class Told(NamedTuple):
-  """Logits: real, and belonging together, is what is over 0.
+class PairLogits(NamedTuple):
+  """Logits of a `PairDiscriminator`, above 0 for real pairs that match.
 
   Attributes:
-    matched: of real pictures with their own sounds.
-    drawn: of pairs of which one or both are generated.
-    mismatched: of each real picture with all real sounds.
-    impostors: which of these are sounds of other clips.
+    matched: real images with their own sounds.
+    drawn: pairs of which one or both parts are generated.
+    mismatched: each real image with all real sounds.
+    impostors: True where `mismatched` has the sound of another clip.
   """
 
   matched: Float[Array, "b"]
@@ -101,10 +101,10 @@ class Told(NamedTuple):
 
 
 class Weights(nn.Module):
-  """Kernel [inputs, units] and bias [units], as those of `nn.Dense`.
+  """Kernel [inputs, units] and bias [units], as in `nn.Dense`.
 
   Attributes:
-    units: outputs.
+    units: number of outputs.
   """
 
   units: int
@@ -119,13 +119,13 @@ class Weights(nn.Module):
 
 
 class PairDiscriminator(nn.Module):
-  """L3-Net: whether a picture and a sound belong together, and are real.
+  """L3-Net as a discriminator of pairs that are real and match.
 
-  Two towers, and the score of their maps' maxima: `scores.fusion`, 128 units
+  Two towers, and `scores.fusion` of the maxima of their maps, with 128 units
   (Arandjelovic and Zisserman, ICCV 2017, section 2).
 
   Attributes:
-    widths: of the towers.
+    widths: channels of the towers' stages.
     pools: as in `Encoder`.
     hidden: units of the layer before the logit.
     dtype: as in `Encoder`.
@@ -141,8 +141,8 @@ class PairDiscriminator(nn.Module):
     self.sound = tower(self.widths, self.pools, self.dtype)
     self.fc1, self.fc2 = Weights(self.hidden), Weights(1)
 
-  def look(self, pair: Pair, train: bool) -> tuple[Array, Array]:
-    """Features [b, d] of pictures and of sounds."""
+  def embed(self, pair: Pair, train: bool) -> tuple[Array, Array]:
+    """Features [b, d] of images and of sounds."""
     return (
       global_max(self.picture(pair[0], train)),
       global_max(self.sound(space_to_depth(pair[1]), train)),
@@ -150,13 +150,13 @@ class PairDiscriminator(nn.Module):
 
   def score(
     self,
-    pictures: Float[Array, "b 1 1 d"],
+    images: Float[Array, "b 1 1 d"],
     sounds: Float[Array, "c 1 d"],
     valid: Bool[Array, "c 1"],
   ) -> Float[Array, "b c"]:
-    """Logits of all pairs of features, as those of `scores.ALL_PAIRS`."""
+    """Logits of all pairs of features, with the interface of `scores`."""
     del valid
-    d = pictures.shape[-1]
+    d = images.shape[-1]
     (kernel, hidden), (out, bias) = self.fc1(2 * d), self.fc2(self.hidden)
     params = {
       "image": kernel[:d],
@@ -165,30 +165,30 @@ class PairDiscriminator(nn.Module):
       "out": out[:, 0],
       "bias": bias[0],
     }
-    return scores.fusion(pictures, sounds, params)
+    return scores.fusion(images, sounds, params)
 
   def __call__(
     self, real: Pair, drawn: Pair, clip: Int[Array, "b"], train: bool
-  ) -> Told:
-    """Logits of three kinds of pairs.
+  ) -> PairLogits:
+    """Logits of matched, generated and mismatched pairs.
 
-    Normalisation sees the real and the drawn together, so that one function
+    Real and generated pairs are normalised together, so that one function
     judges both.
     """
-    # In turns, so that each stays on its device.
+    # Real and generated rows alternate, so that rows stay on their device.
     both = tuple(
       jnp.stack(halves, 1).reshape(-1, *halves[0].shape[1:])
       for halves in zip(real, drawn, strict=True)
     )
-    pictures, sounds = ((x[::2], x[1::2]) for x in self.look(both, train))
+    images, sounds = ((x[::2], x[1::2]) for x in self.embed(both, train))
     b = len(real[0])
-    pictures = [x[:, None, None] for x in pictures]
+    images = [x[:, None, None] for x in images]
     sounds = [x[:, None] for x in sounds]
     valid = jnp.ones((b, 1), bool)
-    pairs = self.score(pictures[0], sounds[0], valid)
-    return Told(
+    pairs = self.score(images[0], sounds[0], valid)
+    return PairLogits(
       matched=jnp.diagonal(pairs),
-      drawn=scores.paired(self.score, pictures[1], sounds[1], valid),
+      drawn=scores.paired(self.score, images[1], sounds[1], valid),
       mismatched=pairs,
       impostors=clip[:, None] != clip,
     )

@@ -1,4 +1,4 @@
-"""Weights that are shipped: a tree and what made it, in one .npz file."""
+"""Exported weights: a tree of arrays and its metadata in one .npz file."""
 
 import io
 import json
@@ -31,8 +31,8 @@ class Network(NamedTuple):
 
   Attributes:
     module: `module.apply(variables, ...)` runs it.
-    variables: `params` and, where there are any, `batch_stats`.
-    meta: what made it: `config`, `results`, `command`.
+    variables: `params` and, if the module has any, `batch_stats`.
+    meta: its origin: `config`, `results`, `command`.
   """
 
   module: nn.Module
@@ -43,16 +43,16 @@ class Network(NamedTuple):
 def save_params(
   path: str | pathlib.Path, tree: Mapping[str, Any], meta: Mapping[str, Any]
 ) -> None:
-  """Writes a tree of weights; the file is whole or not there.
+  """Writes a tree of weights; the file is written whole or not at all.
 
-  Floating point becomes float16 where that loses less than 0.1 % of the
-  largest weight of an array, and float32 otherwise.
+  An array of float32 becomes float16 if its largest rounding error is at most
+  0.1 % of its largest weight.
 
   Args:
-    path: of the file, `NAME.npz`.
+    path: path of the file, `NAME.npz`.
     tree: nested dicts of arrays. A name with a slash is read back as a dict in
-      a dict; `load_generator` and the like undo that.
-    meta: JSON: what made the weights (config, seed, figures, command).
+      a dict; `load_generator` and its siblings undo that.
+    meta: origin of the weights, as JSON (config, seed, figures, command).
 
   Raises:
     UserError: the file cannot be written.
@@ -70,18 +70,17 @@ def save_params(
 def load_params(
   path: str | pathlib.Path,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Reads what `save_params` wrote.
+  """Reads a file of `save_params`.
 
   Returns:
-    The tree, nested dicts of numpy arrays of the dtypes that were saved, and
-    `meta`.
+    The tree, nested dicts of NumPy arrays in their original dtypes, and `meta`.
 
   Raises:
-    UserError: the file is missing or damaged, or something else.
+    UserError: the file is missing, damaged, or of another kind.
   """
   try:
     about, arrays = _read(pathlib.Path(path).read_bytes())
-  except Exception as error:  # Decoders raise anything, of damaged bytes.
+  except Exception as error:  # Decoders raise any error for damaged bytes.
     reason = one_line(error)
     raise UserError(
       f"no weights in {path}: {reason}; put back a copy of the file"
@@ -102,10 +101,10 @@ def _read(data: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def load_generator(path: str | pathlib.Path) -> Network:
-  """A GAN's generator, of the config `gan` in its meta.
+  """Loads a GAN's generator, built by the config `gan` in its meta.
 
   Args:
-    path: as `vgsgan.tools.export` writes it; '' is the one that is packaged.
+    path: a file of `vgsgan.tools.export`; '' for the packaged generator.
 
   Raises:
     UserError: the file is missing, damaged, or of another network.
@@ -118,7 +117,7 @@ def load_generator(path: str | pathlib.Path) -> Network:
 
 
 def _generator(gan: Mapping[str, Any]) -> tuple[Generator, Callable]:
-  """A generator of `config.gan`, and what makes its variables of a key."""
+  """Builds the generator of `config.gan`, and a function key -> variables."""
   module = Generator(
     tuple(gan["channels"]),
     gan["chunk"],
@@ -132,36 +131,37 @@ def _generator(gan: Mapping[str, Any]) -> tuple[Generator, Callable]:
 
 
 def save_untrained(path: str | pathlib.Path, gan: Mapping[str, Any]) -> None:
-  """Writes a generator of nothing but zeros, to compile with.
+  """Writes a generator whose weights are all zero, for compiling.
 
   Args:
-    path: of the file.
+    path: path of the file.
     gan: `config.gan` of configs/scenes_gan.py.
   """
   _, init = _generator(gan)
-  made = jax.eval_shape(init, jax.random.key(0))
+  shapes = jax.eval_shape(init, jax.random.key(0))
   tree = jax.tree.map(
     lambda x: np.zeros(x.shape, x.dtype),
-    {name: made[name] for name in ("params", "batch_stats")},
+    {name: shapes[name] for name in ("params", "batch_stats")},
   )
   save_params(path, tree, {"config": {"gan": dict(gan)}})
 
 
 def unlabelled_generator(path: str | pathlib.Path, image_size: int) -> Network:
-  """A generator that draws from latents alone, for `config.data`.
+  """Loads a generator without labels, for `config.data`.
 
   Args:
     path: see `load_generator`.
-    image_size: of the pictures that are needed, pixels.
+    image_size: side of its images, pixels.
 
   Raises:
-    UserError: it draws others, or as `load_generator` says.
+    UserError: the generator has labels or draws another size, or as in
+      `load_generator`.
   """
   network = load_generator(path)
-  drawn, labels = network.module.image_size, network.module.num_labels
-  if labels or drawn != image_size:
+  size, labels = network.module.image_size, network.module.num_labels
+  if labels or size != image_size:
     raise UserError(
-      f"config.data.generator draws {drawn} px "
+      f"config.data.generator draws {size} px "
       f"{'with' if labels else 'without'} labels: one of "
       f"config.data.image_size={image_size} px without labels is needed"
     )
@@ -169,13 +169,20 @@ def unlabelled_generator(path: str | pathlib.Path, image_size: int) -> Network:
 
 
 def load_recogniser(path: str | pathlib.Path) -> Network:
-  """A recogniser, of the config `recogniser` in its meta; see above."""
+  """Loads a recogniser, built by the config `recogniser` in its meta.
+
+  Args:
+    path: a file of `vgsgan.tools.export`; '' for the packaged recogniser.
+
+  Raises:
+    UserError: the file is missing, damaged, or of another network.
+  """
 
   def build(config, _):
     model = config["recogniser"]
     module = Recogniser(tuple(model["widths"]), model["norm"])
-    picture = jnp.zeros((1, 8, 8, 3))
-    return module, lambda key: module.init(key, picture, train=False)
+    image = jnp.zeros((1, 8, 8, 3))
+    return module, lambda key: module.init(key, image, train=False)
 
   return _load_network(path or PACKAGED["recogniser"], "recogniser", build)
 
@@ -183,16 +190,16 @@ def load_recogniser(path: str | pathlib.Path) -> Network:
 def load_inverter(
   path: str | pathlib.Path, image_size: int, latent_size: int
 ) -> Network:
-  """An encoder of a generator's pictures, of the config in its meta.
+  """Loads the encoder of a generator's images, built by the config in its meta.
 
   Args:
-    path: as `vgsgan.tools.export --network=inverter` writes it.
-    image_size: of the generator.
-    latent_size: likewise.
+    path: a file of `vgsgan.tools.export --network=inverter`.
+    image_size: side of the generator's images, pixels.
+    latent_size: length of the generator's latents.
 
   Raises:
-    UserError: the file is missing, damaged, of another network, or of another
-      generator as far as sizes tell.
+    UserError: the file is missing, damaged, of another network, or for a
+      generator of other sizes.
   """
 
   def build(config, tree):
@@ -201,8 +208,8 @@ def load_inverter(
       tuple(config["inverter"]["channels"]),
     )
     size = config["data"]["image_size"]
-    picture = jnp.zeros((1, size, size, 3))
-    return module, lambda key: module.init(key, picture)
+    image = jnp.zeros((1, size, size, 3))
+    return module, lambda key: module.init(key, image)
 
   network = _load_network(path, "inverter", build)
   latents = network.module.latent_size
@@ -217,26 +224,29 @@ def load_inverter(
 
 
 def _load_network(path, name: str, build) -> Network:
-  """Loads a network and compares its weights with what its config needs.
+  """Loads a network and compares its weights with those of its config.
 
   Args:
-    path: of the file.
-    name: of what it should hold.
-    build: `(config, tree) -> module, init`; init makes variables of a key.
+    path: path of the file.
+    name: kind of network, for the message.
+    build: `(config, tree) -> module, init`, with init a function key ->
+      variables.
   """
   tree, meta = load_params(path)
   try:
     module, init = build(meta["config"], tree)
-    made = jax.eval_shape(init, jax.random.key(0))
-    made = {k: made[k] for k in ("params", "batch_stats") if k in made}
-    different = _shapes(made) ^ _shapes(tree)
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    shapes = {k: shapes[k] for k in ("params", "batch_stats") if k in shapes}
+    different = _shapes(shapes) ^ _shapes(tree)
     if different:
       wrong = min(name for name, _ in different)
       raise ValueError(f"{wrong} is missing, too many or of another shape")
-    # Names of spectral norms have slashes, which the file's paths lose.
+    # Rebuilds names of spectral norms, whose slashes the file's paths lose.
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     saved = {_path(path): leaf for path, leaf in leaves}
-    tree = jax.tree_util.tree_map_with_path(lambda p, _: saved[_path(p)], made)
+    tree = jax.tree_util.tree_map_with_path(
+      lambda p, _: saved[_path(p)], shapes
+    )
   except (KeyError, TypeError, ValueError) as error:
     reason = one_line(error)
     raise UserError(f"{path} holds no {name}: {reason}") from error
@@ -244,7 +254,7 @@ def _load_network(path, name: str, build) -> Network:
 
 
 def _shapes(tree: Any) -> set[tuple[str, tuple[int, ...]]]:
-  """The arrays of a tree: path and shape."""
+  """Path and shape of each array of a tree."""
   leaves = jax.tree_util.tree_leaves_with_path(tree)
   return {(_path(path), np.shape(leaf)) for path, leaf in leaves}
 

@@ -1,4 +1,4 @@
-"""What a picture of a scene shows, pixel by pixel."""
+"""A U-Net that predicts object attributes for every pixel."""
 
 from typing import Any
 
@@ -14,12 +14,12 @@ CHANNELS = 1 + len(WORDS)
 
 
 class Recogniser(nn.Module):
-  """Object or not, and which of the fifteen words, for each pixel.
+  """Logits of an object, and of each of the fifteen words, for each pixel.
 
-  A small U-Net (Ronneberger et al., MICCAI 2015): what tells a large cube from
-  a small one needs the whole object, where it ends the single pixel. The
-  finest convolutions see squares of 2 x 2 pixels folded into channels, which
-  on a CPU is several times faster than a layer of full resolution.
+  A small U-Net (Ronneberger et al., MICCAI 2015): a size depends on the whole
+  object, its outline on single pixels. The finest convolutions see squares of
+  2 x 2 pixels folded into channels, which on a CPU is several times faster
+  than a layer of full resolution.
 
   Attributes:
     widths: channels at 1/2, 1/4 and 1/8 of the resolution.
@@ -35,19 +35,19 @@ class Recogniser(nn.Module):
   def __call__(
     self, image: Float[Array, "b s t 3"], train: bool
   ) -> tuple[Float[Array, "b s t 16"], Float[Array, "b d"]]:
-    """Recognises a batch of pictures.
+    """Recognises a batch of images.
 
     Args:
       image: RGB in [0, 1]; sides are multiples of 8.
       train: whether BatchNorm uses, and stores, the batch's statistics.
 
     Returns:
-      Logits, the first that there is an object, the others of WORDS, each kind
-      to be normalised by itself; and the mean over the picture of the last
-      layer's inputs (d = 2 * widths[0]).
+      Logits: the first of an object, the others of WORDS, to be normalised per
+      kind; and features, the mean over the image of the last layer's inputs
+      (d = 2 * widths[0]).
 
     Raises:
-      ValueError: a side is no multiple of 8.
+      ValueError: a side is not a multiple of 8.
     """
     if image.shape[1] % 8 or image.shape[2] % 8:
       raise ValueError(f"sides must be multiples of 8, not {image.shape[1:3]}")
@@ -72,7 +72,7 @@ class Recogniser(nn.Module):
     return nn.relu(norm(x, train))
 
   def _join(self, x, skip, channels: int, name: str, train: bool):
-    """Twice the resolution, and what was seen there before."""
+    """Doubles the resolution and joins the skip connection."""
     x = Conv2D(skip.shape[-1], 1, dtype=self.dtype, name=f"{name}_in")(x)
     x = jnp.repeat(jnp.repeat(x, 2, 1), 2, 2)
     return self._layer(jnp.concatenate([x, skip], -1), channels, name, train)
@@ -92,7 +92,7 @@ def depth_to_space(x: Float[Array, "b h w d"]) -> Float[Array, "b i j c"]:
 def features(
   model: Recogniser, variables: Any, images: Float[Array, "n s t 3"]
 ) -> Float[Array, "n d"]:
-  """What two sets of pictures are compared by (`evals.generation`).
+  """Features by which `evals.frechet` compares two sets of images.
 
   Args:
     model: the network.

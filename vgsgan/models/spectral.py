@@ -1,8 +1,8 @@
-"""Layers of the GAN's networks, with or without spectral normalisation.
+"""Layers of the GAN's networks, with optional spectral normalisation.
 
 Miyato et al., "Spectral Normalization for Generative Adversarial Networks"
 (ICLR 2018): weights are divided by an estimate of their largest singular
-value, one power iteration a step. The estimates are in `batch_stats`.
+value, with one power iteration per step. The estimates are in `batch_stats`.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ def conv2d(
   train: bool,
   dtype: Any = jnp.float32,
 ) -> Callable:
-  """A convolution, orthogonal at the start; its norm is taken in float32."""
+  """A convolution with orthogonal initialisation; its norm is in float32."""
   init = nn.initializers.orthogonal()
   layer = Conv2D(features, kernel, dtype=dtype, kernel_init=init, name=name)
   return normed(layer, spectral, train)
@@ -32,14 +32,14 @@ def conv2d(
 def dense(
   features: int, name: str, spectral: bool, train: bool, use_bias: bool = True
 ) -> Callable:
-  """A linear layer, orthogonal at the start."""
+  """A linear layer with orthogonal initialisation."""
   init = nn.initializers.orthogonal()
   layer = nn.Dense(features, use_bias=use_bias, kernel_init=init, name=name)
   return normed(layer, spectral, train)
 
 
 class SpectralNorm(nn.SpectralNorm):
-  """Flax's, its power iteration in float32 where products would be rounded."""
+  """Flax's, with a float32 power iteration where products would be rounded."""
 
   def _spectral_normalize(self, path, vs, update_stats):
     with jax.default_matmul_precision("highest"):
@@ -47,7 +47,7 @@ class SpectralNorm(nn.SpectralNorm):
 
 
 def normed(layer: nn.Module, spectral: bool, train: bool) -> Callable:
-  """The layer, its weights divided by their spectral norm if that is asked."""
+  """The layer, with weights divided by their spectral norm if `spectral`."""
   if not spectral:
     return layer
   norm = SpectralNorm(layer, name=f"{layer.name}_spectral")
