@@ -21,7 +21,7 @@ parser.add_argument("--coordinator_address")
 parser.add_argument("--num_processes", type=int)
 parser.add_argument("--process_id", type=int)
 args, _ = parser.parse_known_args()
-from vgsgan import processes
+from vgsgan.parallel import processes
 processes.start(**vars(args))
 import jax
 found = jax.process_index(), "of", jax.process_count(), len(jax.devices())

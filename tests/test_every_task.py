@@ -22,7 +22,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 # Nothing may ask for devices before the processes have met.
 WORKER = """
 import sys
-from vgsgan import processes
+from vgsgan.parallel import processes
 address, count, rank, *others = sys.argv[1:]
 if count != "1":
   processes.start(address, int(count), int(rank))

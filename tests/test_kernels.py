@@ -261,7 +261,7 @@ import functools, json, sys
 import jax, jax.numpy as jnp, numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
-from vgsgan import exchange, scores
+from vgsgan.losses import exchange, scores
 from vgsgan.kernels import maxsim
 
 chips = topologies.get_topology_desc(**json.loads(sys.argv[1]))

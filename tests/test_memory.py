@@ -13,7 +13,7 @@ import resource
 import jax
 import jax.numpy as jnp
 import numpy as np
-from vgsgan import memory
+from vgsgan.common import memory
 {before}
 def faults():
   began = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -85,7 +85,7 @@ def test_outside_the_main_thread_nothing_is_installed():
 
 SECOND = """
 import time
-from vgsgan.preemption import Preemption
+from vgsgan.parallel.preemption import Preemption
 with Preemption() as stop:
   print("ready", flush=True)
   while True:
@@ -114,7 +114,7 @@ import sys, time, jax
 rank, port, pause = int(sys.argv[1]), sys.argv[2], float(sys.argv[3])
 jax.distributed.initialize(f"127.0.0.1:{port}", 2, rank)
 from jax.experimental import multihost_utils
-from vgsgan.preemption import Preemption
+from vgsgan.parallel.preemption import Preemption
 earlier = Preemption()  # A run before this one, and longer.
 for step in range(4000):
   assert not earlier.reached()

@@ -19,8 +19,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 LOST = (-signal.SIGABRT, processes.LOST)
 WORKER = """
 import sys, time
-from vgsgan import processes
-from vgsgan.errors import UserError
+from vgsgan.parallel import processes
+from vgsgan.common.errors import UserError
 what, port, rank = sys.argv[1], sys.argv[2], int(sys.argv[3])
 processes.start(f"127.0.0.1:{port}", 2, rank)
 try:
@@ -187,7 +187,7 @@ def test_a_port_that_is_taken_is_refused_where_it_would_be_opened():
 
 STALL = """
 import threading, time
-from vgsgan import processes
+from vgsgan.parallel import processes
 processes.moved("reading", limit=1.5)
 threading.Thread(target=processes._watch, daemon=True).start()
 time.sleep(1.0)
