@@ -101,26 +101,9 @@ def gradients(
 
   def row(b_slope, part):
     (a, a_valid), slope, best = part
-    a = masked(a, a_valid)
-
-    def by_products(b, b_valid, slope, _):
-      share = shares(a, a_valid, b, b_valid, slope)
-      return _dot(share, _flat(b)), _dot(share.T, _flat(a))
-
-    def pair(slopes, part):
-      (b, b_valid), slope, k, best = part
-      args = masked(b, b_valid), b_valid, slope.T, best
-      if best is None:
-        more = by_products(*args)
-      else:
-        unclear = jnp.any((best < 0) & b_valid)
-        alone = functools.partial(_by_best, a)
-        more = lax.cond(unclear, by_products, alone, *args)
-      return (slopes[0] + more[0], slopes[1].at[k].add(more[1])), None
-
-    zero = lax.full_like(_flat(a), 0, jnp.float32)
-    parts = b_parts, slope, jnp.arange(n_parts), best
-    (a_slope, b_slope), _ = lax.scan(pair, (zero, b_slope), parts)
+    a_slope, b_slope = _row_gradients(
+      shares, (masked(a, a_valid), a_valid), b_parts, slope, best, b_slope
+    )
     return b_slope, a_slope.astype(a.dtype)
 
   shape = n_parts, b_parts[0].shape[1] * j, b.shape[-1]
@@ -128,6 +111,35 @@ def gradients(
   b_slope, a_slope = lax.scan(row, zero, (a_parts, slope, best))
   b_slope = b_slope.reshape(-1, *b.shape[1:])[:n].astype(b.dtype)
   return a_slope.reshape(-1, *a.shape[1:])[:m], b_slope
+
+
+def _row_gradients(shares, a_part, b_parts, slope, best, b_slope):
+  """Gradients of one part of a with each of b's; b's are added to `b_slope`."""
+
+  def pair(slopes, part):
+    (b, b_valid), slope, k, best = part
+    b_part = masked(b, b_valid), b_valid
+    more = _pair_gradients(shares, a_part, b_part, slope.T, best)
+    return (slopes[0] + more[0], slopes[1].at[k].add(more[1])), None
+
+  zero = lax.full_like(_flat(a_part[0]), 0, jnp.float32)
+  parts = b_parts, slope, jnp.arange(len(b_slope)), best
+  return lax.scan(pair, (zero, b_slope), parts)[0]
+
+
+def _pair_gradients(shares, a_part, b_part, slope, best):
+  """Gradients of two parts, flat; products are formed only where needed."""
+  a = a_part[0]
+
+  def by_products(b, b_valid, slope, _):
+    share = shares(*a_part, b, b_valid, slope)
+    return _dot(share, _flat(b)), _dot(share.T, _flat(a))
+
+  if best is None:
+    return by_products(*b_part, slope, None)
+  unclear = jnp.any((best < 0) & b_part[1])
+  alone = functools.partial(_by_best, a)
+  return lax.cond(unclear, by_products, alone, *b_part, slope, best)
 
 
 def masked(x: Float[Array, "m i d"], valid: Bool[Array, "m i"]) -> Array:
