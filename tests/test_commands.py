@@ -37,7 +37,7 @@ def test_help_is_one_screen_with_every_flag_and_an_example(name):
     assert any(line.startswith(f"  --{flag}: ") for line in lines)
 
 
-def test_defaults_are_shown_where_there_are_any():
+def test_help_shows_defaults():
   def define_flags(values):
     flags.DEFINE_string("none", None, "A.", values)
     flags.DEFINE_bool("off", False, "B.", values)
@@ -50,7 +50,7 @@ def test_defaults_are_shown_where_there_are_any():
 @pytest.mark.parametrize(
   "asked", ["--help", "-h", "--helpshort", "--helpfull", "--version"]
 )
-def test_help_and_the_version_are_answered(asked, capsys):
+def test_help_and_version_end_with_status_0(asked, capsys):
   def start(*arguments):
     with pytest.raises(SystemExit) as left:
       commands.start(main, lambda _: None, ["main", *arguments])
@@ -68,7 +68,7 @@ def test_help_and_the_version_are_answered(asked, capsys):
   assert not commands._answer(["main", "--", asked], main, lambda _: None)
 
 
-def test_arguments_that_are_missing_or_too_many_are_named():
+def test_missing_and_extra_arguments_are_named():
   with pytest.raises(UserError, match=r"unexpected argument 'x'; flags start"):
     commands.require(["main", "x"])
   with pytest.MonkeyPatch.context() as patch:
@@ -98,7 +98,7 @@ def test_the_package_lists_its_commands(capsys):
   assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_the_list_of_commands_waits_for_no_library():
+def test_the_list_of_commands_imports_no_library():
   heavy = "{'absl', 'jax', 'numpy', 'orbax', 'tensorflow_datasets'}"
   program = (
     f"import sys, vgsgan.__main__; assert not {heavy} & {{*sys.modules}}"

@@ -43,14 +43,14 @@ def test_two_writers_each_write_a_whole_file(tmp_path, monkeypatch):
   assert os.listdir(tmp_path) == ["table.json"]
 
 
-def test_a_new_file_has_the_permissions_of_any_other(tmp_path):
+def test_a_new_file_has_the_default_permissions(tmp_path):
   files.replace(tmp_path / ("long" * 60), b"")
   (tmp_path / "plain").write_text("")
   modes = {oct(path.stat().st_mode) for path in tmp_path.iterdir()}
   assert len(modes) == 1
 
 
-def test_a_lock_is_of_one_at_a_time_and_leaves_the_file(tmp_path):
+def test_one_process_at_a_time_holds_a_lock(tmp_path):
   path = tmp_path / ".lock"
   path.write_text("not ours")
   with files.locked(path, "held"):
@@ -98,7 +98,7 @@ def test_without_locks_a_run_goes_on_with_a_warning(
       raise OSError(number, "own")
 
 
-def test_another_refusal_of_a_lock_is_one_line(tmp_path, monkeypatch):
+def test_other_lock_errors_are_one_line(tmp_path, monkeypatch):
   def flock(*_):
     raise OSError(errno.EIO, os.strerror(errno.EIO))
 

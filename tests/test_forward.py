@@ -51,7 +51,7 @@ def gradients(train, norm, rows=12, devices=None):
   x = jax.random.normal(KEY, (rows, 6, 6, 3))
   scale = jnp.linspace(0.5, 1.5, rows)
   if devices is not None:
-    x, scale = jax.device_put((x, scale), mesh.over_data(devices))
+    x, scale = jax.device_put((x, scale), mesh.batch_sharding(devices))
   made = module.init(KEY, x[:1], scale[:1], train=False)
   stats = made.get("batch_stats", {})
 

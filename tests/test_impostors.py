@@ -26,7 +26,7 @@ def test_by_attempt_undoes_interleave():
 
 def test_rows_stay_on_their_device_when_interleaved():
   devices = MAKE_MESH(8)
-  x = jax.device_put(normal(16, 2, 2, 3), mesh.over_data(devices))
+  x = jax.device_put(normal(16, 2, 2, 3), mesh.batch_sharding(devices))
 
   @jax.jit
   def there_and_back(x):
@@ -37,7 +37,7 @@ def test_rows_stay_on_their_device_when_interleaved():
   for collective in ("all-gather", "all-to-all", "collective-permute"):
     assert collective not in compiled.as_text()
   together, apart = compiled(x)
-  assert together.sharding.is_equivalent_to(mesh.over_data(devices), 4)
+  assert together.sharding.is_equivalent_to(mesh.batch_sharding(devices), 4)
   for r in range(4):
     np.testing.assert_array_equal(apart[r], x * (r + 1.0))
 

@@ -50,6 +50,6 @@ def keeps() -> bool:
 
 @pytest.mark.skipif(not keeps(), reason="it is about glibc 2.35 and later")
 @pytest.mark.parametrize("program", [OF_NUMPY, OF_XLA], ids=["numpy", "xla"])
-def test_freed_memory_is_kept(program):
+def test_freed_memory_is_reused(program):
   # Of huge pages there are fewer, but not none.
   assert faults("memory.keep_freed()", program) < 64 < faults("", program)

@@ -27,7 +27,7 @@ def shapes(names=tuple(STATE)):
 
 def test_large_arrays_are_split_over_model_along_their_longest_side():
   devices = mesh.make_mesh(8, model=4)
-  places = mesh.trained(shapes(), devices)
+  places = mesh.state_shardings(shapes(), devices)
   local = {name: places[name].shard_shape(STATE[name]) for name in STATE}
   assert local == STATE | {
     "kernel": (3, 3, 64, 32),
@@ -36,8 +36,8 @@ def test_large_arrays_are_split_over_model_along_their_longest_side():
   }
 
 
-def test_with_one_copy_a_device_everything_is_whole():
-  for place in mesh.trained(shapes(), mesh.make_mesh(8)).values():
+def test_arrays_are_replicated_if_model_is_1():
+  for place in mesh.state_shardings(shapes(), mesh.make_mesh(8)).values():
     assert place.is_fully_replicated
 
 
@@ -49,14 +49,14 @@ def test_a_batch_is_split_over_all_devices():
 
 
 @pytest.mark.parametrize("batch", [0, -8])
-def test_a_batch_holds_something(batch):
+def test_an_empty_batch_is_refused(batch):
   with pytest.raises(
     UserError, match=rf"train.batch={batch} must be at least 1"
   ):
     mesh.check_batch(batch, mesh.make_mesh(8), "train.batch")
 
 
-def test_a_batch_that_does_not_divide_is_refused_with_those_that_do():
+def test_an_uneven_batch_is_refused_with_the_nearest_even_ones():
   with pytest.raises(UserError) as refused:
     mesh.check_batch(15, mesh.make_mesh(8), "train.batch")
   assert "of 15 does not divide over 8 devices: 15 = 8 x 1 + 7" in str(
@@ -65,18 +65,18 @@ def test_a_batch_that_does_not_divide_is_refused_with_those_that_do():
   assert str(refused.value).endswith("--config.train.batch to 8 or 16")
 
 
-def test_neighbours_share_a_copy():
+def test_neighbours_share_a_copy_of_the_state():
   ids = [[d.id for d in row] for row in mesh.make_mesh(8, model=4).devices]
   assert ids == [[0, 1, 2, 3], [4, 5, 6, 7]]
 
 
 @pytest.mark.parametrize("model", [0, 3, 16])
-def test_a_number_that_does_not_divide_is_refused(model):
+def test_a_model_axis_that_does_not_divide_is_refused(model):
   with pytest.raises(UserError, match="does not divide the 8 devices"):
     mesh.make_mesh(8, model)
 
 
-def test_the_same_update_from_a_share_of_the_memory():
+def test_a_split_state_has_the_same_update_in_less_memory():
   """A linear model by hand: its update, and what each device holds."""
   rng = np.random.default_rng(0)
   x, y = rng.normal(size=(16, 256)), rng.normal(size=(16, 64))

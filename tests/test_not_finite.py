@@ -84,7 +84,7 @@ def test_finite_numbers_go_on(run, tmp_path):
 def test_a_nan_in_a_row_of_any_device_stops_the_run(run, device, tmp_path):
   devices, state, batch, metrics = run
   pictures = batch["pictures"].copy()
-  place = mesh.over_data(devices).devices_indices_map(pictures.shape)
+  place = mesh.batch_sharding(devices).devices_indices_map(pictures.shape)
   rows = place[devices.devices.flat[device]][0]
   pictures[rows, 3, 4, 1] = np.nan
   found = metrics(state, batch | {"pictures": pictures})
@@ -99,7 +99,9 @@ def test_a_nan_in_a_weight_of_any_device_stops_the_run(run, device, tmp_path):
   number = int(np.argmax([x.size for x in kernels]))
   kernels = list(kernels)
   kernel = kernels[number] = np.array(kernels[number])
-  place = mesh.trained(kernel, devices).devices_indices_map(kernel.shape)
+  place = mesh.state_shardings(kernel, devices).devices_indices_map(
+    kernel.shape
+  )
   here = place[devices.devices.flat[device]]
   kernel[tuple(s.start or 0 for s in here)] = np.nan
   params = state.params | {"image": jax.tree.unflatten(where, kernels)}

@@ -118,7 +118,7 @@ def test_vmap_is_that_of_the_plain_convolution():
 def test_devices_convolve_their_own_rows(count, model):
   devices = mesh.make_mesh(count, model)
   x, kernel = operands(16, 5, 6, 4, 7, 3)
-  places = mesh.over_data(devices), mesh.replicated(devices)
+  places = mesh.batch_sharding(devices), mesh.replicated(devices)
 
   def in_context(x, kernel):
     with jax.sharding.use_abstract_mesh(devices.abstract_mesh):

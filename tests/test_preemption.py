@@ -48,7 +48,7 @@ def test_one_signal_is_remembered(number, code, monkeypatch):
   ]
 
 
-def test_a_line_that_interrupts_a_print_is_still_said(capfd):
+def test_a_signal_inside_print_is_still_reported(capfd):
   def say(line):
     raise RuntimeError("reentrant call")
 
@@ -58,7 +58,7 @@ def test_a_line_that_interrupts_a_print_is_still_said(capfd):
   assert capfd.readouterr().err.startswith("SIGTERM: saving after this step")
 
 
-def test_a_closed_window_is_nothing_to_a_run_under_nohup():
+def test_sighup_stays_ignored_under_nohup():
   before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
   try:
     with Preemption() as stop:
@@ -69,7 +69,7 @@ def test_a_closed_window_is_nothing_to_a_run_under_nohup():
     signal.signal(signal.SIGHUP, before)
 
 
-def test_outside_the_main_thread_nothing_is_installed():
+def test_other_threads_install_no_handlers():
   before = signal.getsignal(signal.SIGTERM)
   during = []
 
@@ -98,7 +98,7 @@ with Preemption() as stop:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_second_signal_leaves_at_once(number):
+def test_the_second_signal_ends_the_process(number):
   worker = start(SECOND)
   assert worker.stdout.readline() == "ready\n"
   worker.send_signal(number)

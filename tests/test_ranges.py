@@ -84,7 +84,7 @@ def outside(known):
   """Values that are not in a range."""
   if isinstance(known, ranges.Each):
     yield from (3, None, "ab", *([()] if known.some else ()))
-    yield from ((value,) for value in outside(known.one))
+    yield from ((value,) for value in outside(known.entry))
     return
   yield None
   if isinstance(known, ranges.Text):
@@ -101,7 +101,7 @@ def outside(known):
 
 
 @pytest.mark.parametrize("field", ranges.FIELDS)
-def test_what_is_out_of_its_range_is_named_with_value_and_range(field):
+def test_a_value_out_of_range_is_named_with_its_range(field):
   known = ranges.FIELDS[field]
   for value in outside(known):
     said = refused(ranges.check, only(field, value))
@@ -113,7 +113,7 @@ def test_what_is_out_of_its_range_is_named_with_value_and_range(field):
 
 
 @pytest.mark.parametrize("task", tasks.TASKS)
-def test_a_config_that_lacks_what_a_task_needs_is_one_line(task):
+def test_a_missing_field_is_refused_in_one_line(task):
   whole = of_task(task)
   for needed in tasks.needs(whole):
     config = ml_collections.ConfigDict(whole.to_dict())
@@ -143,7 +143,7 @@ CLASSES = Hierarchy(("sound", "drum", "horn"), ((0, 1), (0, 2)), (1, 2))
 
 
 @pytest.mark.parametrize("task", tasks.TASKS)
-def test_a_task_reads_nothing_but_what_it_needs(task):
+def test_a_task_reads_only_the_fields_it_needs(task):
   """A task is built and its step traced of the needed fields alone."""
   whole = of_task(task)
   of_data = data.DATASETS[whole.data.dataset]
@@ -247,7 +247,7 @@ WRONG = {
   ("task", "field", "value", "said"),
   [(task, *one) for task, some in WRONG.items() for one in some],
 )
-def test_what_is_wrong_is_said_before_data_are_read(
+def test_wrong_values_are_refused_before_data_are_read(
   tmp_path, monkeypatch, task, field, value, said
 ):
   monkeypatch.setattr(mesh, "make_mesh", lambda model=1: MAKE_MESH(1))
@@ -266,7 +266,7 @@ def test_an_arm_is_checked_before_the_first_one_runs(tmp_path, monkeypatch):
   assert said.startswith("config.compare.arms.edited: config.optim.lr=-1.0 ")
 
 
-def test_another_run_in_the_folder_of_a_later_arm_is_seen_first(
+def test_another_run_in_a_later_arms_folder_is_refused_first(
   tmp_path, monkeypatch
 ):
   monkeypatch.setattr(mesh, "make_mesh", lambda model=1: MAKE_MESH(1))
@@ -288,14 +288,16 @@ def test_another_run_in_the_folder_of_a_later_arm_is_seen_first(
     ("columns", (), "config.compare.columns is empty"),
   ],
 )
-def test_a_wrong_comparison_is_one_line(tmp_path, field, value, said):
+def test_a_wrong_comparison_is_refused_in_one_line(
+  tmp_path, field, value, said
+):
   config = load("quickstart").get_config("smoke")
   config.compare[field] = value
   assert said in refused(comparison.run, config, tmp_path, "train")
 
 
 @pytest.mark.parametrize("samples", [None, 90])
-def test_a_batch_is_no_larger_than_what_is_evaluated(monkeypatch, samples):
+def test_an_evaluation_batch_is_no_larger_than_the_split(monkeypatch, samples):
   config = of_task("recognition")
   config.eval.batch = 10**9
   if samples:

@@ -30,7 +30,7 @@ def closed_terminal():
 
 
 @pytest.mark.parametrize("unread", [abandoned_pipe, closed_terminal])
-def test_what_nobody_reads_is_dropped(unread, tmp_path):
+def test_output_without_a_reader_is_dropped(unread, tmp_path):
   with unread() as plain:
     with pytest.raises(OSError):
       plain.write("once\n")
@@ -51,7 +51,7 @@ def test_what_nobody_reads_is_dropped(unread, tmp_path):
   assert not stream.isatty()
 
 
-def test_what_may_succeed_later_is_tried_again():
+def test_writes_continue_after_a_passing_error():
   class Full(io.StringIO):
     def write(self, text):
       raise OSError(errno.ENOSPC, "full")
@@ -64,7 +64,7 @@ def test_what_may_succeed_later_is_tried_again():
   assert plain.getvalue() == "kept"
 
 
-def test_letters_that_a_stream_lacks_are_escaped():
+def test_characters_outside_the_encoding_are_escaped():
   plain = io.TextIOWrapper(io.BytesIO(), "ascii", write_through=True)
   streams.Lasting(plain).write("chat noir, кот\n")
   assert plain.buffer.getvalue() == b"chat noir, \\u043a\\u043e\\u0442\n"
@@ -117,7 +117,7 @@ def test_the_exit_status_does_not_depend_on_readers(tmp_path, redirection):
   assert status == 0 and "ignored" not in said
 
 
-def test_lines_past_python_are_dropped_too(tmp_path):
+def test_say_drops_lines_without_a_reader(tmp_path):
   code = f"{ABANDONED}; stop = preemption.Preemption(); "
   code += "stop.install(); os.kill(os.getpid(), signal.SIGHUP); "
   code += "assert stop.reached(); processes._leave('gone', stop.exit_code)"

@@ -1,4 +1,4 @@
-"""Starts a command: its flags, its help, and errors that are one line."""
+"""Starts a command: parses flags, prints help, reports errors in one line."""
 
 import sys
 import textwrap
@@ -25,14 +25,14 @@ def start(
 ) -> None:
   """Runs a command and ends the process with its exit status.
 
-  `--help` and `--version` are answered with the status 0. What a user can mend
-  is one line on standard error, and the status 2.
+  `--help` and `--version` end with status 0. An error that a user can mend is
+  one line on standard error, with status 2.
 
   Args:
-    main: is given what is left of the arguments, the program's name first.
-    define_flags: defines the command's flags in what it is given.
+    main: called with the arguments that are no flags, the program's name first.
+    define_flags: defines the command's flags in its argument.
     argv: the program's name and its arguments; None for those of the process.
-    unknown_flags: flags that are not defined are handed to `main`, not refused.
+    unknown_flags: hands undefined flags to `main` instead of refusing them.
   """
   argv = sys.argv if argv is None else argv
   with streams.lasting():
@@ -40,7 +40,7 @@ def start(
     if text := _answer(argv, main, define_flags):
       print(text)
       sys.exit(0)
-    # Libraries log what only their authors want to read.
+    # Libraries log much below this level that users need not read.
     logging.set_verbosity(logging.WARNING)
     try:
       app.run(main, argv, lambda given: parse_flags(given, unknown_flags))
@@ -58,10 +58,10 @@ def start(
 
 
 def require(argv: Sequence[str], *needed: str) -> None:
-  """Refuses arguments that are no flags, and flags that are missing.
+  """Refuses arguments that are not flags, and missing flags.
 
   Raises:
-    UserError: with the argument, or all flags that are missing.
+    UserError: the message names the argument, or all missing flags.
   """
   if len(argv) > 1:
     raise UserError(f"unexpected argument {argv[1]!r}; flags start with --")
@@ -70,7 +70,11 @@ def require(argv: Sequence[str], *needed: str) -> None:
 
 
 def parse_flags(argv: list[str], unknown_flags: bool = False) -> list[str]:
-  """Parses `argv` and returns what is left; a mistake in it is one line."""
+  """Parses `argv` and returns the arguments that are left.
+
+  Raises:
+    UserError: a flag is unknown or has a wrong value.
+  """
   argv = options.with_config(argv)
   try:
     return flags.FLAGS(argv, known_only=unknown_flags)
@@ -95,7 +99,7 @@ def help_text(main: Main, define_flags: DefineFlags) -> str:
 
 
 def _answer(argv: Sequence[str], main: Main, define_flags: DefineFlags) -> str:
-  """The text that `--help` or `--version` asks for, or ''."""
+  """Text for `--help` or `--version`; '' if `argv` has neither."""
   given = {*argv[1 : argv.index("--") if "--" in argv else None]}
   if "--version" in given:
     return f"vgsgan {__version__}"
@@ -107,10 +111,10 @@ def _answer(argv: Sequence[str], main: Main, define_flags: DefineFlags) -> str:
 
 
 def no_device(error: Exception) -> str | None:
-  """One line, if JAX found no device of the platform that it was told."""
+  """One line if JAX found no device of the requested platform, else None."""
   *_, (frame, _) = traceback.walk_tb(error.__traceback__)
   unfound = "Unable to initialize backend" in str(error)
-  # Of a platform whose plugin is not installed JAX asserts that it is.
+  # JAX raises AssertionError for a platform whose plugin is not installed.
   asserted = isinstance(error, AssertionError) and (
     frame.f_globals.get("__name__") == "jax._src.xla_bridge"
   )

@@ -1,11 +1,11 @@
-"""The exception for faults that a user can mend, and errors on one line."""
+"""The exception for errors that a user can mend, and one-line messages."""
 
 
 class UserError(Exception):
   """Bad input; the message is one line: what is wrong, where, what to do.
 
-  `main` prints the message alone and exits with status 2. Anything else that
-  is raised is a fault of the program and keeps its traceback.
+  `main` prints only the message and exits with status 2. Any other exception is
+  a bug of the program and keeps its traceback.
   """
 
 
@@ -13,9 +13,8 @@ def one_line(error: BaseException, named: bool = False) -> str:
   """The message of an error on one line.
 
   Args:
-    error: any.
-    named: with the error's type in front, for messages that need it, and cut
-      at 200 characters.
+    error: any exception.
+    named: puts the error's type in front, and cuts the line at 200 characters.
   """
   name = type(error).__name__
   if named:
@@ -24,6 +23,6 @@ def one_line(error: BaseException, named: bool = False) -> str:
 
 
 def first_line(error: BaseException) -> str:
-  """The first line of an error's message that is not empty."""
+  """The first non-empty line of an error's message, or the error's type."""
   lines = (" ".join(line.split()) for line in str(error).splitlines())
   return next(filter(None, lines), type(error).__name__)

@@ -1,4 +1,4 @@
-"""Files that are replaced whole, locks, private folders, refused writes."""
+"""Atomic replacement of files, locks, private folders, errors of writes."""
 
 import contextlib
 import errno
@@ -13,30 +13,30 @@ from collections.abc import Callable, Iterator
 
 from vgsgan.common.errors import UserError
 
-# Errors of a file system that has no `flock`, network mounts mostly.
+# Errors of a file system without `flock`, such as some network mounts.
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK)
-# Never through a link that someone else may have put there.
+# Links are not followed: someone else may have put them there.
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _LOCK = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def replace(path: str | os.PathLike, data: bytes) -> None:
-  """Writes a file; whoever reads sees the old one or the whole new one.
+  """Replaces a file atomically: readers see the old or the whole new file.
 
-  Two writers do not break each other: each has a temporary file of a random
-  name in the same folder, and the last to finish is read.
+  Two writers may run at once: each writes a temporary file with a random name
+  in the same folder, and the last to finish wins.
 
   Args:
-    path: of the file. A link is replaced, not followed.
+    path: path of the file. A link is replaced, not followed.
     data: the new contents.
 
   Raises:
     UserError: the file cannot be written.
   """
   path = pathlib.Path(path)
-  # The name is short enough for any file system that takes `path`'s.
+  # The name is cut, so that any file system that takes `path`'s takes it too.
   temporary = path.with_name(f"{path.name[:40]}.{secrets.token_hex(8)}.tmp")
-  with refused(path):
+  with explain_os_errors(path):
     descriptor = os.open(temporary, _NEW, 0o666)
     try:
       with open(descriptor, "wb", buffering=0) as file:
@@ -57,22 +57,22 @@ def locked(
   seconds: float = 0.0,
   warn: Callable[[str], object] | None = None,
 ) -> Iterator[None]:
-  """Holds the lock of a file, which is made if missing and not changed.
+  """Holds the lock of a file, which is created if missing and not changed.
 
-  The lock is free as soon as the process that holds it ends, however it ends.
-  A file system without locks gets a warning, and the block runs without one.
+  The system frees the lock when the process that holds it ends in any way. On a
+  file system without locks there is a warning, and the block runs without one.
 
   Args:
-    path: of the file.
+    path: path of the file.
     held: the message if another process holds the lock.
-    seconds: how long to wait for it.
-    warn: called with one line; None prints it to standard error.
+    seconds: time to wait for the lock.
+    warn: called with a line of warning; None prints it to standard error.
 
   Raises:
     UserError: another process holds the lock, or the file cannot be opened.
   """
   path = pathlib.Path(path)
-  with refused(path):
+  with explain_os_errors(path):
     if path.is_symlink():
       raise UserError(f"{path} is a link, but must be a file: remove it")
     descriptor = os.open(path, _LOCK, 0o666)
@@ -95,7 +95,7 @@ def locked(
 def _take(
   descriptor: int, path: pathlib.Path, held: str, deadline: float
 ) -> None:
-  with refused(path, besides=_NO_LOCKS):
+  with explain_os_errors(path, besides=_NO_LOCKS):
     while True:
       try:
         return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -110,17 +110,17 @@ def _print_warning(line: str) -> None:
 
 
 def private_folder(path: str | os.PathLike) -> pathlib.Path:
-  """Makes a folder for its owner alone, and its missing parents likewise.
+  """Makes a folder, and its missing parents, accessible only to their owner.
 
   Args:
-    path: of the folder; `~` is the user's home.
+    path: path of the folder; `~` is the user's home.
 
   Returns:
-    The folder's path, without links in it.
+    The folder's path, with links resolved.
 
   Raises:
-    OSError: it cannot be made, is someone else's, or others can change what is
-      in it; `filename` and `strerror` say where and what.
+    OSError: the folder cannot be made, is someone else's, or others can write
+      in it; `filename` and `strerror` tell where and why.
     RuntimeError: there is no such user or home.
   """
   path = pathlib.Path(path).expanduser().absolute()
@@ -140,7 +140,7 @@ def require_own(path: pathlib.Path) -> None:
   """Refuses a file or folder that others own or can write.
 
   Raises:
-    OSError: as of `private_folder`.
+    OSError: as in `private_folder`.
   """
   if path.lstat().st_uid != os.geteuid():
     raise PermissionError(errno.EPERM, "it is someone else's", str(path))
@@ -149,7 +149,7 @@ def require_own(path: pathlib.Path) -> None:
 
 def _require_unshared(path: pathlib.Path) -> None:
   mode = path.lstat().st_mode
-  # In a sticky folder, as /tmp is, nobody renames what is another's.
+  # In a sticky folder, such as /tmp, nobody can rename another user's files.
   if mode & (stat.S_IWGRP | stat.S_IWOTH) and not mode & stat.S_ISVTX:
     raise PermissionError(
       errno.EPERM, f"others can write there (chmod go-w {path})", str(path)
@@ -157,14 +157,17 @@ def _require_unshared(path: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def refused(
+def explain_os_errors(
   path: str | os.PathLike, besides: tuple[int, ...] = ()
 ) -> Iterator[None]:
-  """Turns what the file system refuses into one line for the user.
+  """Turns an OSError of the block into a one-line UserError.
 
   Args:
-    path: of what is written, for the message.
-    besides: numbers of errors that are raised as they are.
+    path: the file or folder that the block writes, for the message.
+    besides: error numbers that are raised unchanged.
+
+  Raises:
+    UserError: the file system refused a write.
   """
   try:
     yield

@@ -1,4 +1,4 @@
-"""JSON files that are whole or not there."""
+"""Strict JSON: atomic writes, reads, and differences of two trees."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from vgsgan.common.files import replace
 
 
 def dumps(obj: Any, **options: Any) -> str:
-  """Strict JSON, with numpy's numbers as numbers and NaN as "nan"."""
+  """Strict JSON, with NumPy's numbers as numbers and NaN as "nan"."""
 
   def strict(x: Any) -> Any:
     if isinstance(x, Mapping):
@@ -29,7 +29,7 @@ def dumps(obj: Any, **options: Any) -> str:
 
 
 def write_json(path: str | os.PathLike, obj: Any) -> None:
-  """Writes strict JSON; whoever reads sees the old file or the whole new one.
+  """Writes strict JSON atomically: readers see the old or the whole new file.
 
   Raises:
     UserError: the file cannot be written.
@@ -41,7 +41,7 @@ def read_json(path: str | os.PathLike) -> Any:
   """Reads a JSON file.
 
   Raises:
-    UserError: it cannot be read, or is no JSON.
+    UserError: the file cannot be read, or is not JSON.
   """
   try:
     return json.loads(pathlib.Path(path).read_bytes())
@@ -64,7 +64,7 @@ def differences(
   old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 ) -> Iterator[str]:
   """A line `name: old -> new` for each field in which two dicts differ."""
-  # As JSON has them, since one of them was read from it.
+  # Both go through JSON, since one of them was read from JSON.
   old, new = json.loads(dumps(old)), json.loads(dumps(new))
   for name in sorted(old.keys() | new.keys()):
     was, now = old.get(name), new.get(name)

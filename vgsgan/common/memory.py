@@ -1,4 +1,4 @@
-"""Memory: too little of it becomes one line; what is freed is kept."""
+"""One-line out-of-memory errors, and malloc settings."""
 
 import contextlib
 import ctypes
@@ -23,31 +23,30 @@ _LARGEST = 2**31 - 1
 
 
 def keep_freed() -> None:
-  """Has the C library keep blocks that are freed, for those to come.
+  """Makes glibc keep freed blocks for later allocations.
 
-  XLA takes the temporaries of a step on a CPU anew each time. As it is, glibc
-  maps a large block and gives it back, and the kernel fills each of its pages
-  with zeros when it is touched: a fifth of a step of VGG16. The process then
-  holds what it once needed. What threads beside the first take is mapped all
-  the same where it is above 64 MiB, so a CPU computes in the thread that asks.
-  To be called before JAX has devices. Other C libraries are left as they are,
-  and a glibc before 2.35, which takes no such value.
+  On a CPU XLA allocates the temporaries of every step. By default glibc maps a
+  large block and returns it, and the kernel zeroes each page at its first use:
+  a fifth of a step of VGG16. With this setting the process keeps its largest
+  memory. Threads other than the first still map blocks above 64 MiB, so
+  asynchronous dispatch on a CPU is switched off. Call this before JAX has
+  devices. Other C libraries, and glibc before 2.35, are left unchanged.
   """
   mallopt = sys.platform == "linux" and getattr(
     ctypes.CDLL(None), "mallopt", None
   )
-  # The second by itself would have more blocks mapped, not fewer.
+  # Setting only the second threshold would map more blocks, not fewer.
   if mallopt and mallopt(_M_MMAP_THRESHOLD, _LARGEST):
     mallopt(_M_TRIM_THRESHOLD, _LARGEST)
     jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
 @contextlib.contextmanager
-def enough(advice: str) -> Iterator[None]:
-  """Around what is compiled and run, wherever it turns out to be too large.
+def explain_oom(advice: str) -> Iterator[None]:
+  """Turns XLA's out-of-memory error in the block into one line with advice.
 
   Raises:
-    UserError: a device's memory does not suffice; with the advice.
+    UserError: a device's memory does not suffice.
   """
   try:
     yield
@@ -58,6 +57,6 @@ def enough(advice: str) -> Iterator[None]:
 
 
 def too_large(how: str, advice: str = TRAINING) -> UserError:
-  """The error to raise; `how` may begin with the status that XLA gives."""
+  """The error to raise; `how` may begin with XLA's status."""
   how = how.rpartition("RESOURCE_EXHAUSTED: ")[2].rstrip(". ")
   return UserError(f"out of memory: {how}; {advice}")

@@ -1,7 +1,7 @@
 """The range of every field of a config, in one table.
 
-A field that is not in it, of a user's own config, is nobody's to check. What a
-data set asks of its own fields beyond this is with its builder.
+Fields of a user's own config that are not in the table are not checked. Further
+conditions of a data set on its fields are with its builder.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import ml_collections
 
 from vgsgan.common.errors import UserError
 
-_MOST = 2**31 - 1  # Of what is counted in 32 bits on the devices.
+_MOST = 2**31 - 1  # Devices count in 32 bits.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Flag:
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-  """A text, of which more is known where it is used."""
+  """A text; its user checks the value further."""
 
   def holds(self, value: Any) -> bool:
     return isinstance(value, str)
@@ -91,24 +91,24 @@ class Text:
 
 @dataclasses.dataclass(frozen=True)
 class Each:
-  """Several of one range.
+  """A tuple whose entries share one range.
 
   Attributes:
-    one: the range of each.
-    some: whether there must be one at least.
+    entry: the range of each entry.
+    some: whether the tuple must not be empty.
   """
 
-  one: Whole | Real | Flag
+  entry: Whole | Real | Flag
   some: bool = True
 
   def holds(self, value: Any) -> bool:
     if not isinstance(value, list | tuple) or (self.some and not len(value)):
       return False
-    return all(map(self.one.holds, value))
+    return all(map(self.entry.holds, value))
 
   def __str__(self) -> str:
     many = "one or more" if self.some else "none or more"
-    return f"a tuple, {many}, each {self.one}"
+    return f"a tuple, {many}, each {self.entry}"
 
 
 Range = Whole | Real | Flag | Text | Each
@@ -118,7 +118,7 @@ def _of(unit: str) -> str:
   return f" ({unit})" if unit else ""
 
 
-# For numpy and JAX; a larger one would give what a smaller gives.
+# NumPy and JAX take seeds of 32 bits; a larger one would repeat a smaller one.
 SEED = Whole(0, 2**32 - 1)
 _CHANNELS = Whole(1, 2**16, "channels")
 _EVERY = Whole(0, unit="updates; 0 is never")
@@ -142,7 +142,7 @@ _OPTIMISER: Mapping[str, Range] = {
   "clip_norm": Real(0, 1e6, "0 is none"),
 }
 
-# By section, as it is dotted in a config.
+# Ranges by section, dotted as in a config.
 _SECTIONS: Mapping[str, Mapping[str, Range]] = {
   "": {
     "task": Text(),
@@ -228,7 +228,7 @@ _SECTIONS: Mapping[str, Mapping[str, Range]] = {
     "name": Text(),
     "negatives": Text(),
     "margin": _WEIGHT,
-    # Below it training would not leave it: see `tasks.grounding.bounded`.
+    # Training never goes below it: see `tasks.grounding.bounded`.
     "temperature": Real(0.01, 100),
   },
   "edits": {
@@ -296,7 +296,7 @@ _SECTIONS: Mapping[str, Mapping[str, Range]] = {
     "pools": Whole(0, 100, "stages"),
     "picture_decoder": Each(_CHANNELS),
     "sound_decoder": Each(_CHANNELS),
-    # Each of picture and sound in so many rows, and never both.
+    # Share of rows without an image, and without a sound; never both.
     "drop": Real(0, 0.5, "share"),
     "kl_weight": _WEIGHT,
     "weight": _WEIGHT,
@@ -329,19 +329,20 @@ _SECTIONS: Mapping[str, Mapping[str, Range]] = {
 }
 
 FIELDS: Mapping[str, Range] = {
-  f"{section}.{name}".lstrip("."): one
+  f"{section}.{name}".lstrip("."): allowed
   for section, fields in _SECTIONS.items()
-  for name, one in fields.items()
+  for name, allowed in fields.items()
 }
 
-# Not of every config that has their section: tasks that need them name them.
+# Fields that a config with their section may lack; tasks that need them name
+# them.
 OPTIONAL = ("data.augment.shortest", "train.average")
 
 
 def leaves(
   config: ml_collections.ConfigDict, prefix: str = ""
 ) -> Iterator[tuple[str, Any]]:
-  """Each field of a config, dotted, and its value; of no comparison."""
+  """Each dotted field of a config with its value, without `compare`."""
   for name, value in config.items():
     if isinstance(value, ml_collections.ConfigDict):
       if prefix or name != "compare":
@@ -354,12 +355,12 @@ def check(config: ml_collections.ConfigDict) -> None:
   """Refuses a value that is out of its range, or of another type.
 
   Raises:
-    UserError: with the field, the value and the range.
+    UserError: the message names the field, the value and the range.
   """
   for name, value in leaves(config):
-    known = FIELDS.get(name)
-    if known and not known.holds(value):
-      raise UserError(f"config.{name}={value!r} must be {known}")
+    allowed = FIELDS.get(name)
+    if allowed and not allowed.holds(value):
+      raise UserError(f"config.{name}={value!r} must be {allowed}")
 
 
 def require(
@@ -368,12 +369,12 @@ def require(
   """Refuses a config that lacks a field.
 
   Args:
-    config: of a run.
-    needed: fields, dotted, or sections, for all fields that these have here.
-    by: what needs them, and what to do, as the error says it.
+    config: config of a run.
+    needed: dotted fields, or sections, which stand for all their fields.
+    by: the message, with `{field}` in the place of the missing field.
 
   Raises:
-    UserError: with the first that is not there.
+    UserError: a field is missing; the message names the first.
   """
   for field in fields_of(needed):
     if missing := _missing(config, field):
@@ -381,21 +382,21 @@ def require(
 
 
 def fields_of(needed: Sequence[str]) -> list[str]:
-  """Fields, dotted; of a section all that it has in every config."""
-  found = []
-  for one in needed:
-    section = [f"{one}.{name}" for name in _SECTIONS.get(one, ())]
-    found += [x for x in section if x not in OPTIONAL] or [one]
-  return found
+  """Dotted fields; a section stands for all its fields but the optional."""
+  fields = []
+  for name in needed:
+    section = [f"{name}.{field}" for field in _SECTIONS.get(name, ())]
+    fields += [x for x in section if x not in OPTIONAL] or [name]
+  return fields
 
 
 def _missing(config: Any, field: str) -> str:
-  """The first part of a dotted field that is not there, or ''."""
+  """The first missing part of a dotted field, or ''."""
   parts = field.split(".")
   for depth, name in enumerate(parts):
     section = isinstance(config, ml_collections.ConfigDict)
     if not section or name not in config:
-      # What should be a section and is none counts as not there.
+      # A value in the place of a section counts as a missing section.
       return ".".join(parts[: depth + 1] if section else parts[:depth])
     config = config[name]
   return ""

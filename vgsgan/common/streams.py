@@ -1,4 +1,4 @@
-"""Standard output and error that outlive whoever reads them."""
+"""Standard output and error that survive the loss of their reader."""
 
 import contextlib
 import errno
@@ -7,26 +7,26 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-# A write that failed for one of these may succeed later.
+# A write that fails for one of these reasons may succeed later.
 _PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EAGAIN, errno.EINTR)
 
 
 class Lasting:
-  """A text stream that takes writes for ever and drops what has no reader.
+  """A text stream whose writes never fail; without a reader they are dropped.
 
-  The reader of a pipe may go away and a terminal may be closed. From then on
-  the stream's descriptor leads to the null device, so that neither native code
-  nor Python's flush at exit fails.
+  The reader of a pipe may end, and a terminal may close. From then on the
+  stream's descriptor leads to the null device, so that neither native code nor
+  Python's flush at exit fails.
 
   Args:
-    stream: a text file, whose other methods and attributes this one has too.
+    stream: a text file; other attributes and methods are passed on to it.
   """
 
   def __init__(self, stream: Any):
     self._stream = stream
 
   def write(self, text: str) -> int:
-    """Writes if anything can still be written."""
+    """Writes the text if the stream still has a reader."""
     with self._dropping():
       try:
         self._stream.write(text)
@@ -40,17 +40,17 @@ class Lasting:
     self.write("".join(lines))
 
   def flush(self) -> None:
-    """Flushes what can be flushed."""
+    """Flushes the stream if it still has a reader."""
     with self._dropping():
       self._stream.flush()
 
   def end(self) -> None:
-    """Flushes a last time: what cannot be written now is dropped."""
+    """Flushes a last time and drops text that cannot be written."""
     with self._dropping(passing=()):
       self._stream.flush()
 
   def isatty(self) -> bool:
-    """Tells whether a terminal reads; False of a closed stream."""
+    """True if the stream leads to a terminal; False if it is closed."""
     try:
       return self._stream.isatty()
     except ValueError:
@@ -64,20 +64,20 @@ class Lasting:
     try:
       yield
     except ValueError:
-      pass  # Closed in Python: there is nothing to write to.
+      pass  # The stream is closed in Python.
     except OSError as error:
       if error.errno not in passing:
-        # Without a descriptor there is nothing that could fail again.
+        # A stream without a descriptor cannot fail at exit.
         with contextlib.suppress(OSError, ValueError):
           _lead_nowhere(self._stream.fileno())
 
 
 @contextlib.contextmanager
 def lasting() -> Iterator[None]:
-  """Keeps a program's exit status independent of who reads what it says.
+  """Makes a program's exit status independent of the readers of its output.
 
-  Closed standard streams lead to the null device. The next file to be opened
-  would take their number otherwise, and native code would write into it.
+  Closed standard streams lead to the null device. Otherwise the next opened
+  file would take their number, and native code would write into it.
   """
   for number in range(3):
     try:
@@ -85,7 +85,7 @@ def lasting() -> Iterator[None]:
     except OSError:
       _lead_nowhere(number)
   before = sys.stdout, sys.stderr
-  # None where the stream was closed before Python began.
+  # A stream that was closed before Python started is None.
   sys.stdout = out = Lasting(before[0] or open(1, "w", closefd=False))
   sys.stderr = err = Lasting(before[1] or open(2, "w", closefd=False))
   try:
@@ -93,7 +93,7 @@ def lasting() -> Iterator[None]:
   finally:
     out.end()
     err.end()
-    # Unless someone else has put another stream in the place.
+    # Another stream that was put in place meanwhile is left there.
     if sys.stdout is out and before[0]:
       sys.stdout = before[0]
     if sys.stderr is err and before[1]:
@@ -101,7 +101,7 @@ def lasting() -> Iterator[None]:
 
 
 def say(line: str) -> None:
-  """Writes a line to descriptor 2, past Python's stream, if anyone reads it."""
+  """Writes a line to descriptor 2, past Python's stream; errors are ignored."""
   with contextlib.suppress(OSError):
     os.write(2, f"{line}\n".encode())
 

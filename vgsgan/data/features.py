@@ -205,7 +205,7 @@ def spectrogram_of(
     sample_rate=data.sample_rate,
     num_mels=data.num_mels,
   )
-  return mesh.by_rows(made)(waveform, num_samples)
+  return mesh.map_rows(made)(waveform, num_samples)
 
 
 def log_linear(
@@ -286,7 +286,7 @@ def _power(frames: Float[Array, "b t n"]) -> Float[Array, "b t bins"]:
 
   A matrix product is what an accelerator does best. On a CPU the FFT takes half
   the time; but of a batch that is split over devices XLA gathers all of it on
-  each before an FFT, so that wants `mesh.by_rows` around it.
+  each before an FFT, so that wants `mesh.map_rows` around it.
   """
   return lax.platform_dependent(
     frames, cpu=_power_by_fft, default=_power_by_matmul

@@ -1,11 +1,11 @@
-"""Devices: the mesh, and what lies where on it.
+"""The mesh of devices, and the shardings of batches and states on it.
 
-The mesh has two axes, `data` and `model`. A batch is split over both. What is
-trained lies whole on every device if `model` is 1, and else each large array is
-split over `model`: parameters, averages and optimiser state alike. Networks are
-gathered for a step, the optimiser updates a device's own part (ZeRO:
-Rajbhandari et al., SC 2020; fully sharded data parallel). It is one program
-either way; XLA adds the collectives.
+The mesh has two axes, `data` and `model`. A batch is split over both. If
+`model` is 1, every device has a copy of the state. Otherwise each large array
+is split over `model`: parameters, averages and optimiser state. A step gathers
+the networks, and the optimiser updates each device's own part (ZeRO:
+Rajbhandari et al., SC 2020; fully sharded data parallel). The program is the
+same in both cases; XLA adds the collectives.
 """
 
 import math
@@ -21,7 +21,7 @@ from vgsgan.common.options import check_at_least
 
 AXES = ("data", "model")
 
-# Arrays of fewer numbers are not worth a collective each; they stay whole.
+# Smaller arrays are replicated: a collective costs more than the memory saved.
 SMALLEST_SPLIT = 2**12
 
 
@@ -30,41 +30,41 @@ def make_mesh(
   model: int = 1,
   devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
-  """The mesh of a run.
+  """Makes the mesh of a run.
 
   Args:
-    num_devices: only the first so many; None for all.
-    model: devices that share one copy of what is trained. They are neighbours,
-      so that those of one host or slice share first.
-    devices: None for those that this run has.
+    num_devices: use only the first `num_devices`; None for all.
+    model: number of devices that share one copy of the state. They are
+      neighbours in the list, so that devices of a host or slice share first.
+    devices: the devices; None for those of this run.
 
   Raises:
     UserError: `model` does not divide the devices.
   """
-  found = np.array(devices or jax.devices())[:num_devices]
-  if model < 1 or len(found) % model:
+  chosen = np.array(devices or jax.devices())[:num_devices]
+  if model < 1 or len(chosen) % model:
     raise UserError(
-      f"config.mesh.model={model} does not divide the {len(found)} devices: "
+      f"config.mesh.model={model} does not divide the {len(chosen)} devices: "
       "set it to 1, or to a divisor of their number"
     )
-  return Mesh(found.reshape(-1, model), AXES)
+  return Mesh(chosen.reshape(-1, model), AXES)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 
 
-def over_data(mesh: Mesh) -> NamedSharding:
-  """The leading dimension split over all devices."""
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """Splits the leading dimension over all devices."""
   return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
 
 
-def trained(tree: Any, mesh: Mesh) -> Any:
-  """Where each array of a state lies: see the module's docstring.
+def state_shardings(tree: Any, mesh: Mesh) -> Any:
+  """The sharding of each array of a state: see the module's docstring.
 
   Args:
-    tree: arrays, or what has their shapes.
-    mesh: of `make_mesh`.
+    tree: arrays, or objects with their shapes.
+    mesh: as from `make_mesh`.
   """
   n = mesh.shape["model"]
 
@@ -72,22 +72,24 @@ def trained(tree: Any, mesh: Mesh) -> Any:
     divisible = [i for i, side in enumerate(x.shape) if side % n == 0]
     if n == 1 or not divisible or math.prod(x.shape) < SMALLEST_SPLIT:
       return replicated(mesh)
-    # The longest side; of equal ones the last, which are output channels.
+    # Splits the longest side; of equal sides the last, the output channels.
     axis = max(divisible, key=lambda i: (x.shape[i], i))
     return NamedSharding(mesh, PartitionSpec(*(None,) * axis, "model"))
 
   return jax.tree.map(place, tree)
 
 
-def by_rows(
+def map_rows(
   f: Callable[..., Any], mesh: Mesh | None = None
 ) -> Callable[..., Any]:
-  """`f` of each device's own rows, where XLA would gather them all: for an FFT.
+  """Maps `f` over each device's rows, so that XLA does not gather the batch.
+
+  XLA would gather it for an FFT.
 
   Args:
-    f: makes arrays with a leading dimension of such arrays, row by row.
-    mesh: over all of which the rows are split; None for the one in whose
-      context it is, as the trainer's step is, and for `f` itself outside.
+    f: maps arrays to arrays, each row independently.
+    mesh: the devices over all of which the rows are split; None for the mesh of
+      the context, as in the trainer's step. Without a mesh `f` is returned.
   """
   if mesh is None and jax.sharding.get_abstract_mesh().empty:
     return f
@@ -96,7 +98,7 @@ def by_rows(
 
 
 def described(mesh: Mesh) -> str:
-  """The devices of a run, in a line."""
+  """Describes the devices of a run in one line."""
   kinds = [device.device_kind for device in mesh.devices.flat]
   counts = [f"{kinds.count(kind)} x {kind}" for kind in dict.fromkeys(kinds)]
   of = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
@@ -104,16 +106,16 @@ def described(mesh: Mesh) -> str:
 
 
 def check_batch(batch: int, mesh: Mesh, field: str, parts: int = 1) -> None:
-  """Refuses a global batch that the devices can't share evenly.
+  """Refuses a global batch that the devices cannot share evenly.
 
   Args:
-    batch: rows.
+    batch: number of rows.
     mesh: the devices.
-    field: of the config, that says how many rows.
-    parts: in which each device takes its rows, `config.train.accumulate`.
+    field: the config field that sets the number of rows.
+    parts: parts in which each device takes its rows, `config.train.accumulate`.
 
   Raises:
-    UserError: with the arithmetic.
+    UserError: the batch does not divide; the message shows the arithmetic.
   """
   check_at_least(field, batch, 1)
   n = mesh.size * parts
@@ -139,9 +141,9 @@ def local_rows(batch: int) -> slice:
 
 
 def shard(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-  """This process's rows, as global arrays split over the devices."""
-  sharding = over_data(mesh)
-  # Asked for, though with several processes JAX takes it for a hidden copy.
+  """Makes global arrays, split over the devices, of this process's rows."""
+  sharding = batch_sharding(mesh)
+  # With several processes JAX would report this transfer as an implicit one.
   with jax.transfer_guard_host_to_device("allow"):
     return {
       name: jax.make_array_from_process_local_data(sharding, rows)
@@ -150,9 +152,9 @@ def shard(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
 
 
 def abstract(tree: Any, mesh: Mesh) -> Any:
-  """Shapes, dtypes and places of a state, to compile for or restore into."""
+  """Shapes, dtypes and shardings of a state, to compile for or restore into."""
   return jax.tree.map(
     lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
     tree,
-    trained(tree, mesh),
+    state_shardings(tree, mesh),
   )

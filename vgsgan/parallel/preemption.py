@@ -1,9 +1,8 @@
-"""Leaving when asked: SIGTERM, SIGINT and SIGHUP end a run after a save.
+"""Ends a run after a save when SIGTERM, SIGINT or SIGHUP arrives.
 
 Schedulers send SIGTERM some time before they take a machine away, and a
-terminal that is closed sends SIGHUP to what runs in it. The trainer
-polls at every step and evaluation at every batch, since a flag looked at only
-between epochs is looked at too late.
+terminal that closes sends SIGHUP to its programs. The trainer polls at every
+step and evaluation at every batch: an epoch may be longer than the notice.
 """
 
 import itertools
@@ -23,28 +22,28 @@ from vgsgan.parallel import processes
 
 
 class Interrupted(Exception):
-  """Raised out of an evaluation that is left unfinished."""
+  """Raised by `Preemption.check` to stop an unfinished evaluation."""
 
 
 class Preemption:
-  """Says when to save and leave; a context manager around the run.
+  """Tells when to save and leave; a context manager around the run.
 
-  One process: the first of the signals is remembered, the second ends the
-  process at once. Several processes: JAX's preemption service catches SIGTERM
-  on any of them and has all of them leave at the same poll, so every process
-  must poll equally often; SIGINT and SIGHUP are passed on as SIGTERM. A SIGHUP
-  that is ignored, as `nohup` has it, stays so.
+  With one process, the first signal is remembered and the second ends the
+  process at once. With several, JAX's preemption service catches SIGTERM on any
+  process and makes all leave at the same poll, so every process must poll
+  equally often; SIGINT and SIGHUP are passed on as SIGTERM. If SIGHUP is
+  ignored, as under `nohup`, it stays ignored.
 
   Args:
-    say: called with one line when asked to leave; standard error if None.
+    say: called with one line when a signal arrives; None for standard error.
   """
 
-  # A Ctrl-C often comes twice, from the terminal and from the launcher that
-  # passes it on. Only a later one is a person's second thought.
+  # A Ctrl-C often arrives twice, from the terminal and from the launcher that
+  # passes it on. A second signal counts only after this time.
   SAME_SECONDS = 1.0
 
-  # Of all runs of this process, one after another: once signalled, the service
-  # names a poll later than any that it has seen, and waits for that one alone.
+  # Shared by all runs of this process: once signalled, the service waits for
+  # one poll number, later than any that it has seen.
   _ticks = itertools.count(1)
 
   def __init__(self, say: Callable[[str], Any] | None = None):
@@ -58,8 +57,8 @@ class Preemption:
   def install(self) -> None:
     """Takes over the signals; does nothing outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
-      return  # Python allows handlers in the main thread only
-    # Of several processes, SIGTERM belongs to JAX's service.
+      return  # Python allows handlers only in the main thread.
+    # With several processes JAX's service handles SIGTERM.
     for number in _SIGNALS:
       if number == signal.SIGTERM and self._several:
         continue
@@ -68,9 +67,9 @@ class Preemption:
       self._previous[number] = signal.signal(number, self._handle)
 
   def uninstall(self) -> None:
-    """Puts back the handlers that were there."""
+    """Restores the previous handlers."""
     for number, handler in self._previous.items():
-      # None: set by other than Python, so it cannot be put back from here.
+      # A handler that native code set is None, and cannot be restored.
       signal.signal(number, signal.SIG_DFL if handler is None else handler)
     self._previous.clear()
 
@@ -82,7 +81,7 @@ class Preemption:
     self.uninstall()
 
   def reached(self) -> bool:
-    """Whether to save and leave now; stays true. Call at every step."""
+    """True from the poll on at which to save and leave; call at every step."""
     processes.moved()
     if self._several and not self._reached:
       self._reached = multihost_utils.reached_preemption_sync_point(
@@ -93,7 +92,7 @@ class Preemption:
     return self._reached
 
   def check(self) -> None:
-    """For loops that cannot return early.
+    """Polls as `reached` does, for loops that cannot return early.
 
     Raises:
       Interrupted: it is time to leave.
@@ -103,9 +102,9 @@ class Preemption:
 
   @property
   def exit_code(self) -> int | None:
-    """128 + the signal's number, as shells count; None if not asked to leave.
+    """128 + the signal's number, as in shells; None if no signal arrived.
 
-    With several processes always 143 (SIGTERM), the same on each.
+    With several processes it is 143 (SIGTERM) on each.
     """
     if not self._reached:
       return None

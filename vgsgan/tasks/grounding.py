@@ -227,7 +227,7 @@ class Grounding:
       num_mels=data.num_mels,
       preemphasis=data.preemphasis,
     )
-    mel, num_frames = mesh_lib.by_rows(log_mel, self.mesh)(
+    mel, num_frames = mesh_lib.map_rows(log_mel, self.mesh)(
       batch["waveform"], batch["num_samples"]
     )
     if data.mean_normalize:

@@ -78,7 +78,9 @@ class Inversion:
     shape = rows, self.generator.latent_size
     z = jax.random.normal(key, shape)
     # Or every device would draw them all.
-    return jax.lax.with_sharding_constraint(z, mesh_lib.over_data(self.mesh))
+    return jax.lax.with_sharding_constraint(
+      z, mesh_lib.batch_sharding(self.mesh)
+    )
 
   def draw(self, state: TrainState, z: Array) -> Array:
     """Pictures in [-1, 1]."""

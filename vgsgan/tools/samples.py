@@ -159,7 +159,7 @@ def write(workdir: pathlib.Path, out: pathlib.Path) -> None:
     clips, sample_rate = made(workdir)
   with say.status("making pictures and sounds"):
     contents = rendered(clips, sample_rate)
-  with files.refused(out):
+  with files.explain_os_errors(out):
     out.mkdir(parents=True, exist_ok=True)
   for name, file in contents.items():
     files.replace(out / name, file.getvalue())

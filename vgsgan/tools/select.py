@@ -62,7 +62,7 @@ def select(
     records = data.load(run.model.config.data)["train"]
   drawn_runs.check_records(run, kind, records)
   new = not out.exists()
-  with files.refused(out):
+  with files.explain_os_errors(out):
     out.mkdir(parents=True, exist_ok=True)  # Before the pass, not after it.
   chosen = hardest(run.model, kind, run.state, records, count)
   if not chosen:
@@ -172,7 +172,7 @@ def write(
     UserError: the folder cannot be written.
   """
   lines = []
-  with files.refused(folder):
+  with files.explain_os_errors(folder):
     for name in ("images", "marked", "audio", "text"):
       (folder / name).mkdir(parents=True, exist_ok=True)
     for rank, row in enumerate(chosen):

@@ -50,7 +50,7 @@ def gathered(run: Run, state: TrainState) -> TrainState:
 def evaluate(run: Run, state: TrainState, split: str) -> dict[str, Any]:
   with (
     run.log.status(f"evaluating on {split}"),
-    memory.enough(memory.EVALUATION),
+    memory.explain_oom(memory.EVALUATION),
   ):
     return run.task.evaluate(state, split, run.stop.check)
 

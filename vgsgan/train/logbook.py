@@ -14,7 +14,7 @@ from PIL import Image
 from tensorboardX import event_file_writer, summary
 from tensorboardX.proto import event_pb2
 
-from vgsgan.common.files import refused, replace
+from vgsgan.common.files import explain_os_errors, replace
 from vgsgan.common.jsonfiles import dumps, write_json
 from vgsgan.train import terminal
 
@@ -49,7 +49,7 @@ class Logbook(terminal.Terminal):
     self._events: event_file_writer.EventsWriter | None = None
     self._written: set[tuple[int, str]] = set()
     if enabled:
-      with refused(self.workdir):
+      with explain_os_errors(self.workdir):
         self.workdir.mkdir(parents=True, exist_ok=True)
 
   def __enter__(self) -> "Logbook":
@@ -62,7 +62,7 @@ class Logbook(terminal.Terminal):
     """Closes the event file."""
     if self._events:
       events, self._events = self._events, None
-      with refused(self.workdir):
+      with explain_os_errors(self.workdir):
         events.close()
 
   def write(
@@ -108,7 +108,7 @@ class Logbook(terminal.Terminal):
     if not self._enabled:
       return
     kept, later, unreadable = [], [], []
-    with refused(self.path):
+    with explain_os_errors(self.path):
       data = self.path.read_bytes() if self.path.exists() else b""
     for line in filter(None, data.split(b"\n")):
       written = _written_by(line)
@@ -149,7 +149,7 @@ class Logbook(terminal.Terminal):
     encoded = io.BytesIO()
     Image.fromarray(pixels).save(encoded, "png")
     path = self.workdir / name / f"{step}.png"
-    with refused(path):
+    with explain_os_errors(path):
       path.parent.mkdir(exist_ok=True)
       replace(path, encoded.getvalue())
     height, width, _ = pixels.shape
@@ -164,7 +164,7 @@ class Logbook(terminal.Terminal):
 
   def _append(self, path: pathlib.Path, data: bytes) -> None:
     # Unbuffered, so that nothing is left to fail a second time at exit.
-    with refused(path), open(path, "ab", buffering=0) as file:
+    with explain_os_errors(path), open(path, "ab", buffering=0) as file:
       while data:
         data = data[file.write(data) :]
 
@@ -180,7 +180,7 @@ class Logbook(terminal.Terminal):
     self._add_event(step=step, summary=scalars)
 
   def _add_event(self, **fields: Any) -> None:
-    with refused(self.workdir):
+    with explain_os_errors(self.workdir):
       if self._events is None:
         # Not `SummaryWriter`: on a full disk its thread dies silently, and
         # `flush` and `close` do not report the loss.

@@ -94,7 +94,7 @@ def run(
       with (
         processes.together(preemption.Interrupted),
         jax.transfer_guard(config.transfer_guard),
-        memory.enough(memory.TRAINING),
+        memory.explain_oom(memory.TRAINING),
       ):
         if mode == "train":
           train(current)

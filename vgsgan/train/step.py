@@ -40,7 +40,7 @@ def jit_step(update: Step, state: TrainState, devices: Mesh) -> Any:
 
   return jax.jit(
     sharded,
-    in_shardings=(shardings, mesh.over_data(devices)),
+    in_shardings=(shardings, mesh.batch_sharding(devices)),
     out_shardings=(shardings, replicated),
     donate_argnums=0,
     compiler_options=_compiler_options(devices.devices.flat[0].platform),

@@ -211,7 +211,7 @@ def _quietly(
 
 def _is_there(folder: pathlib.Path) -> bool:
   """Tells whether a data set was prepared: TFDS renames a whole folder."""
-  with files.refused(folder):
+  with files.explain_os_errors(folder):
     return folder.exists()
 
 
@@ -307,7 +307,7 @@ def _refusal(error: BaseException | None) -> str | None:
 @contextlib.contextmanager
 def _alone(folder: pathlib.Path) -> Iterator[None]:
   """Holds the lock of a folder, in which nothing is half-written."""
-  with files.refused(folder):
+  with files.explain_os_errors(folder):
     folder.mkdir(parents=True, exist_ok=True)
   lock = folder / ".lock"
   held = (
@@ -320,7 +320,7 @@ def _alone(folder: pathlib.Path) -> Iterator[None]:
     for line in unlocked:
       sources.warn(line)
     if not unlocked:  # Else it may be another's, who is still at it.
-      with files.refused(folder):
+      with files.explain_os_errors(folder):
         for left in folder.glob("incomplete.*"):  # Of a killed process.
           left.unlink() if left.is_symlink() else shutil.rmtree(left)
     yield

@@ -55,7 +55,7 @@ def main(argv: list[str]) -> None:
   memory.keep_freed()  # As a training does.
   compile_cache.start_for(given.config)
   measure = step.with_torch if given.torch else command.MODES[mode]
-  with memory.enough(memory.TRAINING):
+  with memory.explain_oom(memory.TRAINING):
     found = command.columns(measure, given.config, given.repeat)
   print("\n".join(command.table(found)))
   if given.json:

@@ -57,7 +57,7 @@ class Case:
   def state_of(self, init: Callable[[jax.Array], TrainState]) -> TrainState:
     """A fresh one, placed as in training."""
     key = keys.of(self.config.seed, "init")
-    places = mesh.trained(jax.eval_shape(init, key), self.devices)
+    places = mesh.state_shardings(jax.eval_shape(init, key), self.devices)
     return jax.jit(lambda: init(key), out_shardings=places)()
 
   def stream(self, first: int, count: int) -> pipeline.TrainStream:

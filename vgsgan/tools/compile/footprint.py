@@ -45,7 +45,7 @@ def abstract(
   key = keys.of(config.seed, "init")
   state = mesh.abstract(jax.eval_shape(task.init, key), grid)
   example = task.transform(record, np.random.default_rng(0))
-  place = mesh.over_data(grid)
+  place = mesh.batch_sharding(grid)
   batch = {
     name: jax.ShapeDtypeStruct(
       (config.train.batch, *np.shape(x)), np.asarray(x).dtype, sharding=place

@@ -68,7 +68,7 @@ def run(
       topology that is unknown, or libtpu is missing.
   """
   if workdir is not None:
-    with files.refused(workdir):
+    with files.explain_os_errors(workdir):
       workdir.mkdir(parents=True, exist_ok=True)
   say = terminal.Terminal()
   found, runs = [], list(arms.first_runs(config))

@@ -151,7 +151,7 @@ def main(argv: list[str]) -> int:
       near = options.nearest(kind, list(faults.KINDS))
       raise UserError(f"--kinds={kind} is unknown: {near}")
   folder = pathlib.Path(given.workdir).absolute()
-  with files.refused(folder):
+  with files.explain_os_errors(folder):
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
       # What drills left before, or is half done, would be taken for a run's.
