@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 
 from vgsgan.common import files
 from vgsgan.common.errors import UserError
-from vgsgan.data.builders import preparing
+from vgsgan.data.builders import configs, preparing, reading
 
 
 class Tiny(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -42,15 +42,25 @@ class Tiny(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       yield str(number), {"number": number}
 
 
-CONFIG = tfds.core.BuilderConfig(name="few")
+class Few(configs.Config):
+  """A folder `few` of about 7 MB."""
+
+  def parts(self):
+    return ["few"]
+
+  def num_bytes(self, pairs):
+    return 6_000_000
+
+
+CONFIG = Few()
 
 
 def prepare(folder, harm=None):
-  return preparing.prepare_once(Tiny, CONFIG, folder, lambda _: 7, harm=harm)
+  return preparing.prepare_once(Tiny, CONFIG, folder, harm=harm)
 
 
 def numbers(builder):
-  split = preparing.open_split(builder, "test")
+  split = reading.open_split(builder, "test")
   return {split[i]["number"] for i in range(len(split))}
 
 

@@ -146,7 +146,7 @@ CLASSES = Hierarchy(("sound", "drum", "horn"), ((0, 1), (0, 2)), (1, 2))
 def test_a_task_reads_only_the_fields_it_needs(task):
   """A task is built and its step traced of the needed fields alone."""
   whole = of_task(task)
-  of_data = data.DATASETS[whole.data.dataset]
+  of_data = data.dataset(whole.data.dataset)
   fields = [f"data.{x}" for x in (*of_data.identity, *of_data.others)]
   needed = ranges.fields_of(tasks.needs(whole))
   config = kept(whole, ["task", *needed, *fields])

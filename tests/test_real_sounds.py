@@ -10,8 +10,7 @@ from PIL import Image
 from configs import correspondence
 from tests import stamps_fixture
 from vgsgan.common.errors import UserError
-from vgsgan.data import clip_sets
-from vgsgan.data.builders import clip_records, real_sounds
+from vgsgan.data.builders import clip_records, real_sounds, sounding
 from vgsgan.data.builders.stamps import builder as stamps
 
 RATE = 16000
@@ -161,7 +160,12 @@ def test_broken_files_are_counted_up_to_a_limit(source, tmp_path):
   path.write_bytes(b"OggS, but no more")
   with pytest.raises(UserError) as error:
     prepare(changed, tmp_path)
-  for word in ("1 of 6 pairs", "pear1.ogg", "config.data.max_bad_share"):
+  for word in (
+    "1 of 6 pairs",
+    "pear1.ogg",
+    "tuxpaint-stamps-default anew",
+    "config.data.real=False",
+  ):
     assert word in str(error.value)
   assert "\n" not in str(error.value)
   found = records(prepare(changed, tmp_path, max_bad_share=0.2))
@@ -176,7 +180,7 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
   config = correspondence.get_config().data
   config.real = True
   with pytest.raises(UserError, match=r"config\.data\.real needs") as asked:
-    clip_sets.load_sounding(config)
+    sounding.from_config(config)
   for said in map(str, (error.value, asked.value)):
     assert gone in said and "\n" not in said
     assert "apt-get install tuxpaint-stamps-default" in said

@@ -13,7 +13,7 @@ import pytest
 from tests import stamps_fixture, test_clevrgan_folder, test_clips
 from vgsgan import data
 from vgsgan.common.errors import UserError
-from vgsgan.data.builders import preparing, sources
+from vgsgan.data.builders import reading, sources
 from vgsgan.data.builders.stamps import builder as stamps
 from vgsgan.data.records import prepared_names
 
@@ -340,13 +340,13 @@ def test_a_damaged_data_set_is_named_in_one_line(prepared, name, harm):
 def test_the_end_of_every_file_is_read_before_anything_is_trained(
   tmp_path, monkeypatch
 ):
-  read, whole = [], preparing.Split.__getitem__
+  read, whole = [], reading.Split.__getitem__
 
   def note(split, index):
     read.append((split.name, index))
     return whole(split, index)
 
-  monkeypatch.setattr(preparing.Split, "__getitem__", note)
+  monkeypatch.setattr(reading.Split, "__getitem__", note)
   splits = load("stamps", make("stamps", tmp_path / "source"), tmp_path)
   ends = [{(name, 0), (name, len(s) - 1)} for name, s in splits.items()]
   # And more: checks of types in tests look at an item.

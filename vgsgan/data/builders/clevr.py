@@ -14,7 +14,7 @@ from PIL import Image
 
 from vgsgan.common.errors import UserError
 from vgsgan.data import decoding
-from vgsgan.data.builders import preparing, scenes, sources
+from vgsgan.data.builders import reading, scenes, sources
 from vgsgan.data.records import Record, Wrapped
 from vgsgan.worlds.attributes import ATTRIBUTES
 
@@ -75,7 +75,7 @@ def load(data_dir: str | pathlib.Path, image_size: int) -> dict[str, Clevr]:
     for kind, words in ATTRIBUTES.items()
   }
   return {
-    split: Clevr(preparing.open_split(builder, name, again), order, image_size)
+    split: Clevr(reading.open_split(builder, name, again), order, image_size)
     for split, name in _SPLITS.items()
   }
 
@@ -84,7 +84,7 @@ def _builder(data_dir: pathlib.Path) -> tfds.core.DatasetBuilder:
   """The newest version that is there."""
   prepared = sorted(data_dir.glob("clevr/*/dataset_info.json"))
   for path in reversed(prepared):
-    with preparing.whole(path.parent, _again(data_dir)):
+    with reading.whole(path.parent, _again(data_dir)):
       builder = tfds.builder_from_directory(path.parent)
     if builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
       return builder

@@ -8,16 +8,16 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
 from vgsgan.common import files
 from vgsgan.common.errors import UserError, one_line
-from vgsgan.data.builders import parsing, sources
+from vgsgan.data.builders import reading, sources
+from vgsgan.data.builders.configs import Config, FolderConfig
 from vgsgan.parallel.processes import PREPARE_SECONDS
 
 # What ArrayRecord's errors are known by: they have no number.
@@ -26,14 +26,44 @@ _SAID = (
   *_FULL,
   *map(os.strerror, (errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)),
 )
-ADVICE = "delete that folder, the next start prepares it anew"
+
+
+def prepare_folder(
+  builder_class: type[tfds.core.GeneratorBasedBuilder],
+  config: FolderConfig,
+  data_dir: pathlib.Path,
+  identify: Callable[[], str],
+  fingerprint: str = "",
+) -> tfds.core.DatasetBuilder:
+  """Prepares what is read from a folder, unless that is done already.
+
+  Args:
+    builder_class: of the data set.
+    config: what to prepare.
+    data_dir: where TFDS keeps data sets.
+    identify: gives the fingerprint of the folder.
+    fingerprint: of the folder, where it cannot be read any more.
+
+  Raises:
+    UserError: as `prepare_once`, or too many pairs cannot be used.
+  """
+  config = dataclasses.replace(config, fingerprint=fingerprint or identify())
+  builder = prepare_once(builder_class, config, data_dir, identify)
+  metadata = builder.info.metadata
+  config.check_bad(metadata)
+  logging.info(
+    "%s: %d of %d pairs left out; see metadata.json",
+    builder.data_dir,
+    len(metadata["bad"]),
+    metadata["pairs"],
+  )
+  return builder
 
 
 def prepare_once(
   builder_class: type[tfds.core.GeneratorBasedBuilder],
-  config: tfds.core.BuilderConfig,
+  config: Config,
   data_dir: pathlib.Path,
-  megabytes: Callable[[tfds.core.DatasetBuilder], int],
   identify: Callable[[], str] | None = None,
   **arguments: Any,
 ) -> tfds.core.DatasetBuilder:
@@ -47,7 +77,6 @@ def prepare_once(
     builder_class: of the data set.
     config: what to prepare.
     data_dir: where TFDS keeps data sets.
-    megabytes: about how much the builder writes, to say when a disk is full.
     identify: gives the source's `config.fingerprint`, to see whether it has
       changed while it was read.
     **arguments: more of the builder's.
@@ -79,123 +108,11 @@ def prepare_once(
         builder = make()
         if identify:
           _check_source_last(builder, identify)
-        _write(builder, megabytes)
-  with whole(folder):
+        _write(builder)
+  with reading.whole(folder):
     builder = make()
     _check_files(builder)
   return builder
-
-
-@contextlib.contextmanager
-def whole(folder: pathlib.Path, advice: str = ADVICE) -> Iterator[None]:
-  """Turns whatever opening a damaged data set raises into one line."""
-  try:
-    yield
-  except UserError:
-    raise
-  except Exception as error:  # TFDS and its parsers raise anything.
-    reason = one_line(error, named=True)
-    if isinstance(error, OSError) and error.filename:
-      reason = f"{pathlib.Path(error.filename).name}: {error.strerror}"
-    raise UserError(
-      f"the prepared data set {folder} is damaged ({reason}): {advice}"
-    ) from error
-
-
-@dataclasses.dataclass(frozen=True)
-class Split(Sequence):
-  """Random access to the records of a prepared split.
-
-  ArrayRecord checks what it reads; what does not agree is said in one line,
-  with the advice.
-  """
-
-  source: Sequence  # Of bytes; a type that is looked at would read one.
-  parse: parsing.Parse
-  name: str
-  folder: str
-  advice: str
-
-  def __reduce__(self) -> tuple:
-    # Worker processes open it themselves: of a builder that is sent to them
-    # TFDS makes another, with a warning each time.
-    return _reopened, (self.folder, self.name, self.advice)
-
-  def __len__(self) -> int:
-    return len(self.source)
-
-  def prepared_names(self) -> list[str]:
-    *_, name, version = pathlib.Path(self.folder).parts
-    return [f"{sources.without_place(name)}/{version}"]
-
-  def __getitem__(self, index: int) -> dict:
-    if index >= len(self):
-      raise IndexError(index)  # Where iterating ends.
-    try:
-      return self.parse(self.source[index])
-    except (RuntimeError, ValueError, OSError) as error:
-      raise UserError(
-        f"record {index} of {self.name} in {self.folder} cannot be read "
-        f"({one_line(error, named=True)}): {self.advice}"
-      ) from error
-
-
-def open_split(
-  builder: tfds.core.DatasetBuilder, name: str, advice: str = ADVICE
-) -> Split:
-  """The records of a split, their pictures as they are stored.
-
-  The first and the last record of each file are read: what is missing or cut
-  off shows before anything is trained.
-
-  Args:
-    builder: of a prepared data set.
-    name: of the split.
-    advice: what to do where its files are damaged.
-
-  Raises:
-    UserError: one of these records cannot be read.
-  """
-  split = _open(builder, name, advice)
-  ends = np.cumsum(
-    [f.take for f in builder.info.splits[name].file_instructions]
-  )
-  for index in sorted({0, *ends[:-1], *(ends - 1)}):
-    split[int(index)]
-  return split
-
-
-def _open(builder: tfds.core.DatasetBuilder, name: str, advice: str) -> Split:
-  folder = pathlib.Path(builder.data_dir)
-  with whole(folder, advice):
-    source = builder.as_data_source(
-      name, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
-    )
-    parse = parsing.parser(builder.info.features)
-  return Split(source, parse, name, str(folder), advice)
-
-
-def _reopened(folder: str, name: str, advice: str) -> Split:
-  with whole(pathlib.Path(folder), advice):
-    builder = tfds.builder_from_directory(folder)
-  return _open(builder, name, advice)
-
-
-def check_bad(metadata: dict, limit: float) -> None:
-  """UserError if of a builder's `pairs` more than a share are in `bad`.
-
-  Args:
-    metadata: `pairs`, a count, and `bad`, a list of [name, reason].
-    limit: of the share.
-  """
-  bad, total = metadata["bad"], metadata["pairs"]
-  if len(bad) > limit * total:
-    raise UserError(
-      f"at least {len(bad)} of {total} pairs ({len(bad) / total:.2%}) cannot "
-      f"be used, more than the limit of {limit:.2%}; the first is "
-      f"{bad[0][0]} ({bad[0][1]}): mend the source or raise "
-      "--config.data.max_bad_share"
-    )
 
 
 def _quietly(
@@ -250,10 +167,7 @@ def _check_source_last(
   builder._download_and_prepare = checked
 
 
-def _write(
-  builder: tfds.core.DatasetBuilder,
-  megabytes: Callable[[tfds.core.DatasetBuilder], int],
-) -> None:
+def _write(builder: tfds.core.DatasetBuilder) -> None:
   final = pathlib.Path(builder.data_dir)
   tfds.disable_progress_bar()  # Builders show one of their own.
   try:
@@ -277,7 +191,7 @@ def _write(
       raise
     if reason in _FULL:
       raise UserError(
-        f"no space left to prepare {final} (about {megabytes(builder)} MB are "
+        f"no space left to prepare {final} (about {_megabytes(builder)} MB are "
         "needed, nothing half-written is kept): free some or choose another "
         "folder for the data"
       ) from error
@@ -285,6 +199,11 @@ def _write(
       f"cannot prepare {final}: {reason}; nothing half-written is kept: mend "
       "this or choose another folder for the data"
     ) from error
+
+
+def _megabytes(builder: tfds.core.DatasetBuilder) -> int:
+  pairs = (builder.info.metadata or {}).get("pairs", 0)
+  return 1 + round(builder.builder_config.num_bytes(pairs) / 1e6)
 
 
 def _refusal(error: BaseException | None) -> str | None:

@@ -12,48 +12,32 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
+import ml_collections
 import tensorflow_datasets as tfds
-from absl import logging
 from tqdm import tqdm
 
-from vgsgan.common.options import check_at_least
+from vgsgan.common.errors import UserError
 from vgsgan.data import decoding, splits
-from vgsgan.data.builders import clip_records, preparing, sources
+from vgsgan.data.builders import clip_records, preparing, reading, sources
+from vgsgan.data.builders.configs import FolderConfig
+from vgsgan.data.builders.stamps import builder as stamps
 from vgsgan.data.builders.stamps import folder as stamps_folder
-from vgsgan.data.builders.stamps.builder import SOURCE
 from vgsgan.data.hierarchy import Hierarchy
+from vgsgan.data.records import REAL, Labelled, Splits
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
-class RealSoundsConfig(tfds.core.BuilderConfig):
-  """What to prepare. `name` follows from the rest: one folder for each.
+class RealSoundsConfig(FolderConfig):
+  """What to prepare; `source` is the folder of the stamps, or the one above."""
 
-  Attributes:
-    name: derived; what is passed is not used.
-    source: the folder of the stamps, or the one that has them in `stamps/`.
-    image_size: side of the square pictures, pixels.
-    sample_rate: of the waveforms, Hz.
-    max_bad_share: share of the pairs that may be undecodable.
-    fingerprint: of the source; `prepare` fills it in.
-  """
+  SECONDS: ClassVar[int] = 5
+  MEND: ClassVar[str] = (
+    "install the package tuxpaint-stamps-default anew, or do without real "
+    "pairs with --config.data.real=False"
+  )
 
-  name: str = ""
-  source: str = SOURCE
+  source: str = stamps.SOURCE
   image_size: int = 128
-  sample_rate: int = 16000
-  max_bad_share: float = 0.01
-  fingerprint: str = ""
-
-  def __post_init__(self):
-    check_at_least("data.image_size", self.image_size, 1)
-    check_at_least("data.sample_rate", self.sample_rate, 1)
-    check_at_least("data.max_bad_share", self.max_bad_share, 0)
-    parts = (
-      f"{self.image_size}px",
-      f"{self.sample_rate}hz",
-      f"source_{self.fingerprint}",
-    )
-    self.name = "-".join(parts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +157,7 @@ class RealSounds(tfds.core.GeneratorBasedBuilder):
         sound = decoding.read_audio(pair.sound, config.sample_rate)
       except ValueError as error:
         metadata["bad"].append([pair.id, str(error)])
-        preparing.check_bad(metadata, config.max_bad_share)
+        config.check_bad(metadata)
         continue
       if sound.any():
         yield pair, {"image": image, "waveform": sound}
@@ -215,15 +199,7 @@ def prepare(
     paths = [path for pair in pairs for path in (pair.image, pair.sound)]
     return sources.identity([root], sources.named(root, paths), data_dir)
 
-  config = dataclasses.replace(config, fingerprint=identify())
-  builder = preparing.prepare_once(
-    RealSounds, config, data_dir, _megabytes, identify
-  )
-  metadata = builder.info.metadata
-  preparing.check_bad(metadata, config.max_bad_share)
-  counts = (len(metadata["bad"]), metadata["pairs"])
-  logging.info("%s: %d of %d pairs left out", builder.data_dir, *counts)
-  return builder
+  return preparing.prepare_folder(RealSounds, config, data_dir, identify)
 
 
 def load(builder: RealSounds) -> Sequence[dict]:
@@ -232,11 +208,27 @@ def load(builder: RealSounds) -> Sequence[dict]:
   There is one split, 'test': the set is too small to train or choose on.
   Clips with one sound or one picture have one `clip_id`.
   """
-  return preparing.open_split(builder, "test")
+  return reading.open_split(builder, "test")
 
 
-def _megabytes(builder: RealSounds) -> int:
-  """A guess: five seconds of sound and an uncompressed picture each."""
-  config = builder.builder_config
-  size = 5 * 2 * config.sample_rate + 3 * config.image_size**2
-  return 1 + round(builder.info.metadata.get("pairs", 0) * size / 1e6)
+def from_config(data: ml_collections.ConfigDict) -> Splits:
+  """Real pictures with real sounds, if `config.data.real`; no other splits.
+
+  Raises:
+    UserError: the package is missing or broken.
+  """
+  if not data.get("real"):
+    return {}
+  if not pathlib.Path(stamps.SOURCE).is_dir():
+    raise UserError(
+      f"config.data.real needs {stamps.SOURCE}: install the Debian package "
+      "tuxpaint-stamps-default with `apt-get install tuxpaint-stamps-default`"
+    )
+  config = RealSoundsConfig(
+    image_size=data.image_size, sample_rate=data.sample_rate
+  )
+  try:
+    builder = prepare(config, data.data_dir)
+  except UserError as error:
+    raise UserError(f"config.data.real: {error}") from error
+  return {REAL: Labelled(load(builder), clip_records.hierarchy(builder))}

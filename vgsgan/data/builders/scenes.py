@@ -12,27 +12,39 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 from tqdm import tqdm
 
 from vgsgan.common.errors import UserError
-from vgsgan.common.options import check_at_least
+from vgsgan.common.options import check_at_least, check_one_of
 from vgsgan.data import splits
-from vgsgan.data.builders import preparing, sources
+from vgsgan.data.builders import preparing, reading, sources
+from vgsgan.data.builders.configs import Config
+from vgsgan.data.records import Dataset, Splits
 from vgsgan.worlds import scenes
 from vgsgan.worlds.attributes import ATTRIBUTES
 
 _BATCH = 250  # Pictures rendered at a time.
+# The fields of `ScenesConfig`, and their names in `config.data`.
+SCENE_FIELDS = {
+  "image_size": "image_size",
+  "fewest": "fewest",
+  "most": "most",
+  "train": "num_train",
+  "validation": "num_validation",
+  "test": "num_test",
+  "seed": "scene_seed",
+}
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
-class ScenesConfig(tfds.core.BuilderConfig):
-  """What to prepare. `name` follows from the rest: one folder for each.
+class ScenesConfig(Config):
+  """What to render.
 
   Attributes:
-    name: derived; what is passed is not used.
     image_size: side of the square pictures, pixels.
     fewest: objects in a picture, at least.
     most: objects in a picture, at most; the length of `masks`.
@@ -40,7 +52,9 @@ class ScenesConfig(tfds.core.BuilderConfig):
     seed: of all scenes.
   """
 
-  name: str = ""
+  SMALLEST: ClassVar[int] = 8  # Pixels of a side.
+  MOST: ClassVar[int] = scenes.MOST
+
   image_size: int = 32
   fewest: int = 1
   most: int = 2
@@ -49,21 +63,36 @@ class ScenesConfig(tfds.core.BuilderConfig):
   test: int = 1000
   seed: int = 0
 
-  def __post_init__(self):
-    check_at_least("data.image_size", self.image_size, 8)
+  def check(self) -> None:
+    check_at_least("data.image_size", self.image_size, self.SMALLEST)
     check_at_least("data.fewest", self.fewest, 1)
     check_at_least("data.most", self.most, self.fewest)
-    if self.most > scenes.MOST:
+    check_at_least("data.scene_seed", self.seed, 0)
+    if self.most > self.MOST:
       raise UserError(
-        f"config.data.most={self.most} must be at most {scenes.MOST}: "
+        f"config.data.most={self.most} must be at most {self.MOST}: "
         "more objects do not always fit on the floor"
       )
     for split in splits.SPLITS:
       check_at_least(f"data.num_{split}", getattr(self, split), 1)
+
+  def parts(self) -> list[str]:
+    return [f"{self.image_size}px", *self.scene_parts()]
+
+  def scene_parts(self) -> list[str]:
+    """The parts of the name that say which scenes there are."""
     counts = (f"{split}{getattr(self, split)}" for split in splits.SPLITS)
-    objects = f"{self.fewest}to{self.most}"
-    parts = (f"{self.image_size}px", objects, *counts, f"seed{self.seed}")
-    self.name = "-".join(parts)
+    return [f"{self.fewest}to{self.most}", *counts, f"seed{self.seed}"]
+
+  @property
+  def total(self) -> int:
+    """Records of all splits."""
+    return sum(getattr(self, split) for split in splits.SPLITS)
+
+  def num_bytes(self, pairs: int) -> int:
+    """A high guess: uncompressed pictures."""
+    del pairs  # The counts say it.
+    return self.total * 4 * self.image_size**2
 
 
 class Scenes(tfds.core.GeneratorBasedBuilder):
@@ -104,8 +133,7 @@ class Scenes(tfds.core.GeneratorBasedBuilder):
   def _split_generators(self, dl_manager):
     del dl_manager  # Nothing to download.
     config = self.builder_config
-    total = sum(getattr(config, split) for split in splits.SPLITS)
-    bar = tqdm(total=total, desc="scenes", unit="picture", disable=None)
+    bar = tqdm(total=config.total, desc="scenes", unit="picture", disable=None)
     return {
       split: self._generate_examples(split, bar) for split in splits.SPLITS
     }
@@ -168,7 +196,7 @@ def prepare(config: ScenesConfig, data_dir: str | pathlib.Path) -> Scenes:
     UserError: the disk is full or cannot be written.
   """
   data_dir = sources.expanded(data_dir)
-  return preparing.prepare_once(Scenes, config, data_dir, _megabytes)
+  return preparing.prepare_once(Scenes, config, data_dir)
 
 
 def load(builder: Scenes, split: str) -> Sequence[dict]:
@@ -184,11 +212,42 @@ def load(builder: Scenes, split: str) -> Sequence[dict]:
     `attributes` int32 [n, 4], indices in the order of ATTRIBUTES, -1 where
     there is no object.
   """
-  return preparing.open_split(builder, split)
+  return reading.open_split(builder, split)
 
 
-def _megabytes(builder: Scenes) -> int:
-  """A high guess: uncompressed pictures."""
-  config = builder.builder_config
-  total = sum(getattr(config, split) for split in splits.SPLITS)
-  return 1 + round(total * 4 * config.image_size**2 / 1e6)
+def from_config(data: ml_collections.ConfigDict) -> Splits:
+  """The splits that `config.data` asks for: `rendered` here, or of `clevr`."""
+  if data.scenes == "clevr":
+    from vgsgan.data.builders import clevr  # It imports this module.
+
+    return clevr.load(data.data_dir, data.image_size)
+  config = ScenesConfig(**scene_fields(data))
+  builder = prepare(config, data.data_dir)
+  return {split: load(builder, split) for split in splits.SPLITS}
+
+
+def scene_fields(data: ml_collections.ConfigDict) -> dict[str, int]:
+  """The fields of a `ScenesConfig`, as `config.data` has them."""
+  return {field: data[name] for field, name in SCENE_FIELDS.items()}
+
+
+def check(data: ml_collections.ConfigDict) -> None:
+  """Raises UserError if there is no such kind, or no such number of objects."""
+  check_one_of("data.scenes", data.scenes, ("rendered", "clevr"))
+  check_objects(data)
+
+
+def check_objects(data: ml_collections.ConfigDict) -> None:
+  """Raises UserError if a picture has less objects at most than at least."""
+  if data.fewest > data.most:
+    raise UserError(
+      f"config.data.most={data.most} must be at least config.data.fewest="
+      f"{data.fewest}"
+    )
+
+
+DATASET = Dataset(
+  from_config,
+  identity=("scenes", *SCENE_FIELDS.values()),
+  check=check,
+)

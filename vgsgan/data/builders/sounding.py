@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
@@ -23,13 +24,13 @@ from tqdm import tqdm
 from vgsgan.common.errors import UserError
 from vgsgan.common.options import check_at_least
 from vgsgan.data import splits
-from vgsgan.data.builders import preparing, sources
-from vgsgan.data.builders.scenes import encode
+from vgsgan.data.builders import preparing, reading, real_sounds, sources
+from vgsgan.data.builders import scenes as scene_sets
 from vgsgan.data.hierarchy import Hierarchy
+from vgsgan.data.records import Dataset, Labelled, Splits
 from vgsgan.worlds import orchestra, scenes, sounds
 
 _BATCH = 250  # Pictures rendered at a time.
-_MOST = 3  # Of more objects, some would often be in each other.
 _SHOWN = 0.01  # Of the picture's pixels an object that sounds has as many.
 
 # (index of the split, numbers [b]) -> records, stacked.
@@ -37,65 +38,50 @@ Draw = Callable[[int, np.ndarray], dict[str, Array]]
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
-class SoundingConfig(tfds.core.BuilderConfig):
-  """What to prepare. `name` follows from the rest: one folder for each.
+class SoundingConfig(scene_sets.ScenesConfig):
+  """What to make; `fingerprint` is of the SoundFont.
 
   Attributes:
-    name: derived; what is passed is not used.
-    image_size: side of the square pictures, pixels.
     sample_rate: of the tracks, Hz.
     seconds: length of the tracks.
-    fewest: objects in a picture, at least.
-    most: objects in a picture, at most; the length of `classes`.
-    train: records of the split; `validation` and `test` likewise.
-    seed: of all that is random.
     soundfont: path of the samples of instruments.
     tick: level of the ticks in every track, see `sounds.tick`; 0: none.
-    fingerprint: of the SoundFont; `prepare` fills it in.
   """
 
-  name: str = ""
+  SMALLEST: ClassVar[int] = 16
+  MOST: ClassVar[int] = 3  # Of more objects, some would often be in each other.
+
   image_size: int = 64
   sample_rate: int = 16000
   seconds: float = 2.0
-  fewest: int = 1
   most: int = 3
   train: int = 4000
   validation: int = 400
   test: int = 500
-  seed: int = 0
   soundfont: str = sounds.SOUNDFONT
   tick: float = 0.0
-  fingerprint: str = ""
 
-  def __post_init__(self):
-    check_at_least("data.image_size", self.image_size, 16)
+  def check(self) -> None:
+    super().check()
     check_at_least("data.sample_rate", self.sample_rate, 8000)
     check_at_least("data.seconds", self.seconds, 0.5)
     if not math.isfinite(self.seconds):
       raise UserError(f"config.data.track={self.seconds} must have an end")
-    check_at_least("data.fewest", self.fewest, 1)
-    check_at_least("data.most", self.most, self.fewest)
-    check_at_least("data.scene_seed", self.seed, 0)
     check_at_least("data.tick", self.tick, 0)
-    if self.most > _MOST:
-      raise UserError(
-        f"config.data.most={self.most} must be at most {_MOST}: "
-        "more objects do not fit on the floor"
-      )
-    for split in splits.SPLITS:
-      check_at_least(f"data.num_{split}", getattr(self, split), 1)
-    parts = [
+
+  def parts(self) -> list[str]:
+    return [
       f"{self.image_size}px",
       f"{self.sample_rate}hz",
       f"{self.seconds:g}s",
-      f"{self.fewest}to{self.most}",
-      *(f"{split}{getattr(self, split)}" for split in splits.SPLITS),
-      f"seed{self.seed}",
+      *self.scene_parts(),
       *([f"tick{self.tick:g}"] if self.tick else []),
       f"soundfont_{self.fingerprint}",
     ]
-    self.name = "-".join(parts)
+
+  def num_bytes(self, pairs: int) -> int:
+    tracks = self.total * 2 * round(self.seconds * self.sample_rate)
+    return super().num_bytes(pairs) + tracks
 
 
 class Sounding(tfds.core.GeneratorBasedBuilder):
@@ -124,8 +110,7 @@ class Sounding(tfds.core.GeneratorBasedBuilder):
     config = self.builder_config
     draw = drawing(config)
     player = sounds.Player(config.soundfont, config.sample_rate)
-    total = sum(getattr(config, split) for split in splits.SPLITS)
-    bar = tqdm(total=total, desc="sounding", unit="record", disable=None)
+    bar = tqdm(total=config.total, desc="sounding", unit="record", disable=None)
     return {
       split: self._generate_examples(draw, player, split, bar)
       for split in splits.SPLITS
@@ -176,7 +161,7 @@ def records(
         "id": f"{split}{number:0{len(str(count))}d}",
         # Of its own in all splits, however many records there are.
         "clip_id": number * len(splits.SPLITS) + index,
-        "image": encode(row["image"]),
+        "image": scene_sets.encode(row["image"]),
         "waveform": _track(config, player, (index, number), int(leaf)),
         "labels": leaf[None],
       }
@@ -252,7 +237,7 @@ def prepare(config: SoundingConfig, data_dir: str | pathlib.Path) -> Sounding:
     soundfont=str(soundfont),
     fingerprint=sources.content({"soundfont": soundfont}, data_dir),
   )
-  return preparing.prepare_once(Sounding, config, data_dir, _megabytes)
+  return preparing.prepare_once(Sounding, config, data_dir)
 
 
 def load(builder: Sounding, split: str) -> Sequence[dict]:
@@ -270,15 +255,7 @@ def load(builder: Sounding, split: str) -> Sequence[dict]:
     `scenes.boxes` gives them; `masks` uint8 [n, s, s] of 0 and 1; `source`
     int32, the object that sounds.
   """
-  return preparing.open_split(builder, split)
-
-
-def _megabytes(builder: Sounding) -> int:
-  """A high guess: uncompressed pictures."""
-  config = builder.builder_config
-  total = sum(getattr(config, split) for split in splits.SPLITS)
-  track = 2 * config.seconds * config.sample_rate
-  return 1 + round(total * (track + 4 * config.image_size**2) / 1e6)
+  return reading.open_split(builder, split)
 
 
 def hierarchy() -> Hierarchy:
@@ -296,3 +273,27 @@ def hierarchy() -> Hierarchy:
       family_node = add(family, group_node)
       labels += [add(each.name, family_node) for each in instruments]
   return Hierarchy(tuple(names), tuple(edges), tuple(labels))
+
+
+def from_config(data: ml_collections.ConfigDict) -> Splits:
+  """The splits that `config.data` asks for."""
+  config = SoundingConfig(
+    **scene_sets.scene_fields(data),
+    sample_rate=data.sample_rate,
+    seconds=data.track,
+    soundfont=data.soundfont,
+    tick=data.tick,
+  )
+  real = real_sounds.from_config(data)
+  builder, tree = prepare(config, data.data_dir), hierarchy()
+  return real | {
+    split: Labelled(load(builder, split), tree) for split in splits.SPLITS
+  }
+
+
+DATASET = Dataset(
+  from_config,
+  identity=(*scene_sets.SCENE_FIELDS.values(), "sample_rate", "track", "tick"),
+  others=("data_dir", "soundfont"),
+  check=scene_sets.check_objects,
+)

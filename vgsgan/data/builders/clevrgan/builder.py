@@ -23,82 +23,26 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
+import ml_collections
 import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from vgsgan.common.errors import UserError
-from vgsgan.common.options import check_at_least
-from vgsgan.data.builders import preparing, sources
-from vgsgan.data.builders.clevrgan import contrasts
-from vgsgan.data.builders.clevrgan import pictures as clevrgan_pictures
+from vgsgan.data.builders import preparing, reading, sources
+from vgsgan.data.builders.clevrgan import contrasts, pictures
+from vgsgan.data.builders.clevrgan.config import ClevrganConfig
+from vgsgan.data.builders.clevrgan.folder_builder import with_more
 from vgsgan.data.builders.clevrgan.records import (
   Item,
   Numbers,
   features,
   record,
 )
+from vgsgan.data.records import Dataset, Splits
 from vgsgan.models import pretrained
 from vgsgan.worlds import speech
 from vgsgan.worlds.attributes import WORDS
-
-
-@dataclasses.dataclass(kw_only=True, eq=False)
-class ClevrganConfig(tfds.core.BuilderConfig):
-  """What to prepare. `name` follows from the rest: one folder for each.
-
-  Attributes:
-    name: derived; what is passed is not used.
-    generator: .npz of the network that draws; '' is the packaged one.
-    recogniser: .npz of the network that says what is there; likewise.
-    image_size: side of the pictures that the generator draws, pixels.
-    sample_rate: of the waveforms, Hz.
-    most: objects in a picture, at most; the length of `attributes`.
-    truncation: largest number in a latent; 0: no limit.
-    train: records of the split; `validation` and `semantic` likewise.
-    test: pictures of the split, with two recordings each.
-    probe: pictures of the split.
-    seed: of all that is random.
-    workers: processes that speak; they do not change what is said.
-    fingerprint: of the two networks; `prepare` fills it in.
-  """
-
-  name: str = ""
-  generator: str = ""
-  recogniser: str = ""
-  image_size: int = 32
-  sample_rate: int = 16000
-  most: int = 3
-  truncation: float = 0.0
-  train: int = 4000
-  validation: int = 400
-  test: int = 500
-  probe: int = 2000
-  semantic: int = 300
-  seed: int = 0
-  workers: int = 1
-  fingerprint: str = ""
-
-  def __post_init__(self):
-    check_at_least("data.image_size", self.image_size, 8)
-    check_at_least("data.sample_rate", self.sample_rate, 1000)
-    check_at_least("data.most", self.most, 2)
-    check_at_least("data.truncation", self.truncation, 0)
-    check_at_least("data.scene_seed", self.seed, 0)
-    check_at_least("data.speech_workers", self.workers, 0)
-    counts = ("train", "validation", "test", "probe", "semantic")
-    for split in counts:
-      check_at_least(f"data.num_{split}", getattr(self, split), 1)
-    parts = [
-      f"{self.image_size}px",
-      f"{self.sample_rate}hz",
-      f"upto{self.most}",
-      *([f"truncation{self.truncation:g}"] if self.truncation else []),
-      *(f"{split}{getattr(self, split)}" for split in counts),
-      f"seed{self.seed}",
-      f"networks_{self.fingerprint}",
-    ]
-    self.name = "-".join(parts)
 
 
 class Clevrgan(tfds.core.GeneratorBasedBuilder):
@@ -141,13 +85,11 @@ class Clevrgan(tfds.core.GeneratorBasedBuilder):
       *(voices * len(WORDS), config.semantic),
     )
     bar = tqdm(total=sum(total), desc="clevrgan", unit="record", disable=None)
-    draw = clevrgan_pictures.drawing(
-      *self._networks, config.seed, config.truncation
-    )
+    draw = pictures.drawing(*self._networks, config.seed, config.truncation)
     numbers = Numbers()
     return {
       split: self._generate_examples(draw, split, numbers, bar)
-      for split in clevrgan_pictures.SPLITS
+      for split in pictures.SPLITS
     }
 
   def _generate_examples(self, draw, split, numbers, bar):
@@ -159,10 +101,10 @@ class Clevrgan(tfds.core.GeneratorBasedBuilder):
 
 
 def items(
-  config: ClevrganConfig, draw: clevrgan_pictures.Draw, split: str
+  config: ClevrganConfig, draw: pictures.Draw, split: str
 ) -> Iterator[Item]:
   """What the records of a split are to hold, in order."""
-  index = clevrgan_pictures.SPLITS.index(split)
+  index = pictures.SPLITS.index(split)
   if split == "words":
     yield from _words(config)
     return
@@ -175,14 +117,12 @@ def items(
       said = (item.caption, item.voice, item.negatives, item.changed)
       yield Item(name, item.picture, name, *said)
     return
-  drawn = clevrgan_pictures.pictures(draw, index, count, config.most)
+  drawn = pictures.pictures(draw, index, count, config.most)
   for number, (name, picture) in enumerate(zip(names, drawn, strict=True)):
     if split == "probe":
       yield Item(name, picture, name)
       continue
-    caption, voice = clevrgan_pictures.describe(
-      picture, config.seed, index, number
-    )
+    caption, voice = pictures.describe(picture, config.seed, index, number)
     yield Item(name, picture, name, caption, voice)
     if split == "test":
       yield Item(f"{name}_again", picture, name, caption, speech.HELD_OUT)
@@ -191,10 +131,10 @@ def items(
 def _words(config: ClevrganConfig) -> Iterator[Item]:
   """Every word by every voice, with a black picture of nothing."""
   size, most = config.image_size, config.most
-  nothing = clevrgan_pictures.Picture(
+  nothing = pictures.Picture(
     np.zeros(0, np.float32),
     np.zeros((size, size, 3), np.uint8),
-    *clevrgan_pictures.labels([], most, size),
+    *pictures.labels([], most, size),
   )
   for word in WORDS:
     for voice in (*speech.VOICES, speech.HELD_OUT):
@@ -243,9 +183,7 @@ def prepare(config: ClevrganConfig, data_dir: str | pathlib.Path) -> Clevrgan:
   }
   fingerprint = sources.content(files, data_dir)
   config = dataclasses.replace(config, fingerprint=fingerprint)
-  return preparing.prepare_once(
-    Clevrgan, config, data_dir, _megabytes, networks=networks
-  )
+  return preparing.prepare_once(Clevrgan, config, data_dir, networks=networks)
 
 
 def load(builder: Clevrgan, split: str) -> Sequence[dict]:
@@ -266,15 +204,42 @@ def load(builder: Clevrgan, split: str) -> Sequence[dict]:
     int; of `semantic` alone `negatives` uint8 [4, s, s, 3], `changed` int32
     [4], in which of ATTRIBUTES they differ. Elsewhere both are empty.
   """
-  return preparing.open_split(builder, split)
+  return reading.open_split(builder, split)
 
 
-def _megabytes(builder: Clevrgan) -> int:
-  """A high guess: three seconds of speech, uncompressed pictures."""
-  config = builder.builder_config
-  spoken = config.train + config.validation + 2 * config.test + config.semantic
-  pictures = (
-    spoken + config.probe + len(clevrgan_pictures.SPLITS) * config.semantic
+def from_config(data: ml_collections.ConfigDict) -> Splits:
+  """The splits that `config.data` asks for; some are for tests alone."""
+  config = ClevrganConfig(
+    generator=data.generator,
+    recogniser=data.recogniser,
+    image_size=data.image_size,
+    sample_rate=data.sample_rate,
+    most=data.most,
+    truncation=data.truncation,
+    train=data.num_train,
+    validation=data.num_validation,
+    test=data.num_test,
+    probe=data.num_probe,
+    semantic=data.num_semantic,
+    seed=data.scene_seed,
+    workers=data.speech_workers,
   )
-  sound = spoken * 3 * 2 * config.sample_rate
-  return 1 + round((sound + pictures * 4 * config.image_size**2) / 1e6)
+  builder = prepare(config, data.data_dir)
+  splits = {split: load(builder, split) for split in pictures.SPLITS}
+  return splits | {"train": with_more(data, splits["train"])}
+
+
+DATASET = Dataset(
+  from_config,
+  identity=(
+    "generator",
+    "recogniser",
+    "image_size",
+    "sample_rate",
+    "most",
+    "truncation",
+    *(f"num_{split}" for split in ClevrganConfig.COUNTS),
+    "scene_seed",
+  ),
+  others=("data_dir", "speech_workers"),
+)

@@ -10,14 +10,14 @@ import pathlib
 from collections.abc import Sequence
 from typing import ClassVar
 
+import ml_collections
 import numpy as np
 import tensorflow_datasets as tfds
-from absl import logging
 from tqdm import tqdm
 
-from vgsgan.common.options import check_at_least
+from vgsgan.common.errors import UserError
 from vgsgan.data import decoding, splits
-from vgsgan.data.builders import preparing, sources
+from vgsgan.data.builders import preparing, reading, sources
 from vgsgan.data.builders.clevrgan import files as clevrgan_files
 from vgsgan.data.builders.clevrgan import pictures
 from vgsgan.data.builders.clevrgan.records import (
@@ -26,42 +26,20 @@ from vgsgan.data.builders.clevrgan.records import (
   features,
   record,
 )
+from vgsgan.data.builders.configs import FolderConfig
 from vgsgan.data.builders.stamps.index import digest
+from vgsgan.data.records import Dataset, Joined, Records, Splits
 from vgsgan.worlds import speech
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
-class ClevrganFolderConfig(tfds.core.BuilderConfig):
-  """What to prepare. `name` follows from the rest: one folder for each.
+class ClevrganFolderConfig(FolderConfig):
+  """What to prepare of a folder; `splits` are those whose lists are read."""
 
-  Attributes:
-    name: derived; what is passed is not used.
-    source: the folder.
-    image_size: side of the square pictures, pixels.
-    sample_rate: of the waveforms, Hz.
-    max_bad_share: share of the pairs that may be missing or undecodable.
-    splits: whose lists are read.
-    fingerprint: of the source; `prepare` fills it in.
-  """
+  SECONDS: ClassVar[int] = 10
 
-  name: str = ""
-  source: str = ""
   image_size: int = 128
-  sample_rate: int = 16000
-  max_bad_share: float = 0.01
   splits: tuple[str, ...] = tuple(clevrgan_files.LISTS)
-  fingerprint: str = ""
-
-  def __post_init__(self):
-    check_at_least("data.image_size", self.image_size, 1)
-    check_at_least("data.sample_rate", self.sample_rate, 1000)  # Hz, not kHz.
-    check_at_least("data.max_bad_share", self.max_bad_share, 0)
-    parts = (
-      f"{self.image_size}px",
-      f"{self.sample_rate}hz",
-      f"source_{self.fingerprint}",
-    )
-    self.name = "-".join(parts)
 
 
 class ClevrganFolder(tfds.core.GeneratorBasedBuilder):
@@ -118,7 +96,7 @@ class ClevrganFolder(tfds.core.GeneratorBasedBuilder):
         image = clevrgan_files.read_picture(pair.image, config.image_size)
       except ValueError as error:
         self.info.metadata["bad"].append([key, str(error)])
-        preparing.check_bad(self.info.metadata, config.max_bad_share)
+        config.check_bad(self.info.metadata)
         continue
       picture = pictures.Picture(latents[pair.row], image, *nothing)
       item = Item(key, picture, pair.id, pair.caption)
@@ -170,24 +148,62 @@ def prepare(
     files = clevrgan_files.read_files(config.source, config.splits)
     return sources.identity([config.source], files, data_dir)
 
-  config = dataclasses.replace(config, fingerprint=identify())
-  builder = preparing.prepare_once(
-    ClevrganFolder, config, data_dir, _megabytes, identify
-  )
-  metadata = builder.info.metadata
-  preparing.check_bad(metadata, config.max_bad_share)
-  counts = (len(metadata["bad"]), metadata["pairs"])
-  logging.info("%s: %d of %d pairs left out", builder.data_dir, *counts)
-  return builder
+  return preparing.prepare_folder(ClevrganFolder, config, data_dir, identify)
 
 
 def load(builder: ClevrganFolder, split: str) -> Sequence[dict]:
   """The records of 'train', 'validation' or 'test'; see `clevrgan.load`."""
-  return preparing.open_split(builder, split)
+  return reading.open_split(builder, split)
 
 
-def _megabytes(builder: ClevrganFolder) -> int:
-  """A guess: ten seconds of speech and an uncompressed picture each."""
-  config = builder.builder_config
-  size = 10 * 2 * config.sample_rate + 3 * config.image_size**2
-  return 1 + round(builder.info.metadata.get("pairs", 0) * size / 1e6)
+def from_config(data: ml_collections.ConfigDict) -> Splits:
+  """The splits that `config.data` asks for, of the published Audio CLEVRGAN."""
+  records = _read(data, "source", data.source, splits.SPLITS)
+  return records | {"train": with_more(data, records["train"])}
+
+
+def with_more(data: ml_collections.ConfigDict, train: Records) -> Records:
+  """Adds the training pairs of the folders in `data.more`; see `select`."""
+  parts = [train]
+  for folder in filter(None, map(str.strip, data.get("more", "").split(","))):
+    pairs = _read(data, "more", folder, ("train",))["train"]
+    size, needed = len(pairs[0]["z"]), len(train[0]["z"])
+    if size != needed:
+      raise UserError(
+        f"config.data.more: the latents of {folder} have {size} numbers, those "
+        f"of the other training pairs {needed}: one generator draws them all"
+      )
+    parts.append(pairs)
+  if len(parts) == 1:
+    return train
+  joined = Joined(tuple(parts))
+  joined[0]  # Labels them, once for all worker processes.
+  return joined
+
+
+def _read(
+  data: ml_collections.ConfigDict,
+  field: str,
+  folder: str,
+  names: tuple[str, ...],
+) -> Splits:
+  """Some splits of the folder that `data.FIELD` names, as errors say."""
+  config = ClevrganFolderConfig(
+    source=folder,
+    image_size=data.image_size,
+    sample_rate=data.sample_rate,
+    max_bad_share=data.get("max_bad_share", 0.0),
+    splits=names,
+  )
+  try:
+    builder = prepare(config, data.data_dir)
+  except UserError as error:
+    raise UserError(f"config.data.{field}: {error}") from error
+  return {split: load(builder, split) for split in names}
+
+
+DATASET = Dataset(
+  from_config,
+  identity=("image_size", "sample_rate", "max_bad_share"),
+  others=("data_dir", "source"),
+)

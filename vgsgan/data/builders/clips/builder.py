@@ -14,15 +14,23 @@ import pathlib
 from collections.abc import Sequence
 from typing import ClassVar
 
+import ml_collections
 import tensorflow_datasets as tfds
-from absl import logging
 from tqdm import tqdm
 
 from vgsgan.common.errors import UserError
 from vgsgan.common.options import check_at_least
 from vgsgan.data import decoding, splits
-from vgsgan.data.builders import clip_records, preparing, sources
+from vgsgan.data.builders import (
+  clip_records,
+  preparing,
+  reading,
+  real_sounds,
+  sources,
+)
 from vgsgan.data.builders.clips import files as clips_files
+from vgsgan.data.builders.configs import FolderConfig
+from vgsgan.data.records import Dataset, Labelled, Splits
 
 # Of sound on either side of what belongs to a frame, seconds: by so much may
 # training misalign them.
@@ -31,51 +39,39 @@ VALIDATION_SHARE = 0.1  # Of the videos of train.csv.
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
-class ClipsConfig(tfds.core.BuilderConfig):
-  """What to prepare. `name` follows from the rest: one folder for each.
+class ClipsConfig(FolderConfig):
+  """What to prepare of a folder of clips.
 
   Attributes:
-    name: derived; what is passed is not used.
-    source: the folder.
     under: names or IDs of classes of the ontology; clips with a label that is
       one of them or below one are taken, and others of their labels are not.
     seconds: of sound that belong to a frame.
-    image_size: side of the square pictures, pixels.
-    sample_rate: of the waveforms, Hz.
     split_seed: chooses the frames, and the videos for validation.
-    max_bad_share: share of the clips that may be missing or undecodable.
-    fingerprint: of the source; `prepare` fills it in.
   """
 
-  name: str = ""
-  source: str = ""
+  SECONDS: ClassVar[int] = 10
+  PIXEL_BYTES: ClassVar[int] = 1  # JPEG, at its largest.
+
   under: tuple[str, ...] = ("Musical instrument", "Singing", "Tools")
   seconds: float = 1.0
   image_size: int = 256
-  sample_rate: int = 16000
   split_seed: int = 0
-  max_bad_share: float = 0.01
-  fingerprint: str = ""
 
-  def __post_init__(self):
-    check_at_least("data.image_size", self.image_size, 1)
-    check_at_least("data.sample_rate", self.sample_rate, 1000)  # Hz, not kHz.
-    check_at_least("data.max_bad_share", self.max_bad_share, 0)
+  def check(self) -> None:
+    super().check()
     check_at_least("data.seconds", self.seconds, 0.01)
     if not math.isfinite(self.seconds):
       raise UserError(f"config.data.seconds={self.seconds} must have an end")
+
+  def choices(self) -> list[str]:
     # Of a digest: names have blanks, IDs have slashes.
     under = repr(sorted(set(self.under))).encode()
-    parts = (
-      f"{self.image_size}px",
-      f"{self.sample_rate}hz",
+    return [
       f"{self.seconds:g}s",
       f"seed{self.split_seed}",
       f"validation{VALIDATION_SHARE:g}",
       f"under_{hashlib.sha256(under).hexdigest()[:8]}",
-      f"source_{self.fingerprint}",
-    )
-    self.name = "-".join(parts)
+    ]
 
 
 class Clips(tfds.core.GeneratorBasedBuilder):
@@ -130,7 +126,7 @@ class Clips(tfds.core.GeneratorBasedBuilder):
       except ValueError as error:
         metadata = self.info.metadata
         metadata["bad"].append([f"{split}:{clip.id}", str(error)])
-        preparing.check_bad(metadata, self.builder_config.max_bad_share)
+        self.builder_config.check_bad(metadata)
         continue
       yield (
         clip.id,
@@ -189,15 +185,7 @@ def prepare(config: ClipsConfig, data_dir: str | pathlib.Path) -> Clips:
     files = clips_files.read_files(root, clips, config.split_seed)
     return sources.identity([root], files, data_dir)
 
-  config = dataclasses.replace(config, fingerprint=identify())
-  builder = preparing.prepare_once(
-    Clips, config, data_dir, _megabytes, identify
-  )
-  metadata = builder.info.metadata
-  preparing.check_bad(metadata, config.max_bad_share)
-  counts = (len(metadata["bad"]), metadata["pairs"])
-  logging.info("%s: %d of %d clips left out", builder.data_dir, *counts)
-  return builder
+  return preparing.prepare_folder(Clips, config, data_dir, identify)
 
 
 def _scan(
@@ -217,11 +205,30 @@ def load(builder: Clips, split: str) -> Sequence[dict]:
     builder: from `prepare`.
     split: 'train', 'validation' or 'test'.
   """
-  return preparing.open_split(builder, split)
+  return reading.open_split(builder, split)
 
 
-def _megabytes(builder: Clips) -> int:
-  """A guess: ten seconds of sound and a half compressed picture each."""
-  config = builder.builder_config
-  size = 10 * 2 * config.sample_rate + config.image_size**2
-  return 1 + round(builder.info.metadata.get("pairs", 0) * size / 1e6)
+def from_config(data: ml_collections.ConfigDict) -> Splits:
+  """The splits that `config.data` asks for, of a folder of clips."""
+  config = ClipsConfig(
+    source=data.source,
+    under=tuple(name.strip() for name in data.under.split(",")),
+    seconds=data.seconds,
+    image_size=data.image_size,
+    sample_rate=data.sample_rate,
+    split_seed=data.split_seed,
+    max_bad_share=data.max_bad_share,
+  )
+  real = real_sounds.from_config(data)
+  builder = prepare(config, data.data_dir)
+  tree = clip_records.hierarchy(builder)
+  return real | {
+    split: Labelled(load(builder, split), tree) for split in splits.SPLITS
+  }
+
+
+DATASET = Dataset(
+  from_config,
+  identity=("under", "seconds", "image_size", "sample_rate", "split_seed"),
+  others=("data_dir", "source", "max_bad_share"),
+)

@@ -18,79 +18,71 @@ import pathlib
 from collections.abc import Sequence
 from typing import ClassVar
 
+import ml_collections
 import numpy as np
 import tensorflow_datasets as tfds
-from absl import logging
 from tqdm import tqdm
 
 from vgsgan.common.errors import UserError
 from vgsgan.common.options import check_at_least
 from vgsgan.data import decoding, splits
-from vgsgan.data.builders import preparing, sources
+from vgsgan.data.builders import preparing, reading, sources
+from vgsgan.data.builders.configs import FolderConfig
 from vgsgan.data.builders.stamps import folder, index
+from vgsgan.data.records import Dataset, Permuted, Splits
 
 SOURCE = "/usr/share/tuxpaint/stamps"
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
-class StampsConfig(tfds.core.BuilderConfig):
-  """What to prepare. `name` follows from the rest: one folder for each.
+class StampsConfig(FolderConfig):
+  """What to prepare of the stamps.
 
   Attributes:
-    name: derived; what is passed is not used.
     source: the folder of the stamps, or the one that has them in `stamps/`.
     protocol: 'cells' holds out recordings of pictures that train sees with
       other recordings, 'images' holds out pictures.
     languages: of the recordings; the order does not matter.
     symbols: whether to take `symbols/` (letters, coins, chess) too.
-    image_size: side of the square pictures, pixels.
-    sample_rate: of the waveforms, Hz.
     split_seed: chooses what is held out, and the stamps of `max_stamps`.
-    max_bad_share: share of the pairs that may be undecodable.
     max_stamps: takes this many stamps at most; None for all.
-    fingerprint: of the source; `prepare` fills it in.
   """
 
-  name: str = ""
+  SECONDS: ClassVar[int] = 2
+
   source: str = SOURCE
   protocol: str = "cells"
   languages: tuple[str, ...] = ("fr", "ro", "ru", "ca", "bg", "es")
   symbols: bool = False
   image_size: int = 64
-  sample_rate: int = 16000
   split_seed: int = 0
-  max_bad_share: float = 0.01
   max_stamps: int | None = None
-  fingerprint: str = ""
 
-  def __post_init__(self):
+  def check(self) -> None:
+    super().check()
     if self.protocol not in ("cells", "images"):
       raise UserError(
         f"unknown --config.data.protocol '{self.protocol}': "
         "it can be cells or images"
       )
-    check_at_least("data.image_size", self.image_size, 1)
-    check_at_least("data.sample_rate", self.sample_rate, 1000)  # Hz, not kHz.
-    check_at_least("data.max_bad_share", self.max_bad_share, 0)
     if self.max_stamps is not None:
       check_at_least("data.max_stamps", self.max_stamps, 1)
+
+  def parts(self) -> list[str]:
     languages = sorted(set(self.languages))
     if len(languages) > 20:  # A name has 255 bytes at most.
       digest = hashlib.sha256(" ".join(languages).encode()).hexdigest()[:8]
       languages = [f"{len(languages)}languages_{digest}"]
-    parts = [
-      self.protocol,
-      *languages,
-      *(["symbols"] if self.symbols else []),
-      f"{self.image_size}px",
-      f"{self.sample_rate}hz",
+    symbols = ["symbols"] if self.symbols else []
+    return [self.protocol, *languages, *symbols, *super().parts()]
+
+  def choices(self) -> list[str]:
+    return [
       f"seed{self.split_seed}",
       f"test{index.TEST_SHARE:g}",
       f"validation{index.VALIDATION_SHARE:g}",
       *([f"first{self.max_stamps}"] if self.max_stamps is not None else []),
-      f"source_{self.fingerprint}",
     ]
-    self.name = "-".join(parts)
 
 
 class Stamps(tfds.core.GeneratorBasedBuilder):
@@ -173,7 +165,7 @@ class Stamps(tfds.core.GeneratorBasedBuilder):
         waveform = decoding.read_audio(pair.audio_path, config.sample_rate)
       except ValueError as error:
         self.info.metadata["bad"].append([key, str(error)])
-        preparing.check_bad(self.info.metadata, config.max_bad_share)
+        config.check_bad(self.info.metadata)
         continue
       yield (
         key,
@@ -215,22 +207,12 @@ def prepare(config: StampsConfig, data_dir: str | pathlib.Path) -> Stamps:
       data_dir,
     )
 
+  fingerprint = ""
   if _is_default(config.source) and not os.path.exists(SOURCE):
-    found = dataclasses.replace(config, fingerprint=_kept(config, data_dir))
-  else:
-    found = dataclasses.replace(config, fingerprint=identify())
-  builder = preparing.prepare_once(
-    Stamps, found, data_dir, _megabytes, identify
+    fingerprint = _kept(config, data_dir)
+  return preparing.prepare_folder(
+    Stamps, config, data_dir, identify, fingerprint
   )
-  preparing.check_bad(builder.info.metadata, config.max_bad_share)
-  logging.info(
-    "%s: %d of %d pairs undecodable, %d stray recordings; see metadata.json",
-    builder.data_dir,
-    len(builder.info.metadata["bad"]),
-    builder.info.metadata["pairs"],
-    len(builder.info.metadata["strays"]),
-  )
-  return builder
 
 
 def load(builder: Stamps, split: str) -> Sequence[dict]:
@@ -244,7 +226,7 @@ def load(builder: Stamps, split: str) -> Sequence[dict]:
     Records: `image` PNG bytes, `waveform` int16 [samples], `image_id`,
     `speech_id`, `concept` int, and `id`, `language`, `caption` as UTF-8 bytes.
   """
-  return preparing.open_split(builder, split)
+  return reading.open_split(builder, split)
 
 
 def _scan(config: StampsConfig) -> folder.Scan:
@@ -277,8 +259,37 @@ def _kept(config: StampsConfig, data_dir: pathlib.Path) -> str:
   return prepared[0].parent.name.removeprefix(name)
 
 
-def _megabytes(builder: Stamps) -> int:
-  """A high guess: two seconds of speech and an uncompressed picture each."""
-  config = builder.builder_config
-  record = 2 * 2 * config.sample_rate + 3 * config.image_size**2
-  return 1 + round(builder.info.metadata.get("pairs", 0) * record / 1e6)
+def from_config(data: ml_collections.ConfigDict) -> Splits:
+  """The splits that `config.data` asks for."""
+  config = StampsConfig(
+    source=data.source,
+    protocol=data.protocol,
+    languages=tuple(name.strip() for name in data.languages.split(",")),
+    symbols=data.symbols,
+    image_size=data.image_size,
+    sample_rate=data.sample_rate,
+    split_seed=data.split_seed,
+    max_bad_share=data.max_bad_share,
+    max_stamps=data.max_stamps or None,
+  )
+  builder = prepare(config, data.data_dir)
+  records = {split: load(builder, split) for split in splits.SPLITS}
+  if data.permuted:
+    records["train"] = Permuted(records["train"], data.split_seed)
+  return records
+
+
+DATASET = Dataset(
+  from_config,
+  identity=(
+    "protocol",
+    "languages",
+    "symbols",
+    "max_stamps",
+    "split_seed",
+    "permuted",
+    "image_size",
+    "sample_rate",
+  ),
+  others=("data_dir", "source", "max_bad_share"),
+)
