@@ -84,7 +84,7 @@ def test_planted_concepts_and_their_units_are_found():
   assert jnp.argmax(told, axis=1).tolist() == [0, 1]
 
 
-def test_concepts_are_made_at_fixed_steps_of_their_phases():
+def test_concepts_are_clustered_at_fixed_steps_of_a_phase():
   phases = {0: "regular", 3: "cluster", 10: "random", 12: "cluster"}
   refresh = refresher(phases)
   assert [s for s in range(22) if refresh.due(s)] == [3, 7, 12, 16, 20]
@@ -163,7 +163,7 @@ def test_a_refresh_changes_the_concepts_and_nothing_else(generator, records):
   np.testing.assert_allclose(low.mean, made.mean, rtol=2e-2, atol=2e-2)
 
 
-def test_maps_of_concepts_on_other_grids():
+def test_maps_of_concepts_are_resampled_to_other_grids():
   places = np.zeros((1, 2, 2, 1), bool)
   places[0, 0, 1] = True
   wide = drawing_concepts.on_grid(places, 4, 6)[0, ..., 0]

@@ -84,8 +84,8 @@ def test_edits_that_the_loss_ignores_are_refused(generator, loss):
   with pytest.raises(UserError) as refused:
     drawing.check(config)
   one_line(refused, f"config.loss.name={loss!r}", "config.edits.curriculum")
-  drawing.check_seen("both", model.phases)
-  drawing.check_seen(loss, {0: "regular"})
+  drawing.check_used("both", model.phases)
+  drawing.check_used(loss, {0: "regular"})
 
 
 def test_empty_counts_give_the_published_attempts(generator):
@@ -100,7 +100,7 @@ def test_moves_of_directions_may_exceed_1(generator):
   assert model.attempts.counts == (5, 9)
 
 
-def test_updates_take_over_at_their_step():
+def test_phases_begin_at_their_steps():
   def none(*_):
     pytest.fail("not to be called")
 

@@ -41,7 +41,7 @@ def edits_of(model, state, batch, key):
   shown = {"drawn": model.draw(*args)(batch["z"], {}), "real": pictures}
   seen = {k: made[k][0] for k in ("random", "gradient")}
   score = {
-    name: scores.paired(model.score, model.look(*args, x), *maps[1:])
+    name: scores.paired(model.score, model.edit_maps(*args, x), *maps[1:])
     for name, x in (seen | {"real": pictures}).items()
   }
   return made, shown, score
@@ -59,7 +59,7 @@ def editing(generator):
   return model, state_of(model), on_devices
 
 
-def test_every_edit_is_the_same_on_1_and_8_devices(editing, batch):
+def test_every_edit_is_equal_on_1_and_8_devices(editing, batch):
   _, state, run = editing
   (one, shown, _), (eight, _, _) = (run(n, state, batch) for n in (1, 8))
   real = shown["real"]
@@ -81,7 +81,7 @@ def test_every_edit_is_the_same_on_1_and_8_devices(editing, batch):
       assert np.abs(pictures[i] - real[i]).max() > 1 / 255 / 0.224, (kind, i)
 
 
-def test_what_is_not_edited_is_the_stored_picture(editing, batch):
+def test_a_pair_without_an_edit_keeps_its_image(editing, batch):
   _, state, run = editing
   _, shown, _ = run(1, state, batch)
   off = np.abs(shown["drawn"] - shown["real"])
@@ -104,7 +104,7 @@ def test_every_row_draws_its_own_negatives_on_its_device(editing, batch):
   assert different["cluster"] == different["gradient"] == 1
 
 
-def test_keys_change_what_is_random_alone(editing, batch):
+def test_keys_change_random_edits_alone(editing, batch):
   _, state, run = editing
   one, _, _ = run(1, state, batch)
   other, _, _ = run(1, state, batch, jax.random.key(9))
@@ -153,7 +153,7 @@ def learning(generator):
   return Learning(model_of(generator))
 
 
-def test_every_kind_of_step_keeps_the_state_as_it_is_shaped(learning, batch):
+def test_every_kind_of_step_keeps_the_shapes_of_the_state(learning, batch):
   state = learning.state
   for kind in PHASES:
     after, metrics = jax.eval_shape(
@@ -203,7 +203,7 @@ def test_an_edit_of_an_unknown_latent_never_counts(learning, batch):
   equal_trees(after, regular)
 
 
-def test_info_nce_without_edits_that_count_is_without_edits(generator, batch):
+def test_info_nce_ignores_edits_that_do_not_count(generator, batch):
   learning = Learning(model_of(generator, loss="infonce"))
 
   # Without the update, which is most of what there is to compile.
@@ -297,7 +297,7 @@ def test_the_generator_follows_the_slope_of_the_loss(trained, batch):
   assert not same(never.params["image"], state.params["image"])
 
 
-def test_a_step_is_the_same_on_1_and_8_devices(trained, batch, monkeypatch):
+def test_a_step_is_equal_on_1_and_8_devices(trained, batch, monkeypatch):
   monkeypatch.setattr(mesh, "SMALLEST_SPLIT", 64)
   model = copy.copy(trained.model)
   model.mesh = MAKE_MESH(8, model=2)

@@ -40,7 +40,7 @@ def by_network(tree):
 
 # A whole run of grounding is compared in test_trainer.
 @pytest.mark.parametrize("task", sorted({*tasks.TASKS} - {"grounding"}))
-def test_what_is_kept_changes_nothing(folder, task, monkeypatch):
+def test_remat_changes_nothing(folder, task, monkeypatch):
   one = mesh.make_mesh(devices=jax.devices()[:1])
   monkeypatch.setattr(mesh, "make_mesh", lambda **_: one)
   with every_task.made(folder, task) as config:

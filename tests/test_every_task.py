@@ -121,7 +121,7 @@ def numbers(tree, name=""):
 
 
 @pytest.mark.parametrize("task", tasks.TASKS)
-def test_two_processes_give_what_one_gives(folder, task):
+def test_two_processes_equal_one(folder, task):
   one, two = folder / "one" / task, folder / "two" / task
   mine, its = lines(two), lines(one)
   assert [(x["step"], x["split"]) for x in mine] == [
@@ -147,7 +147,7 @@ def test_two_processes_give_what_one_gives(folder, task):
 
 
 @pytest.mark.parametrize("task", tasks.TASKS)
-def test_one_process_wrote(folder, task):
+def test_only_process_0_writes(folder, task):
   """Two leave the files that one leaves, and one file of events a start."""
   found = []
   for name in ("one", "two"):

@@ -72,7 +72,7 @@ def test_penalty_r1_by_hand():
   np.testing.assert_allclose(got, (squares * [0, 1, 4]).mean(), rtol=1e-5)
 
 
-def test_words_present():
+def test_words_present_by_hand():
   rng = np.random.default_rng(0)
   sizes = [len(words) for words in ATTRIBUTES.values()]
   attributes = np.stack([rng.integers(-1, n, (20, 3)) for n in sizes], -1)
@@ -296,7 +296,7 @@ def test_batch_statistics_and_random_numbers_move_on(plain):
   assert same(one, again) and same(first, repeated)
 
 
-def test_eight_devices_do_as_one(plain, monkeypatch):
+def test_steps_are_equal_on_1_and_8_devices(plain, monkeypatch):
   _, state, step, batch = plain
   monkeypatch.setattr(mesh, "SMALLEST_SPLIT", 64)
   devices = MAKE_MESH(8, model=2)
@@ -327,7 +327,7 @@ def test_eight_devices_do_as_one(plain, monkeypatch):
       assert np.any(a != before) or "bias" in text, text
 
 
-def test_labels_steer_what_is_drawn():
+def test_labels_steer_images():
   module = Generator((4, 3), 2, num_labels=5, spectral=False)
   z, labels = normal(2, 4), normal(2, 5, seed=2)
   variables = variables_of(module, z, labels)
@@ -378,7 +378,7 @@ def saved_state(workdir, config):
   return jax.device_get(state)
 
 
-def test_as_many_are_drawn_on_1_and_8_devices(folder):
+def test_samples_are_equal_on_1_and_8_devices(folder):
   config = tiny(folder)
   config.eval.update({"batch": 10**9, "samples": 13})
   splits, sheets = data.load(config.data), []
@@ -454,7 +454,7 @@ def test_a_wrong_value_is_named_in_one_line(section, field, value, said):
   assert "\n" not in str(refused.value)
 
 
-def test_a_sheet_lays_pictures_out_in_rows():
+def test_a_sheet_arranges_images_in_rows():
   shades = np.arange(5) / 4
   images = np.broadcast_to(shades[:, None, None, None], (5, 2, 2, 3))
   found = gan.sheet(images, 2)

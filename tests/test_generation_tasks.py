@@ -130,7 +130,7 @@ def plain(request):
   return request.param, model, with_sgd(model), jax.jit(model.step)
 
 
-def test_the_loss_is_what_it_says(plain):
+def test_the_losses_by_hand(plain):
   variant, model, state, step = plain
   batch = batch_of()
   _, metrics = step(state, batch)
@@ -168,7 +168,7 @@ def test_the_loss_is_what_it_says(plain):
 
 
 @pytest.mark.parametrize("variant", ["gan", "minimax"])
-def test_the_generator_wants_to_pass_for_real(variant):
+def test_the_generator_loss_falls_as_images_pass_for_real(variant):
   model = generation.model_of(small(variant))
   state, batch = with_sgd(model), batch_of()
   inputs, z = model.inputs(batch), normal(8, 5)
@@ -195,7 +195,7 @@ def test_the_generator_wants_to_pass_for_real(variant):
   assert after.mean() > before.mean()
 
 
-def test_eight_devices_do_as_one(plain, monkeypatch):
+def test_steps_are_equal_on_1_and_8_devices(plain, monkeypatch):
   variant, model, state, step = plain
   batch = batch_of(16)
   one, metrics = jax.device_get(step(state, batch))
@@ -219,7 +219,7 @@ def test_eight_devices_do_as_one(plain, monkeypatch):
   assert not same(one.params, jax.device_get(state.params)), variant
 
 
-def test_an_autoencoder_learns_a_few_pictures_by_heart():
+def test_an_autoencoder_learns_a_few_images_by_heart():
   model = generation.model_of(small("ae", decoder=(8, 8)))
   model.tx = {"generator": optax.adam(5e-3)}
   state, step = jax.jit(model.init)(KEY), jax.jit(model.step)
@@ -281,7 +281,7 @@ def test_a_whole_run_of_every_variant(variant, tmp_path, in_memory):
   assert before == (tmp_path / "results.json").read_bytes()
 
 
-def test_a_judge_is_asked_where_it_is_named(monkeypatch, in_memory):
+def test_a_named_judge_gives_figures(monkeypatch, in_memory):
   """The judge sees pixels in [0, 1]; its features are what is compared."""
   asked = []
 
@@ -301,8 +301,8 @@ def test_a_judge_is_asked_where_it_is_named(monkeypatch, in_memory):
   config.judges.update({"classifier": "a", "correspondence": "b"})
   splits = data.load(config.data)
   model = generation.model_of(config)
-  looks = generation_evaluation.Looks(model, MAKE_MESH(1), splits)
-  found = looks.evaluate(with_sgd(model), "test", lambda: None)
+  evaluation = generation_evaluation.Evaluation(model, MAKE_MESH(1), splits)
+  found = evaluation.evaluate(with_sgd(model), "test", lambda: None)
   real = np.stack(shades(9, 2)) / 255.0
   np.testing.assert_allclose(asked[0], real, atol=1e-6)
   assert all(x.min() >= 0 and x.max() <= 1 for x in asked)
@@ -320,24 +320,24 @@ def test_a_judge_is_asked_where_it_is_named(monkeypatch, in_memory):
   )
 
 
-def test_new_latents_are_normal_or_like_those_of_the_training_pictures(
+def test_new_latents_are_standard_normal_or_fitted_to_training_latents(
   in_memory,
 ):
   """The mean and the covariance of what is encoded, or N(0, I)."""
   splits = data.load(None)
   for variant in ("ae", "vae"):
     model = generation.model_of(small(variant))
-    looks = generation_evaluation.Looks(model, MAKE_MESH(1), splits)
+    evaluation = generation_evaluation.Evaluation(model, MAKE_MESH(1), splits)
     state = with_sgd(model)
-    rows = looks.rows
+    rows = evaluation.rows
     train = jnp.asarray(shades(24, 0)[:12])
     seen = np.asarray(model.encode(state, model.inputs({"image": train})))
     expected = {"sampled": (seen.mean(0), np.cov(seen.T))}
     if variant == "vae":
       expected["prior"] = np.zeros(5), np.eye(5)
-    assert looks.drawn.keys() == expected.keys()
+    assert evaluation.drawn.keys() == expected.keys()
     for name, (mean, covariance) in expected.items():
-      got = rows.latents(state, 4000, looks.drawn[name], lambda: None)
+      got = rows.latents(state, 4000, evaluation.drawn[name], lambda: None)
       scale = np.sqrt(np.trace(covariance))
       np.testing.assert_allclose(got.mean(0), mean, atol=0.1 * scale)
       np.testing.assert_allclose(np.cov(got.T), covariance, atol=0.1 * scale**2)
@@ -379,14 +379,14 @@ def test_networks_without_normalisation_are_trained():
   assert jax.tree.structure(after) == jax.tree.structure(state)
 
 
-def test_halves_of_too_few_pictures_cannot_be_compared():
+def test_too_few_images_are_refused():
   config = small("ae")
   splits = {"train": [], "validation": [0] * 7, "test": [0] * 9}
   with pytest.raises(UserError, match=r"num_validation=7 must be at least"):
     generation.build(config, MAKE_MESH(1), splits)
 
 
-def test_a_sheet_lays_rows_below_each_other():
+def test_a_sheet_stacks_rows():
   white, black = np.ones((2, 1, 2, 1)), -np.ones((2, 1, 2, 1))
   grey = np.zeros((2, 1, 2, 1))
   grey[1] = 3.0
@@ -397,7 +397,7 @@ def test_a_sheet_lays_rows_below_each_other():
   assert page.shape == (3, 4, 3)
 
 
-def test_generators_are_named_as_the_losses_are():
+def test_generator_losses_have_their_names():
   assert set(generative.GENERATOR_LOSSES) == {
     load("generation").get_config(name).generation.loss
     for name in ("gan", "minimax")

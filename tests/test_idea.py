@@ -92,7 +92,7 @@ def told(game):
 
 
 @pytest.mark.parametrize("dropped", [0, 1])
-def test_what_is_dropped_has_no_influence(told, dropped):
+def test_a_dropped_modality_has_no_influence(told, dropped):
   run, pair = told
   keep = np.ones((8, 2), bool)
   keep[:, dropped] = False
@@ -112,7 +112,7 @@ def test_what_is_dropped_has_no_influence(told, dropped):
   assert np.mean(np.abs(moved - latent).max(1) > 1e-3) > 0.5
 
 
-def test_each_row_is_dropped_by_itself(told):
+def test_modalities_are_dropped_row_by_row(told):
   run, pair = told
   keep = np.ones((8, 2), bool)
   keep[2, 0] = keep[5, 1] = False
@@ -303,7 +303,7 @@ def test_the_default_networks_fit_the_default_data():
   assert set(kernels) == {"picture", "sound", "fc1", "fc2"}
 
 
-def test_without_an_adversary_there_is_none(game):
+def test_plain_autoencoders_have_no_discriminator(game):
   model = idea.Idea(small("ae"))
   assert set(model.modules) == {"generator"}
   assert model.noise(jnp.int32(0), 4).latent is None
@@ -312,7 +312,7 @@ def test_without_an_adversary_there_is_none(game):
   assert set(game[1].params) == {"generator", "discriminator"}
 
 
-def test_eight_devices_do_as_one(game, monkeypatch):
+def test_steps_are_equal_on_1_and_8_devices(game, monkeypatch):
   model, state, step, batch = game
   one, metrics = jax.device_get(step(state, batch))
   monkeypatch.setattr(mesh, "SMALLEST_SPLIT", 64)
@@ -333,7 +333,7 @@ def test_eight_devices_do_as_one(game, monkeypatch):
   assert not same(one.params, jax.device_get(state.params))
 
 
-def test_either_is_learned_from_the_other():
+def test_each_modality_is_learned_from_the_other():
   """On a few pairs: errors fall far below those of the mean clip."""
   config = small("ae", picture_decoder=(16,), sound_decoder=(16,), drop=0.45)
   config.idea.widths = (8,)

@@ -63,7 +63,7 @@ def test_judged_figures_of_clips_whose_classes_are_known():
     assert set(found[part]["frechet"]) == set(made)
 
 
-def test_what_does_not_belong_together_shows_in_pairs_alone():
+def test_mismatched_clips_show_in_pair_figures_alone():
   rng = np.random.default_rng(0)
   labels = rng.integers(0, 3, 400)
   real, again = clips_of(labels, rng), clips_of(labels, rng)
@@ -81,7 +81,7 @@ def test_what_does_not_belong_together_shows_in_pairs_alone():
   assert away["pair"]["shuffled"] > 20 * away["pair"]["again"]
 
 
-def test_the_likest_pairs_are_kept_whatever_judges_find():
+def test_judges_do_not_choose_the_checkpoint():
   def results(away, judged):
     def found(value):
       return {"pair": {"frechet": {"from_both": {"value": value}}}}
@@ -112,7 +112,7 @@ def test_diversity_is_the_mean_distance_of_two():
   assert found["diversity"]["twice"] == known | {"chance": 0.0}
 
 
-def test_no_row_is_compared_with_what_was_made_of_it():
+def test_no_row_is_compared_with_its_own_reconstruction():
   rng = np.random.default_rng(0)
   real, other = rng.normal(size=(2, 12, 3))
   own = real.copy()  # A copy is not nearer to the even rows than the real.
@@ -140,13 +140,15 @@ class Plain:
     return latent[:, :1], latent[:, 1:]
 
 
-def test_what_is_made_of_one_half_is_made_without_the_other():
+def test_a_clip_from_one_modality_ignores_the_other():
   clips = records(9)
   splits = dict.fromkeys(("train", "validation", "test"), clips)
   transform = idea.example(Plain.config.data)
-  looks = idea_evaluation.Looks(Plain(), mesh.make_mesh(1), splits, transform)
+  evaluation = idea_evaluation.Evaluation(
+    Plain(), mesh.make_mesh(1), splits, transform
+  )
   state = TrainState(0, {}, {}, {})
-  found = looks.rows.of(state, clips, 9, lambda: None)
+  found = evaluation.rows.of(state, clips, 9, lambda: None)
   real = found.pop("real")
   assert (real["picture"] != 0).all() and (real["sound"] != 0).any()
   none = np.zeros((9, 1))

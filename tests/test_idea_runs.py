@@ -55,7 +55,7 @@ def test_a_whole_run_of_every_kind(kind, tmp_path, monkeypatch, in_memory):
     assert opened.size == (9 * 16, (1 + len(names)) * 8)
 
 
-def test_one_pair_is_no_batch_for_a_discriminator_of_pairs():
+def test_a_batch_of_one_pair_is_refused():
   config = small("gan")
   config.train.batch = 1
   with pytest.raises(UserError, match=r"config\.train\.batch=1 must be at"):

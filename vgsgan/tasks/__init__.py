@@ -1,8 +1,9 @@
-"""Tasks: one file a system, all of the same shape.
+"""Tasks: one module for each system, with the same interface.
 
 A task's module has `build(config, mesh, splits) -> Task`; `NEEDS`, the sections
-and fields of a config that it reads; and `check(config)`, which refuses what it
-cannot be made of. The loop alone jits, shards, donates, saves and logs.
+and fields of a config that it reads; and `check(config)`, which raises
+UserError for wrong fields. The loop alone jits, shards, donates, saves and
+logs.
 """
 
 import importlib
@@ -20,7 +21,7 @@ from vgsgan.data.records import Records
 from vgsgan.train import forward, workdirs
 from vgsgan.train.task import Task
 
-# By name, a config to start from.
+# A config to start from, by the name of the task.
 TASKS = {
   "grounding": "configs/stamps.py",
   "drawing": "configs/quickstart.py",
@@ -32,7 +33,7 @@ TASKS = {
   "generation": "configs/generation.py",
   "idea": "configs/generation.py:idea-vae-gan",
 }
-# What all of them need.
+# Fields that every task reads.
 _NEEDS = (
   "seed",
   "transfer_guard",
@@ -46,11 +47,11 @@ _NEEDS = (
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-  """Refuses what no task can be made of, before data are read for it.
+  """Checks a config, before data are read.
 
   Raises:
-    UserError: as of `check_fields`, or a name is unknown, or fields contradict
-      each other.
+    UserError: a field is missing or out of its range, a name is unknown, or
+      fields contradict each other.
   """
   check_fields(config)
   forward.check(config.train)
@@ -59,10 +60,10 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 
 def check_fields(config: ml_collections.ConfigDict) -> None:
-  """Refuses a config that is none of a task.
+  """Checks that a config has its task's fields, in their ranges.
 
   Raises:
-    UserError: it lacks a field, or one of them is out of its range.
+    UserError: a field is missing or out of its range.
   """
   ranges.require(config, ("task",), "{field} is missing: name a task")
   ranges.check(config)
@@ -76,10 +77,10 @@ def check_fields(config: ml_collections.ConfigDict) -> None:
 
 
 def config_of(workdir: pathlib.Path) -> ml_collections.ConfigDict:
-  """The config of a run.
+  """Reads the config of a run.
 
   Raises:
-    UserError: there is no such run, or its config is none of a run.
+    UserError: there is no such run, or its config is not that of a task.
   """
   config = ml_collections.ConfigDict(workdirs.read_config(workdir))
   try:
@@ -90,12 +91,12 @@ def config_of(workdir: pathlib.Path) -> ml_collections.ConfigDict:
 
 
 def needs(config: ml_collections.ConfigDict) -> tuple[str, ...]:
-  """Sections and fields, dotted, that the task of a config reads."""
+  """Sections and fields, dotted, that a config's task reads."""
   return (*_NEEDS, *_module(config).NEEDS)
 
 
 def check_batch(config: ml_collections.ConfigDict) -> None:
-  """Refuses a batch of one pair, which has no other to be told from."""
+  """Raises UserError for a batch of one pair, which has no negatives."""
   if config.train.batch < 2:
     raise UserError(
       f"config.train.batch={config.train.batch} must be 2 at least: a pair is "
@@ -112,9 +113,9 @@ def build(
   mesh: Mesh,
   splits: dict[str, Records],
 ) -> Task:
-  """The task that `config.task` names; raises as `check` does.
+  """Builds the task that `config.task` names; raises what `check` raises.
 
-  Batches of evaluation are no larger than what is evaluated.
+  Evaluation batches are at most as large as the largest evaluated split.
   """
   check(config)
   config = config.copy_and_resolve_references()
@@ -129,7 +130,7 @@ def _most_evaluated(
   mesh: Mesh,
   splits: dict[str, Records],
 ) -> int:
-  """Rows of the largest split that is evaluated, for every device as many."""
+  """Rows of the largest evaluated split, rounded up to full devices."""
   rows = [len(split) for name, split in splits.items() if name != "train"]
   rows.append(config.eval.get("samples", 1))
   return -(-max(rows) // mesh.size) * mesh.size

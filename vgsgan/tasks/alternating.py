@@ -1,4 +1,4 @@
-"""Networks that are updated in turn, each by a loss of its own."""
+"""Updates networks in turn, each by its own loss."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,23 +16,23 @@ from vgsgan.train.task import Batch, Metrics
 
 
 class Alternating:
-  """A generator, perhaps against a discriminator, and the generator's average.
+  """A generator, optionally a discriminator, and the generator's average.
 
-  A subclass says what each network learns:
+  A subclass defines:
 
-  * `inputs(batch)`, what the losses see of a batch;
-  * `noise(step, rows)`, the random numbers of a step, from the seed and the
+  * `inputs(batch)`: the losses' view of a batch;
+  * `noise(step, rows)`: the random numbers of a step, from the seed and the
     step alone;
-  * `generate(params, stats, inputs, noise)`, the generator's pass in training:
-    what it makes, and its new `batch_stats`;
-  * for each network NAME a method `NAME_loss(own, params, stats, inputs,
-    noise)`: the loss with `own` as its params, and metrics and its new
-    `batch_stats`. `params` and `stats` are those of all networks.
+  * `generate(params, stats, inputs, noise)`: the generator's training pass; its
+    outputs and its new `batch_stats`;
+  * `NAME_loss(own, params, stats, inputs, noise)` for each network NAME: the
+    loss with `own` as its params, and (metrics, its new `batch_stats`).
+    `params` and `stats` are those of all networks.
 
   Attributes:
     config: of the task.
     modules: the networks in the order of their updates, the generator last.
-    longest: the longest memory of the average, a share kept at each step.
+    longest: limit of the average's decay, in [0, 1).
   """
 
   config: ml_collections.ConfigDict
@@ -40,7 +40,7 @@ class Alternating:
   longest: float
 
   def prepare(self, longest: float) -> None:
-    """Optimisers of `config.optim`, once config and modules are there."""
+    """Makes the optimisers; call it after `config` and `modules` are set."""
     self.longest = longest
     steps = self.config.train.steps
     self.tx = {
@@ -48,13 +48,13 @@ class Alternating:
     }
     self.rate = schedule(self.config.optim.generator, steps)
 
-  def start(self, made: Mapping[str, Any]) -> TrainState:
-    """The state of networks as `module.init` makes them.
+  def start(self, variables: Mapping[str, Any]) -> TrainState:
+    """The initial state, from the variables of each network's `module.init`.
 
     `batch_stats.average` is the averaged generator, both its trees.
     """
-    params = {name: x["params"] for name, x in made.items()}
-    stats = {name: x.get("batch_stats", {}) for name, x in made.items()}
+    params = {name: x["params"] for name, x in variables.items()}
+    stats = {name: x.get("batch_stats", {}) for name, x in variables.items()}
     # A copy: the same buffer cannot be donated twice.
     stats["average"] = jax.tree.map(
       jnp.copy,
@@ -64,15 +64,16 @@ class Alternating:
     return TrainState(jnp.zeros((), jnp.int32), params, stats, opt_state)
 
   def apply(self, name: str, params: Any, stats: Any, *args: Any) -> Any:
-    """What a network makes of its arguments in training, and new statistics.
+    """A network's outputs in training, and its new statistics.
 
-    Of a batch in parts, a network that compares rows sees those of a part.
+    If a batch passes in parts, a network that compares rows compares those of
+    one part.
     """
     network = forward.bind(self.modules[name], params)
     return forward.apply(self.config.train, network, stats, *args)
 
   def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-    """One update of each network."""
+    """Updates each network once."""
     inputs = self.inputs(batch)
     noise = self.noise(state.step, len(batch["image"]))
     params, stats = dict(state.params), dict(state.batch_stats)
@@ -102,23 +103,23 @@ class Alternating:
     return TrainState(state.step + 1, params, stats, opt_state), metrics
 
   def _averaged(self, step, params, average, inputs, noise) -> Any:
-    """The averaged generator after a step, its own statistics noted."""
+    """The averaged generator after a step, with its own statistics."""
     weights = averaged(
       step, self.longest, average["params"], params["generator"]
     )
-    # Every other row, so that each device has its share of them.
-    some = jax.tree.map(lambda x: x[::2], (inputs, noise))
-    _, stats = self.generate(weights, average["batch_stats"], *some)
+    # Half of the rows: every other one, so that each device has its share.
+    half = jax.tree.map(lambda x: x[::2], (inputs, noise))
+    _, stats = self.generate(weights, average["batch_stats"], *half)
     return {"params": weights, "batch_stats": stats}
 
 
 def averaged(
   step: Int[Array, ""], limit: float, average: Any, params: Any
 ) -> Any:
-  """An exponential moving average of parameters, one step on.
+  """Updates an exponential moving average of parameters.
 
-  As short as the run so far, so that the start is soon forgotten, and as long
-  as `limit` allows.
+  The decay grows with the step up to `limit`, so that the average soon forgets
+  the initial parameters.
   """
   decay = jnp.minimum(limit, (1.0 + step) / (10.0 + step))
   return jax.tree.map(lambda a, b: decay * a + (1 - decay) * b, average, params)

@@ -1,13 +1,13 @@
 """Learning words by drawing images: grounding with drawn hard negatives.
 
 Surís et al., "Learning Words by Drawing Images" (CVPR 2019): inside the step a
-generator draws each picture anew with one detail changed where the word is,
-and the caption has to score lower with it than with its own picture.
+generator draws each image again with one detail changed where the word is. The
+caption has to score lower with this edit than with its own image.
 
-A picture that the generator did not draw has no latent in its record. With
-`edits.inverter` it is looked for (`vgsgan.negatives.inversion`), and what the
-edit changes is added to the picture itself: what the generator cannot draw of
-it is in the picture and its edit alike, and tells nothing.
+An image that the generator did not draw has no latent in its record. With
+`edits.inverter` the step searches for one (`vgsgan.negatives.inversion`) and
+adds the edit's change to the image itself. Details that the generator cannot
+draw are then in both, and do not give the edit away.
 """
 
 import functools
@@ -44,7 +44,7 @@ NEEDS = (*grounding.NEEDS, "edits", "data.generator")
 
 
 class Drawing(grounding.Grounding):
-  """The towers and the generator of a config."""
+  """The towers of a config and the generator that draws its edits."""
 
   def __init__(self, config: ml_collections.ConfigDict, mesh: Mesh):
     use = config.edits
@@ -64,11 +64,11 @@ class Drawing(grounding.Grounding):
     super().__init__(config, mesh)
 
   def _layers(self, names: str) -> dict[str, tuple[int, int, int]]:
-    known = self.generator.layers
+    layers = self.generator.layers
     chosen = tuple(name.strip() for name in names.split(","))
     for name in chosen:
-      check_one_of("edits.layers", name, tuple(known))
-    return {name: known[name] for name in chosen}
+      check_one_of("edits.layers", name, tuple(layers))
+    return {name: layers[name] for name in chosen}
 
   def init(self, key: jax.Array) -> TrainState:
     """A fresh state; the generator is in `params` only if it is trained."""
@@ -116,7 +116,7 @@ class Drawing(grounding.Grounding):
     return batch_stats["generator_params"]
 
   def pixels(self, params, batch_stats) -> edits.Draw:
-    """Pictures in [0, 1], as they would be stored, from latents."""
+    """The function that draws images in [0, 1], rounded as if stored."""
     variables = {
       "params": self.generator_params(params, batch_stats),
       "batch_stats": batch_stats["generator"],
@@ -129,7 +129,10 @@ class Drawing(grounding.Grounding):
     return draw
 
   def draw(self, params, batch_stats, missed=None) -> edits.Draw:
-    """Pictures as the image tower takes them; see `inversion.Latents`."""
+    """The function that draws inputs of the image tower.
+
+    `missed` is that of `inversion.Latents`.
+    """
     pixels = self.pixels(params, batch_stats)
 
     def draw(z, keep):
@@ -140,26 +143,26 @@ class Drawing(grounding.Grounding):
 
     return draw
 
-  def latents(self, params, batch_stats, batch, pictures) -> inversion.Latents:
-    """Those of the records, or if there is an inverter what it finds."""
+  def latents(self, params, batch_stats, batch, images) -> inversion.Latents:
+    """The records' latents, or those that the inverter finds."""
     if not self.inverter:
-      known = jnp.isfinite(batch["z"]).all(axis=1)
-      z = jnp.where(known[:, None], batch["z"], 0.0)
-      return inversion.Latents(z, known.astype(jnp.float32), None, {})
+      has_latent = jnp.isfinite(batch["z"]).all(axis=1)
+      z = jnp.where(has_latent[:, None], batch["z"], 0.0)
+      return inversion.Latents(z, has_latent.astype(jnp.float32), None, {})
     module, variables = self.inverter.module, batch_stats["inverter"]
     draw = self.pixels(params, batch_stats)
     return inversion.search(
       lambda z: draw(z, {}),
       lambda shown: module.apply(variables, 2 * shown - 1),
-      features.pixels(pictures) / 255.0,  # As they were augmented.
+      features.pixels(images) / 255.0,  # After augmentation.
       self.config.edits.inversion_steps,
       self.config.edits.inversion_limit,
     )
 
-  def edit(self, kind, key, params, batch_stats, batch, pictures, maps):
-    """One drawn impostor for each picture: see `impostors.select_edit`."""
+  def edit(self, kind, key, params, batch_stats, batch, images, maps):
+    """Draws one impostor for each image; see `impostors.select_edit`."""
     frozen = jax.lax.stop_gradient(params)
-    latents = self.latents(frozen, batch_stats, batch, pictures)
+    latents = self.latents(frozen, batch_stats, batch, images)
     maps = jax.lax.stop_gradient(maps)
     peak = edits.peak(self.matchmap(*maps[:2]), maps[2])
     regions = [edits.region(peak.heat, share) for share in self.attempts.shares]
@@ -182,9 +185,9 @@ class Drawing(grounding.Grounding):
         draw, latents.z, units, self.layers, regions
       )
     counts = latents.counts
-    drawn = jnp.where(counts[:, None, None, None] > 0, drawn, pictures)
+    drawn = jnp.where(counts[:, None, None, None] > 0, drawn, images)
     chosen, weight, metrics = impostors.select_edit(
-      drawn, pictures, regions, self.attempts.changes
+      drawn, images, regions, self.attempts.changes
     )
     if not self.config.edits.train_generator:
       chosen = jax.lax.stop_gradient(chosen)
@@ -193,12 +196,12 @@ class Drawing(grounding.Grounding):
   def select_units(
     self, kind, key, frozen, batch_stats, latents, maps, peak, region
   ) -> impostors.Units:
-    """The units that each strength switches off where the word is."""
+    """The units that each attempt switches off where the word is."""
     image_map, speech_map, valid = maps
     draw = self.draw(frozen, batch_stats, latents.missed)
 
     def score_of_keep(keep):
-      image_map = self.look(frozen, batch_stats, draw(latents.z, keep))
+      image_map = self.edit_maps(frozen, batch_stats, draw(latents.z, keep))
       return scores.paired(self.score, image_map, speech_map, valid)
 
     return impostors.UNITS[kind](
@@ -216,25 +219,24 @@ class Drawing(grounding.Grounding):
     )
 
   def matchmap(self, image_map, speech_map):
-    """As the score sees it."""
+    """Matchmaps of pairs, of normalised features if the score has them."""
     if self.config.score.normalize:
       image_map, speech_map = map(scores.l2_normalize, (image_map, speech_map))
     return scores.matchmap(image_map, speech_map)
 
   def directions(self, params, batch_stats):
-    """Closed-form directions of all that reads the latent (SeFa)."""
+    """Closed-form directions of the layers that read the latent (SeFa)."""
     weights = self.generator_params(params, batch_stats)
     matrix = self.generator.latent_matrix(weights)
-    found, _ = edits.sefa(matrix, self.config.edits.directions)
-    return found
+    return edits.sefa(matrix, self.config.edits.directions)[0]
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-  """Refuses what the task cannot be made of."""
+  """Raises UserError if the config does not describe a task."""
   grounding.check_pairs(config)
   check_batch(config)
   phases = curriculum(config.edits.curriculum)
-  check_seen(config.loss.name, phases)
+  check_used(config.loss.name, phases)
   check_norm(config, phases)
   attempts(config.edits)
   moved = config.data.augment.shift or config.data.augment.flip
@@ -249,7 +251,7 @@ def check(config: ml_collections.ConfigDict) -> None:
 def check_norm(
   config: ml_collections.ConfigDict, phases: dict[int, str]
 ) -> None:
-  """Refuses edits that would have other statistics than their originals."""
+  """Raises UserError if edits would have other statistics than originals."""
   if config.image.norm == "batch" and set(phases.values()) != {"regular"}:
     raise UserError(
       "config.image.norm='batch' normalises edits and originals by different "
@@ -264,7 +266,7 @@ def check_latents(
   latent_size: int,
   record: Record,
 ) -> None:
-  """Refuses edits of pictures whose latents are unknown, or of another size."""
+  """Raises UserError if records lack the latents that edits need."""
   kinds = set(phases.values()) - {"regular"}
   if not kinds or np.size(record.get("z", ())) == latent_size:
     return
@@ -281,10 +283,10 @@ def check_latents(
     )
 
 
-def check_seen(loss: str, phases: dict[int, str]) -> None:
-  """Refuses edits that would be drawn for a loss that does not look at them."""
-  seen = (*objectives.EDITED, "infonce")
-  if loss not in seen and set(phases.values()) != {"regular"}:
+def check_used(loss: str, phases: dict[int, str]) -> None:
+  """Raises UserError if the curriculum has edits and the loss ignores them."""
+  users = (*objectives.EDITED, "infonce")
+  if loss not in users and set(phases.values()) != {"regular"}:
     raise UserError(
       f"config.loss.name={loss!r} has no use for the edits of "
       "config.edits.curriculum: choose edited, both or infonce, or set the "
@@ -293,14 +295,14 @@ def check_seen(loss: str, phases: dict[int, str]) -> None:
 
 
 def groups(records: Records) -> dict[str, np.ndarray]:
-  """Subsets of recordings: by voice where one is held out, or by language."""
+  """Groups of recordings: by voice if one is held out, else by language."""
   if "held_out" in records[0]:
     return by_voice(records)
   return by_language(records) if "language" in records[0] else {}
 
 
 def by_voice(records: Records) -> dict[str, np.ndarray]:
-  """Which records have a voice of training, and which the one held out."""
+  """Masks of the records with a training voice, and with the held-out one."""
   held_out = np.array([records[i]["held_out"] for i in range(len(records))])
   voices = {"training_voices": ~held_out, "held_out_voice": held_out}
   return {name: rows for name, rows in voices.items() if rows.any()}
@@ -311,7 +313,7 @@ def build(
   mesh: Mesh,
   splits: dict[str, Records],
 ) -> Task:
-  """The task on these splits."""
+  """Builds the task on these splits."""
   model = Drawing(config, mesh)
   size = model.generator.latent_size
   check_latents(config, model.phases, size, splits["train"][0])
@@ -321,8 +323,8 @@ def build(
   subsets = functools.cache(lambda split: groups(splits[split]))
 
   def evaluate(state: TrainState, split: str, poll: Poll) -> dict[str, Any]:
-    found = reader.read(state, splits[split], poll)
-    results = reader.retrieval(found, subsets(split), poll)
+    maps = reader.read(state, splits[split], poll)
+    results = reader.retrieval(maps, subsets(split), poll)
     if split == "test" and "probe" in splits:
       results |= drawing_words.evaluate(reader, state, splits, poll)
     return results
@@ -330,7 +332,7 @@ def build(
   steps = {
     first: model.phase_step(kind) for first, kind in model.phases.items()
   }
-  aims = "cluster" in model.phases.values()
+  clusters = "cluster" in model.phases.values()
   return Task(
     transform=DrawnPairExample(
       int(data.seconds * data.sample_rate),
@@ -340,7 +342,9 @@ def build(
     init=model.init,
     step=steps.pop(0),
     phases=steps,
-    between=Refresh(model, splits["train"], in_eval, mesh) if aims else None,
+    between=(
+      Refresh(model, splits["train"], in_eval, mesh) if clusters else None
+    ),
     evaluate=evaluate,
     select=mean_recall_at_10,
     selection="mean R@10 of both directions",

@@ -1,8 +1,7 @@
-"""What a model of speech and pictures knows of single words; for `drawing`.
+"""Tests a model's knowledge of single words, for `drawing`.
 
-The attribute test and the semantic test of "Learning Words by Drawing Images"
-(CVPR 2019), on the splits that Audio CLEVRGAN has for them: see
-`evals.attributes`.
+These are the attribute test and the semantic test of "Learning Words by Drawing
+Images" (CVPR 2019), on their splits of Audio CLEVRGAN; see `evals.attributes`.
 """
 
 import dataclasses
@@ -23,7 +22,7 @@ from vgsgan.train.task import Poll
 
 @dataclasses.dataclass(frozen=True)
 class Negatives:
-  """Records with their k-th negative in the place of their picture."""
+  """Records with their k-th negative in the place of their image."""
 
   records: Records
   k: int
@@ -42,7 +41,7 @@ def evaluate(
   splits: dict[str, Records],
   poll: Poll,
 ) -> dict[str, Any]:
-  """Both tests, on the splits `probe`, `words` and `semantic`."""
+  """Runs both tests, on the splits `probe`, `words` and `semantic`."""
   return {
     "attributes": attribute_test(reader, state, splits, poll),
     "semantic": semantic_test(reader, state, splits["semantic"], poll),
@@ -55,7 +54,7 @@ def attribute_test(
   splits: dict[str, Records],
   poll: Poll,
 ) -> dict[str, Any]:
-  """Single words, spoken alone, against pictures with and without them."""
+  """Ranks images with and without a word by single spoken words."""
   spoken, probe = list(splits["words"]), list(splits["probe"])
   words = reader.read(state, spoken, poll)
   images = reader.read(state, probe, poll)["images"]
@@ -79,13 +78,13 @@ def attribute_test(
 def semantic_test(
   reader: Reader, state: TrainState, records: Records, poll: Poll
 ) -> dict[str, Any]:
-  """Captions against their picture and others that differ in one attribute."""
+  """Scores captions with their image and with images of another attribute."""
   changed = np.stack([records[i]["changed"] for i in range(len(records))])
   paired = jax.jit(lambda *maps: scores.paired(reader.score, *maps))
 
-  def score(of: Records) -> np.ndarray:
-    found = reader.read(state, of, poll)
-    maps = found["images"], found["speech"], found["valid"]
+  def score(pairs: Records) -> np.ndarray:
+    rows = reader.read(state, pairs, poll)
+    maps = rows["images"], rows["speech"], rows["valid"]
     return jax.device_get(paired(*jax.device_put(maps)))
 
   negatives = [score(Negatives(records, k)) for k in range(changed.shape[1])]

@@ -2,9 +2,9 @@
 
 Brock, Donahue and Simonyan (ICLR 2019): hinge loss, two time scales, spectral
 norm, orthogonal regularisation, an average of the generator's weights. For
-small budgets, the gradient penalty R1 (Mescheder et al., ICML 2018) and
-differentiable shifts of all that the discriminator sees (Zhao et al., NeurIPS
-2020) stand beside them.
+small budgets there are the gradient penalty R1 (Mescheder et al., ICML 2018)
+and differentiable shifts of the discriminator's inputs (Zhao et al., NeurIPS
+2020).
 """
 
 from collections.abc import Callable, Iterator
@@ -43,16 +43,16 @@ NEEDS = (
   "eval.samples",
   "eval.recogniser",
 )
-_FEWEST = 8  # Pictures: halves of the real ones are compared.
+_FEWEST = 8  # Images: the two halves of the real ones are compared.
 
 
 class StepNoise(NamedTuple):
   """The random draws of one training step.
 
   Attributes:
-    first: latents that the discriminator's drawn images are of.
-    second: latents that the generator learns by.
-    shifts: keys of the shifts of real, drawn and drawn images.
+    first: latents of the discriminator's drawn images.
+    second: latents of the generator's loss.
+    shifts: keys for shifting real images, and the images of both latents.
   """
 
   first: Float[Array, "b z"]
@@ -61,7 +61,7 @@ class StepNoise(NamedTuple):
 
 
 class Gan(Alternating):
-  """The two networks of a config and what is computed with them."""
+  """The two networks of a config and their losses."""
 
   def __init__(self, config: ml_collections.ConfigDict):
     check(config)
@@ -111,7 +111,7 @@ class Gan(Alternating):
     )
 
   def inputs(self, batch: Batch) -> tuple[Array, Array | None]:
-    """Real images in [-1, 1], and the words true of each if they are labels."""
+    """Real images in [-1, 1], and their words if the networks have labels."""
     real = batch["image"].astype(jnp.float32) / 127.5 - 1
     if not self.config.gan.labels:
       return real, None
@@ -129,7 +129,7 @@ class Gan(Alternating):
     return self.draw(params, stats, noise.first, inputs[1])
 
   def draw(self, params, stats, latent, labels) -> tuple[Array, Any]:
-    """Images, in training mode, and the new statistics."""
+    """Images in training mode, and the new statistics."""
     network = forward.bind(self.generator, params)
     return forward.apply(self.config.train, network, stats, latent, labels)
 
@@ -142,14 +142,14 @@ class Gan(Alternating):
     return augment.shift_and_flip(key, images, self.config.gan.shift, False)
 
   def discriminator_loss(self, own, params, stats, inputs, noise):
-    """Hinge loss and R1; new statistics."""
+    """The hinge loss and R1; (metrics, new statistics)."""
     (real, labels), use = inputs, self.config.gan
     drawn, _ = self.generate(
       params["generator"], stats["generator"], inputs, noise
     )
     real = self.shifted(noise.shifts[0], real)
     drawn = self.shifted(noise.shifts[1], drawn)
-    # In turns, so that each stays on its device.
+    # Real and drawn alternate, so that each row stays on its device.
     both = jnp.stack([real, drawn], 1).reshape(-1, *real.shape[1:])
     twice = None if labels is None else jnp.repeat(labels, 2, axis=0)
     scores, new = self.judge(
@@ -163,17 +163,18 @@ class Gan(Alternating):
       "right": 0.5 * (jnp.mean(on_real > 0) + jnp.mean(on_drawn < 0)),
     }
     if use.r1:
-      # Every so many rows, so that each device has its share of them.
-      few = slice(None, None, use.r1_rows)
-      some = None if labels is None else labels[few]
+      # Rows at equal distances, so that each device has its share.
+      rows = slice(None, None, use.r1_rows)
+      their_labels = None if labels is None else labels[rows]
       metrics["r1"] = generative.penalty_r1(
-        lambda x: self.judge(own, stats["discriminator"], x, some)[0], real[few]
+        lambda x: self.judge(own, stats["discriminator"], x, their_labels)[0],
+        real[rows],
       )
       loss = loss + 0.5 * use.r1 * metrics["r1"]
     return loss, (metrics, new)
 
   def generator_loss(self, own, params, stats, inputs, noise):
-    """Has drawn images score high; new statistics."""
+    """The loss that makes drawn images score high; (metrics, statistics)."""
     _, labels = inputs
     drawn, new = self.draw(own, stats["generator"], noise.second, labels)
     scores, _ = self.judge(
@@ -184,14 +185,14 @@ class Gan(Alternating):
     )
     loss = -jnp.mean(scores)
     if self.config.gan.orthogonal:
-      # Not on the embedding of the labels, which all blocks share.
+      # The embedding of the labels, which all blocks share, is exempt.
       weights = {k: v for k, v in own.items() if k != "shared"}
       penalty = generative.orthogonality(weights)
       loss = loss + self.config.gan.orthogonal * penalty
     return loss, ({}, new)
 
   def sample(self, state: TrainState, latent, labels=None) -> Array:
-    """Pictures of the averaged generator, in [0, 1]."""
+    """Images of the averaged generator, in [0, 1]."""
     images = self.generator.apply(
       state.batch_stats["average"], latent, labels, train=False
     )
@@ -199,7 +200,7 @@ class Gan(Alternating):
 
 
 def sheet(images: np.ndarray, columns: int) -> np.ndarray:
-  """Pictures [n, s, s, 3] in [0, 1] side by side, as one of uint8."""
+  """Arranges images [n, s, s, 3] in [0, 1] in a grid, as one uint8 image."""
   n, s = len(images) // columns, images.shape[1]
   pixels = np.clip(images * 255, 0, 255).astype(np.uint8)
   rows = pixels[: n * columns].reshape(n, columns, s, s, 3)
@@ -207,15 +208,15 @@ def sheet(images: np.ndarray, columns: int) -> np.ndarray:
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-  """Refuses what the task cannot be made of."""
+  """Raises UserError if the config does not describe a task."""
   for name in NETWORKS:
     check_optimizer(config.optim[name], f"optim.{name}")
   channels, size = tuple(config.gan.channels), config.data.image_size
-  made = Generator(channels, config.gan.chunk).image_size
-  if size != made:
+  drawn_size = Generator(channels, config.gan.chunk).image_size
+  if size != drawn_size:
     raise UserError(
       f"config.data.image_size={size}, but {len(channels)} entries in "
-      f"config.gan.channels draw {made} pixels a side: make them agree"
+      f"config.gan.channels draw {drawn_size} pixels a side: make them agree"
     )
   check_at_least("eval.samples", config.eval.samples, _FEWEST)
 
@@ -225,15 +226,15 @@ def build(
   mesh: Mesh,
   splits: dict[str, Records],
 ) -> Task:
-  """The task on these splits."""
+  """Builds the task on these splits."""
   model = Gan(config)
   for split in ("validation", "test"):
     check_at_least(f"data.num_{split}", len(splits[split]), _FEWEST)
-  look = judging.predictor(pretrained.load_recogniser(config.eval.recogniser))
+  judge = judging.predictor(pretrained.load_recogniser(config.eval.recogniser))
   draw = jax.jit(model.sample, out_shardings=mesh_lib.replicated(mesh))
 
   def samples(state: TrainState, records, count: int) -> Iterator[np.ndarray]:
-    """`count` drawn pictures; the same latents at every call."""
+    """Yields `count` drawn images, in batches; all calls use equal latents."""
     rows = config.eval.batch
     for first in range(0, count, rows):
       key = keys.of(config.seed, "samples", first)
@@ -241,8 +242,8 @@ def build(
       labels = None
       if config.gan.labels:
         chosen = [records[i % len(records)] for i in range(first, first + rows)]
-        told = np.stack([r["attributes"] for r in chosen])
-        labels = words_present(jax.device_put(told.astype(np.int32)))
+        words = np.stack([r["attributes"] for r in chosen])
+        labels = words_present(jax.device_put(words.astype(np.int32)))
       drawn = jax.device_get(draw(state, latent, labels))
       yield drawn[: min(rows, count - first)]
 
@@ -255,12 +256,12 @@ def build(
       drawn.append(images)
     drawn = np.concatenate(drawn)
     real = np.stack([decode(r["image"]) for r in splits[split]]) / 255.0
-    return judging.score(look, real.astype(np.float32), drawn) | {
+    return judging.score(judge, real.astype(np.float32), drawn) | {
       "frechet_pixels": frechet.frechet(coarse(real), coarse(drawn))
     }
 
-  def pictures(state: TrainState) -> dict[str, np.ndarray]:
-    # The batch may be larger, so that every device has as many.
+  def sample_sheet(state: TrainState) -> dict[str, np.ndarray]:
+    # The batch may be larger, because it is rounded up to full devices.
     count = min(config.eval.batch, config.eval.samples)
     drawn = next(samples(state, splits["validation"], count))
     return {"samples": sheet(drawn, min(16, len(drawn)))}
@@ -272,18 +273,18 @@ def build(
     evaluate=evaluate,
     select=lambda results: -results["frechet_distance"]["value"],
     selection="Frechet distance",
-    images=pictures,
+    images=sample_sheet,
   )
 
 
 def coarse(images: np.ndarray) -> np.ndarray:
-  """Means over 8 x 8 places: features [n, 192] that nothing was trained for."""
+  """Means over 8 x 8 places, untrained features [n, 192]."""
   n, s = images.shape[:2]
   return images.reshape(n, 8, s // 8, 8, s // 8, 3).mean((2, 4)).reshape(n, -1)
 
 
 def words_present(attributes: Int[Array, "b n 4"]) -> Float[Array, "b 15"]:
-  """Which of WORDS are true of some object of each scene."""
+  """Labels of scenes: 1 for each of WORDS that is true of some object."""
   parts = [
     jnp.any(attributes[..., i, None] == jnp.arange(len(words)), axis=1)
     for i, words in enumerate(ATTRIBUTES.values())

@@ -1,21 +1,21 @@
-"""Pictures alone, generated, by `config.generation.kind`:
+"""Generates images alone, by `config.generation.kind`:
 
-  ae    squared error of the picture decoded from its own latent
+  ae    squared error of an image decoded from its own latent
   vae   squared error + kl_weight * KL(q(z | x) | N(0, I)), z drawn from q
         (Kingma and Welling, ICLR 2014)
-  gan   min over G, max over D of E log D(x) + E log(1 - D(G(z))), z of N(0, I)
+  gan   min over G, max over D of E log D(x) + E log(1 - D(G(z))), z ~ N(0, I)
         (Goodfellow et al., NIPS 2014)
 
-The error is a mean over n numbers, so that kl_weight k makes the loss k times
-the negative evidence lower bound of normal pixels of variance k n / 2, but for
-a constant. New pictures of an autoencoder come of latents that are normal with
-the mean and covariance of those of the training pictures (Ghosh et al., ICLR
-2020, section 4); of a variational one there are those of N(0, I) as well.
+The error is a mean over n numbers. With kl_weight k the loss then is, up to a
+constant, k times the negative evidence lower bound of normal pixels of variance
+k n / 2. New images of an autoencoder are decoded from normal latents with the
+mean and covariance of the training images' latents (Ghosh et al., ICLR 2020,
+section 4). A variational one also decodes latents of N(0, I).
 
-`generation.loss` is what G is trained by: 'minimax' minimises log(1 - D(G(z))),
+`generation.loss` is the loss of G: 'minimax' minimises log(1 - D(G(z))),
 'non_saturating' maximises log D(G(z)). `generation.network` 'dcgan' has the
-discriminator of Radford, Metz and Chintala (ICLR 2016), and their start of all
-kernels; doublings by nearest neighbours stand for transposed convolutions.
+discriminator and the initial kernels of Radford, Metz and Chintala (ICLR 2016);
+nearest-neighbour upsampling replaces transposed convolutions.
 """
 
 import flax.linen as nn
@@ -55,8 +55,8 @@ NEEDS = (
 )
 
 
-class Pictures(Alternating):
-  """What the kinds share: the decoder is the generator, or part of it."""
+class ImageModel(Alternating):
+  """Base of all kinds; their generator is a decoder, or has one."""
 
   def __init__(self, config: ml_collections.ConfigDict):
     self.config = config
@@ -66,22 +66,22 @@ class Pictures(Alternating):
       jax.eval_shape(self.init, jax.random.key(0))
 
   def inputs(self, batch: Batch) -> Array:
-    """Pictures in [-1, 1]."""
+    """Images in [-1, 1]."""
     return batch["image"].astype(jnp.float32) / 127.5 - 1
 
   def noise(self, step: Array, rows: int) -> Array:
-    """Standard normal numbers, a latent's length a row."""
+    """Standard normal numbers [rows, latent]."""
     key = keys.of(self.config.seed, "noise", step)
     return jax.random.normal(key, (rows, self.config.generation.latent))
 
-  def picture(self) -> Array:
-    """A black one."""
+  def blank(self) -> Array:
+    """A batch of one grey image, for initialisation."""
     side = self.config.data.image_size
     return jnp.zeros((1, side, side, 3))
 
 
-class Autoencoding(Pictures):
-  """ae and vae."""
+class Autoencoding(ImageModel):
+  """The kinds ae and vae."""
 
   def networks(self) -> dict[str, nn.Module]:
     use = self.config.generation
@@ -97,10 +97,10 @@ class Autoencoding(Pictures):
     }
 
   def init(self, key: Array) -> TrainState:
-    made = self.modules["generator"].init(
-      key, self.picture(), None, train=False
+    variables = self.modules["generator"].init(
+      key, self.blank(), None, train=False
     )
-    return self.start({"generator": made})
+    return self.start({"generator": variables})
 
   def generate(self, params, stats, inputs, noise):
     noise = noise if self.config.generation.kind == "vae" else None
@@ -108,9 +108,11 @@ class Autoencoding(Pictures):
 
   def generator_loss(self, own, params, stats, inputs, noise):
     del params
-    (made, known), new = self.generate(own, stats["generator"], inputs, noise)
-    error = jnp.mean(generative.squared_error(made, inputs))
-    kl = jnp.mean(generative.kl_divergence(*known))
+    (decoded, latent), new = self.generate(
+      own, stats["generator"], inputs, noise
+    )
+    error = jnp.mean(generative.squared_error(decoded, inputs))
+    kl = jnp.mean(generative.kl_divergence(*latent))
     loss, metrics = error, {"error": error}
     if self.config.generation.kind == "vae":
       loss = error + self.config.generation.kl_weight * kl
@@ -118,21 +120,21 @@ class Autoencoding(Pictures):
     return loss, (metrics, new)
 
   def encode(self, state: TrainState, inputs: Array) -> Array:
-    """Latents, those that are likeliest."""
-    known = self.modules["generator"].apply(
+    """The means of the latents' distributions."""
+    latent = self.modules["generator"].apply(
       state.batch_stats["average"], inputs, train=False, method="encode"
     )
-    return known.mean
+    return latent.mean
 
   def decode(self, state: TrainState, latent: Array) -> Array:
-    """Pictures in [-1, 1]."""
+    """Images in [-1, 1]."""
     return self.modules["generator"].apply(
       state.batch_stats["average"], latent, train=False, method="decode"
     )
 
 
-class Adversarial(Pictures):
-  """gan: pictures of random latents, against a discriminator."""
+class Adversarial(ImageModel):
+  """The kind gan: images of random latents, against a discriminator."""
 
   def networks(self) -> dict[str, nn.Module]:
     use, side = self.config.generation, self.config.data.image_size
@@ -150,7 +152,7 @@ class Adversarial(Pictures):
 
   def init(self, key: Array) -> TrainState:
     inputs = {
-      "discriminator": self.picture(),
+      "discriminator": self.blank(),
       "generator": jnp.zeros((1, self.config.generation.latent)),
     }
     return self.start(
@@ -167,19 +169,19 @@ class Adversarial(Pictures):
     return self.apply("generator", params, stats, noise)
 
   def judge(self, params, stats, real: Array, drawn: Array):
-    """Logits of the real and of the drawn, and new statistics.
+    """Logits of real and of drawn images, and new statistics.
 
-    Normalisation sees both together, so that one function judges both.
+    Both pass together, so that normalisation is the same for both.
     """
     network = forward.bind(self.modules["discriminator"], params)
 
-    def tell(stats, real, drawn):
-      # In turns, so that each stays on its device.
+    def judge_both(stats, real, drawn):
+      # Real and drawn alternate, so that each row stays on its device.
       both = jnp.stack([real, drawn], 1).reshape(-1, *real.shape[1:])
       logits, new = network(stats, both)
       return (logits[::2, 0], logits[1::2, 0]), new
 
-    return forward.apply(self.config.train, tell, stats, real, drawn)
+    return forward.apply(self.config.train, judge_both, stats, real, drawn)
 
   def discriminator_loss(self, own, params, stats, inputs, noise):
     drawn, _ = self.generate(
@@ -201,21 +203,21 @@ class Adversarial(Pictures):
     return jnp.mean(loss(logits)), ({}, new)
 
   def decode(self, state: TrainState, latent: Array) -> Array:
-    """Pictures in [-1, 1]."""
+    """Images in [-1, 1]."""
     return self.modules["generator"].apply(
       state.batch_stats["average"], latent, train=False
     )
 
 
 def model_of(config: ml_collections.ConfigDict) -> Autoencoding | Adversarial:
-  """The networks of the kind that it names."""
-  check(config)  # The kind, too.
+  """The networks of `config.generation.kind`."""
+  check(config)
   gan = config.generation.kind == "gan"
   return Adversarial(config) if gan else Autoencoding(config)
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-  """Refuses what the task cannot be made of."""
+  """Raises UserError if the config does not describe a task."""
   use, side = config.generation, config.data.image_size
   check_one_of("generation.kind", use.kind, KINDS)
   check_one_of("generation.network", use.network, NETWORKS)
@@ -235,16 +237,16 @@ def build(
   mesh: Mesh,
   splits: dict[str, Records],
 ) -> Task:
-  """The task on these splits."""
+  """Builds the task on these splits."""
   model = model_of(config)
   gan = config.generation.kind == "gan"
-  looks = figures.Looks(model, mesh, splits)
+  evaluation = figures.Evaluation(model, mesh, splits)
   return Task(
     transform=PictureExample(),
     init=model.init,
     step=model.step,
-    evaluate=looks.evaluate,
+    evaluate=evaluation.evaluate,
     select=figures.likest if gan else figures.nearest,
     selection="least Frechet distance" if gan else "least squared error",
-    images=looks.pictures,
+    images=evaluation.images,
   )

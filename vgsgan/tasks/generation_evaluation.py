@@ -1,4 +1,4 @@
-"""What a state generates from a split: figures of it, and pictures."""
+"""Generates from a split, and gives figures and images of the result."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,15 +20,15 @@ from vgsgan.train.predict import Predictor, joined
 from vgsgan.train.state import TrainState
 from vgsgan.train.task import Batch, Poll
 
-FEWEST = 8  # Clips: halves of the real ones are compared.
-COLUMNS = 12  # Of the pictures that are kept.
+FEWEST = 8  # Clips: the two halves of the real ones are compared.
+COLUMNS = 12  # Clips in the images that a run writes.
 
 # (state, batch) -> a tree of rows.
-Look = Callable[[TrainState, Batch], Any]
+Predict = Callable[[TrainState, Batch], Any]
 
 
 def judges_of(config: ml_collections.ConfigDict) -> judges.Judges | None:
-  """Those that `config.judges` names, if it names any."""
+  """Loads the judges that `config.judges` names, if it names any."""
   named = config.judges.classifier, config.judges.correspondence
   if any(named) and not all(named):
     raise UserError(
@@ -44,37 +44,39 @@ class Rows:
   Args:
     config: of the task.
     mesh: of the run.
-    transform: makes an example of a record.
-    look: what is to be found in a batch.
+    transform: makes an example from a record.
+    predict: `(state, batch) -> a tree of rows`.
     decode: `(state, latents) -> a tree of rows`.
-    encode: what new latents may be like.
+    encode: `(state, batch) -> latents`; new ones are drawn from their Gaussian.
   """
 
-  def __init__(self, config, mesh, transform, look: Look, decode, encode: Look):
+  def __init__(
+    self, config, mesh, transform, predict: Predict, decode, encode: Predict
+  ):
     self.config, self.mesh = config, mesh
-    self._look = Predictor(look, transform, config, mesh)
+    self._predict = Predictor(predict, transform, config, mesh)
     self._encode = Predictor(encode, transform, config, mesh)
     self._decode = jax.jit(decode, out_shardings=mesh_lib.replicated(mesh))
 
   def of(
     self, state: TrainState, records: Records, many: int, poll: Poll
   ) -> Any:
-    """Runs `look` over the first records, `many` at most."""
-    return self._look(state, First(records, many), poll)
+    """Runs `predict` over the first `many` records."""
+    return self._predict(state, First(records, many), poll)
 
   def decoded(
     self, state: TrainState, latents: Float[np.ndarray, "n z"], poll: Poll
   ) -> Any:
-    """What latents are decoded to."""
+    """Decodes latents."""
     size, parts = self.config.eval.batch, []
     for first in range(0, len(latents), size):
       poll()
       block = latents[first : first + size]
       filled = np.pad(block, ((0, size - len(block)), (0, 0)))
-      there = jax.device_put(filled, mesh_lib.replicated(self.mesh))
-      found = jax.device_get(self._decode(state, there))
-      many = len(block)
-      parts.append(jax.tree.map(lambda x, many=many: x[:many], found))
+      placed = jax.device_put(filled, mesh_lib.replicated(self.mesh))
+      rows = jax.device_get(self._decode(state, placed))
+      count = len(block)
+      parts.append(jax.tree.map(lambda x, count=count: x[:count], rows))
     return joined(parts)
 
   def latents(
@@ -84,10 +86,10 @@ class Rows:
     train: Records | None,
     poll: Poll,
   ) -> Float[np.ndarray, "n z"]:
-    """Latents to make new things of, the same at every call.
+    """Draws latents, the same at every call.
 
-    Of N(0, I), or with the mean and covariance of the latents of the first
-    `config.eval.fitted` training records, if they are given.
+    They are of N(0, I). If `train` is given, they have the mean and covariance
+    of the latents of its first `config.eval.fitted` records.
     """
     size = self.config[self.config.task].latent
     rng = np.random.default_rng(self.config.seed)
@@ -98,8 +100,8 @@ class Rows:
     return as_distributed(noise, self._encode(state, first, poll))
 
 
-class Looks:
-  """Figures and pictures of the task `generation`.
+class Evaluation:
+  """Figures and images of the task `generation`.
 
   Args:
     model: `tasks.generation.Autoencoding` or `Adversarial`.
@@ -113,7 +115,7 @@ class Looks:
       check_at_least(f"data.num_{split}", len(splits[split]), FEWEST)
     self.splits, self.judges = splits, judges_of(config)
     self.encodes = config.generation.kind != "gan"
-    # What random latents are like.
+    # The records whose latents random ones imitate, by name; None for N(0, I).
     self.drawn = {"sampled": splits["train"] if self.encodes else None}
     if config.generation.kind == "vae":
       self.drawn["prior"] = None
@@ -121,63 +123,63 @@ class Looks:
     def encode(state, batch):
       return model.encode(state, model.inputs(batch))
 
-    def look(state, batch):
-      found = {"picture": model.inputs(batch)}
+    def predict(state, batch):
+      rows = {"real": model.inputs(batch)}
       if self.encodes:
         latent = encode(state, batch)
-        found["reconstructed"] = model.decode(state, latent)
-      return found
+        rows["reconstructed"] = model.decode(state, latent)
+      return rows
 
-    self.rows = Rows(config, mesh, PictureExample(), look, model.decode, encode)
+    self.rows = Rows(
+      config, mesh, PictureExample(), predict, model.decode, encode
+    )
 
-  def made(self, state: TrainState, records, many: int, poll: Poll):
-    """Real pictures, and what is made of and beside them, by name."""
-    found = self.rows.of(state, records, many, poll)
-    real = found.pop("picture")
+  def generate(self, state: TrainState, records, many: int, poll: Poll):
+    """Real images, and a dict of reconstructed and new ones."""
+    images = self.rows.of(state, records, many, poll)
+    real = images.pop("real")
     for name, like in self.drawn.items():
       latents = self.rows.latents(state, len(real), like, poll)
-      found[name] = self.rows.decoded(state, latents, poll)
-    return real, found
+      images[name] = self.rows.decoded(state, latents, poll)
+    return real, images
 
   def evaluate(
     self, state: TrainState, split: str, poll: Poll
   ) -> dict[str, Any]:
-    """Squared error of what is reconstructed; likeness of all that is made.
+    """Squared error of reconstructions, and likeness of all generated images.
 
-    In the features of `generated.coarse`, and in those of the judge.
+    Likeness is in the features of `generated.coarse`, and in the judge's.
     """
     records = self.splits[split]
-    real, made = self.made(state, records, len(records), poll)
+    real, images = self.generate(state, records, len(records), poll)
     results = {"pictures": len(real)}
     if self.encodes:
       results["squared_error"] = generated.squared_error(
-        real, made["reconstructed"]
+        real, images["reconstructed"]
       )
-    looks = {"coarse": generated.coarse}
+    extractors = {"coarse": generated.coarse}
     if self.judges:
-      looks["judged"] = lambda x: self.judges.image(0.5 + 0.5 * x)[0]
-    for name, look in looks.items():
+      extractors["judged"] = lambda x: self.judges.image(0.5 + 0.5 * x)[0]
+    for name, features in extractors.items():
       results[name] = generated.likeness(
-        look(real),
-        look(generated.flat(real)),
-        {what: look(x) for what, x in made.items()},
+        features(real),
+        features(generated.flat(real)),
+        {kind: features(x) for kind, x in images.items()},
       )
     return results
 
-  def pictures(
-    self, state: TrainState
-  ) -> dict[str, UInt8[np.ndarray, "h w 3"]]:
-    """Rows: the real, what is decoded of them, and new ones."""
-    real, made = self.made(
+  def images(self, state: TrainState) -> dict[str, UInt8[np.ndarray, "h w 3"]]:
+    """A sheet with rows of real, reconstructed and new images."""
+    real, images = self.generate(
       state, self.splits["validation"], COLUMNS, lambda: None
     )
-    return {"samples": sheet([real, *made.values()])}
+    return {"samples": sheet([real, *images.values()])}
 
 
 def sheet(
   rows: Sequence[Float[np.ndarray, "n h w c"]],
 ) -> UInt8[np.ndarray, "height width 3"]:
-  """Pictures in [-1, 1], one row of them below the other; 1 or 3 channels."""
+  """Arranges rows of images in [-1, 1], with 1 or 3 channels, as one image."""
   page = np.concatenate([np.concatenate(row, axis=1) for row in rows])
   page = np.broadcast_to(page, (*page.shape[:2], 3))
   return np.uint8(np.rint(np.clip(127.5 + 127.5 * page, 0, 255)))
@@ -188,14 +190,14 @@ def nearest(results: dict[str, Any]) -> float:
 
 
 def likest(results: dict[str, Any]) -> float:
-  # Who judges what is reported must not choose it too.
+  # The judge, whose figures are reported, must not choose the checkpoint.
   return -results["coarse"]["frechet"]["sampled"]["value"]
 
 
 def as_distributed(
   noise: Float[np.ndarray, "n z"], like: Float[np.ndarray, "m z"]
 ) -> Float[np.ndarray, "n z"]:
-  """Standard normal rows, moved to the mean and the covariance of others."""
+  """Moves standard normal rows to the mean and the covariance of others."""
   values, vectors = np.linalg.eigh(
     np.atleast_2d(np.cov(np.float64(like), rowvar=False))
   )

@@ -1,8 +1,8 @@
-"""Visually grounded speech: which recording belongs to which image.
+"""Visually grounded speech: matches recordings with images.
 
-Two towers, one score, a contrastive loss in both directions: DAVEnet (Harwath
-et al., ECCV 2018) with its triplets, or InfoNCE over all pairs of the global
-batch.
+Two towers, one score and a contrastive loss in both directions: DAVEnet
+(Harwath et al., ECCV 2018) with its triplets, or InfoNCE over all pairs of the
+global batch.
 """
 
 import functools
@@ -38,7 +38,7 @@ SPEECH_TOWERS = {
 }
 IMAGE_TOWERS = ("resnet", "vgg")
 LOSSES = ("triplet", "infonce", *objectives.DRAWN)
-_PIXELS = 32  # Sides of pictures are multiples of it.
+_PIXELS = 32  # Sides of images are multiples of it.
 NEEDS = (
   "speech",
   "image",
@@ -70,13 +70,12 @@ NEEDS = (
     )
   ),
 )
-# (key, params, batch_stats, batch, pictures, maps) -> pictures, weights [b],
-# metrics
+# (key, params, batch_stats, batch, images, maps) -> edits, weights [b], metrics
 Edit = Callable[..., tuple[jax.Array, jax.Array, Metrics]]
 
 
 def speech_tower(model: ml_collections.ConfigDict) -> audio.SpeechTower:
-  """The named tower; no kernel longer than `max_kernel`, if that is not 0."""
+  """The named tower, with kernels up to `max_kernel`, or as published if 0."""
   tower = SPEECH_TOWERS[model.tower](
     model.embed, model.width, norm=model.norm, final_relu=model.final_relu
   )
@@ -100,7 +99,7 @@ def image_tower(model: ml_collections.ConfigDict) -> nn.Module:
 
 
 def make_score(config: ml_collections.ConfigDict) -> Callable:
-  """All-pairs score `(images, speech, valid) -> [b, c]` of `config.score`."""
+  """All-pairs score `(images, speech, valid) -> [b, c]` from `config.score`."""
 
   def score(images, speech, valid):
     return scores.score(config.kind, images, speech, valid, config.normalize)
@@ -113,7 +112,7 @@ def objective(
 ) -> objectives.Objective:
   """The loss of `config.loss` over pairs, in both directions.
 
-  A loss of edits is `regular` as long as there are none.
+  Without edits, a loss of edits is `regular`.
   """
   if config.name == "infonce":
     return objectives.info_nce(params["log_scale"])
@@ -129,7 +128,7 @@ def negatives(config: ml_collections.ConfigDict) -> tuple[str, ...]:
 
 
 def check_pairs(config: ml_collections.ConfigDict) -> None:
-  """Refuses towers, a score, a loss or an optimiser that there are not."""
+  """Raises UserError for unknown towers, scores, losses or optimisers."""
   speech, image, loss = config.speech, config.image, config.loss
   check_one_of("speech.tower", speech.tower, tuple(SPEECH_TOWERS))
   check_one_of("speech.norm", speech.norm, NORMS)
@@ -162,7 +161,7 @@ def check_pairs(config: ml_collections.ConfigDict) -> None:
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-  """Refuses what the task cannot be made of."""
+  """Raises UserError if the config does not describe a task."""
   check_pairs(config)
   check_batch(config)
   if config.loss.name in objectives.EDITED:
@@ -176,7 +175,7 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 
 def bounded(params):
-  """Holds the learned temperature where CLIP holds it, at 0.01 or above."""
+  """Bounds the learned temperature as CLIP does, to 0.01 or above."""
   if "log_scale" not in params:
     return params
   highest = jnp.log(objectives.MAX_LOGIT_SCALE)
@@ -184,7 +183,7 @@ def bounded(params):
 
 
 class Grounding:
-  """The towers of a config and what is computed with them."""
+  """The towers of a config, their score and their training."""
 
   def __init__(self, config: ml_collections.ConfigDict, mesh: Mesh):
     check_pairs(config)
@@ -204,9 +203,9 @@ class Grounding:
     data = self.config.data
     key_speech, key_image = jax.random.split(key)
     clip = jnp.zeros((1, 64, data.num_mels)), jnp.array([64])
-    picture = jnp.zeros((1, data.image_size, data.image_size, 3))
+    pixels = jnp.zeros((1, data.image_size, data.image_size, 3))
     speech = self.speech.init(key_speech, *clip, train=False)
-    image = self.image.init(key_image, picture, train=False)
+    image = self.image.init(key_image, pixels, train=False)
     params = {"speech": speech["params"], "image": image["params"]}
     if self.config.loss.name == "infonce":
       params["log_scale"] = jnp.log(1.0 / self.config.loss.temperature)
@@ -219,7 +218,7 @@ class Grounding:
   def inputs(
     self, batch: Batch, key: jax.Array | None
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Pictures, log-mel and its valid frames; augmented if there is a key."""
+    """Images, log-mel and its valid frames; augmented if there is a key."""
     data = self.config.data
     log_mel = functools.partial(
       features.log_mel,
@@ -232,13 +231,11 @@ class Grounding:
     )
     if data.mean_normalize:
       mel = features.mean_normalize(mel, num_frames)
-    pictures = features.normalize_image(batch["image"])
+    images = features.normalize_image(batch["image"])
     if key is not None:
       use = data.augment
       key_image, key_speech = jax.random.split(key)
-      pictures = augment.shift_and_flip(
-        key_image, pictures, use.shift, use.flip
-      )
+      images = augment.shift_and_flip(key_image, images, use.shift, use.flip)
       key_stretch, key_mask = jax.random.split(key_speech)
       mel, num_frames = augment.stretch(
         key_stretch, mel, num_frames, use.tempo, use.vocal_tract
@@ -246,14 +243,14 @@ class Grounding:
       mel = augment.mask_bands(
         key_mask, mel, num_frames, use.time_share, use.frequencies
       )
-    return pictures, mel, num_frames
+    return images, mel, num_frames
 
   def maps(
-    self, params, batch_stats, pictures, mel, num_frames, train: bool
+    self, params, batch_stats, images, mel, num_frames, train: bool
   ) -> tuple[grounding_evaluation.Maps, Any]:
     """Feature maps, the valid frames of the speech, and new statistics."""
-    image_map, image_stats = self.see(
-      params, batch_stats, pictures, train=train
+    image_map, image_stats = self.encode_images(
+      params, batch_stats, images, train=train
     )
     (speech_map, num_valid), speech_stats = forward.apply(
       self.config.train,
@@ -266,20 +263,20 @@ class Grounding:
     new = {"speech": speech_stats, "image": image_stats}
     return (image_map, speech_map, valid), new
 
-  def see(self, params, batch_stats, pictures, train: bool):
-    """Feature maps of pictures, and new statistics."""
+  def encode_images(self, params, batch_stats, images, train: bool):
+    """Feature maps of images, and new statistics."""
     network = forward.bind(self.image, params["image"], train)
     stats = batch_stats["image"]
-    return forward.apply(self.config.train, network, stats, pictures)
+    return forward.apply(self.config.train, network, stats, images)
 
-  def look(self, params, batch_stats, pictures) -> jax.Array:
-    """Feature maps of more pictures; running statistics are not noted."""
-    return self.see(params, batch_stats, pictures, train=True)[0]
+  def edit_maps(self, params, batch_stats, images) -> jax.Array:
+    """Feature maps of edits; running statistics stay as they are."""
+    return self.encode_images(params, batch_stats, images, train=True)[0]
 
   def step(
     self, state: TrainState, batch: Batch, edit: Edit | None = None
   ) -> tuple[TrainState, Metrics]:
-    """One update. Random draws depend on the seed and the step alone.
+    """Makes one update. Random draws depend on the seed and the step alone.
 
     Args:
       state: before the update.
@@ -287,13 +284,11 @@ class Grounding:
       edit: draws one more impostor for each pair; None for none.
     """
     seed, step = self.config.seed, state.step
-    pictures, mel, num_frames = self.inputs(
-      batch, keys.of(seed, "augment", step)
-    )
+    images, mel, num_frames = self.inputs(batch, keys.of(seed, "augment", step))
 
     def loss(params):
       maps, batch_stats = self.maps(
-        params, state.batch_stats, pictures, mel, num_frames, train=True
+        params, state.batch_stats, images, mel, num_frames, train=True
       )
       edited, drawn = None, {}
       if edit:
@@ -302,10 +297,10 @@ class Grounding:
           params,
           state.batch_stats,
           batch,
-          pictures,
+          images,
           maps,
         )
-        edit_map = self.look(params, state.batch_stats, impostors)
+        edit_map = self.edit_maps(params, state.batch_stats, impostors)
         edited = edit_map, weight
       value, metrics = contrastive.contrastive(
         *maps,
@@ -341,7 +336,7 @@ def build(
   mesh: Mesh,
   splits: dict[str, Records],
 ) -> Task:
-  """The task on these splits."""
+  """Builds the task on these splits."""
   model = Grounding(config, mesh)
   data = config.data
   in_eval = PairExample(int(config.eval.seconds * data.sample_rate), False)
@@ -352,8 +347,8 @@ def build(
     return grounding_evaluation.by_language(splits[split])
 
   def evaluate(state: TrainState, split: str, poll: Poll) -> dict[str, Any]:
-    found = reader.read(state, splits[split], poll)
-    return reader.retrieval(found, languages(split), poll)
+    maps = reader.read(state, splits[split], poll)
+    return reader.retrieval(maps, languages(split), poll)
 
   return Task(
     transform=PairExample(

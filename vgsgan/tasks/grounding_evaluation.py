@@ -1,4 +1,4 @@
-"""Reads whole splits with a model of pairs, and ranks what was read."""
+"""Encodes whole splits with a model of pairs, and ranks them."""
 
 import collections
 from collections.abc import Callable, Iterable
@@ -15,13 +15,13 @@ from vgsgan.train.predict import Predictor
 from vgsgan.train.state import TrainState
 from vgsgan.train.task import Batch, Poll
 
-# Of pictures [b, h, w, d] and speech [b, t, d], and its valid frames [b, t].
+# Maps of images [b, h, w, d] and speech [b, t, d], and valid frames [b, t].
 Maps = tuple[jax.Array, jax.Array, jax.Array]
 
 
 @runtime_checkable
 class Model(Protocol):
-  """What is asked of a model: `grounding.Grounding` is one."""
+  """The interface of a model, such as `grounding.Grounding`."""
 
   config: ml_collections.ConfigDict
   score: Callable[..., jax.Array]
@@ -34,37 +34,37 @@ def collect(
 ) -> dict[str, np.ndarray]:
   """Joins maps and ids of a whole split.
 
-  Of the records of one picture only the first gives its map: the gallery is
-  pictures, not pairs.
+  The gallery has images, not pairs: an image with several recordings gives its
+  map once.
 
   Args:
     batches: maps, and `image_id` and `speech_id` of their rows.
 
   Returns:
-    A row a recording: `speech`, `valid`, `speech_id`, `image_id`; a row a
-    picture: `images`, `gallery` (its `image_id`).
+    A row a recording: `speech`, `valid`, `speech_id`, `image_id`; a row an
+    image: `images`, `gallery` (its `image_id`).
   """
   parts: dict[str, list[np.ndarray]] = collections.defaultdict(list)
-  seen: set[int] = set()
+  gallery: set[int] = set()
   for (image_maps, speech_maps, valid), ids in batches:
     for name, rows in {"speech": speech_maps, "valid": valid, **ids}.items():
       parts[name].append(rows)
     for row, image_id in enumerate(ids["image_id"].tolist()):
-      if image_id not in seen:
-        seen.add(image_id)
+      if image_id not in gallery:
+        gallery.add(image_id)
         parts["images"].append(image_maps[row : row + 1])
         parts["gallery"].append(ids["image_id"][row : row + 1])
   return {name: np.concatenate(rows) for name, rows in parts.items()}
 
 
 def by_language(records: Records) -> dict[str, np.ndarray]:
-  """Which records are in which language."""
+  """Masks of the records in each language, by language."""
   languages = np.array([records[i]["language"] for i in range(len(records))])
   return {name.decode(): languages == name for name in np.unique(languages)}
 
 
 def mean_recall_at_10(results: dict[str, Any]) -> float:
-  """What DAVEnet chooses its best epoch by."""
+  """The mean R@10 of both directions, by which DAVEnet chooses its epoch."""
   directions = ("speech_to_image", "image_to_speech")
   return sum(results[name]["R@10"]["value"] for name in directions) / 2
 
@@ -89,17 +89,20 @@ class Reader:
 
   def retrieval(
     self,
-    found: dict[str, np.ndarray],
+    maps: dict[str, np.ndarray],
     groups: dict[str, np.ndarray],
     poll: Poll,
   ) -> dict[str, Any]:
-    """Both directions over what was read; see `evals.retrieval`."""
+    """Figures of both directions over the result of `read`.
+
+    See `evals.retrieval`.
+    """
     return retrieval(
       self.score,
-      found["images"],
-      found["speech"],
-      found["valid"],
-      relevance(found["speech_id"], found["image_id"], found["gallery"]),
+      maps["images"],
+      maps["speech"],
+      maps["valid"],
+      relevance(maps["speech_id"], maps["image_id"], maps["gallery"]),
       groups,
       self.config.eval.block,
       poll,

@@ -1,27 +1,27 @@
-"""Generation from audio-visual correspondence: one representation of both.
+"""Generates images and sounds from one representation of both.
 
-Pictures and their sounds are encoded apart, mixed into one latent, and decoded
-apart. In training a share of the rows lacks the picture, and as many the sound,
-so that either is generated from the other. By `config.idea.kind`:
+Images and their sounds are encoded separately, mixed into one latent, and
+decoded separately. In training a share of the rows lacks the image, and an
+equal share the sound, so that each is generated from the other. The loss
+depends on `config.idea.kind`:
 
-  ae        squared errors e of both:           weight * (e_picture + e_sound)
-  vae       and what the latent says, in nats:  + kl_weight * KL(q(z) | N(0, I))
-  gan       the errors, and a game of two:      - log D(generated)
+  ae        squared errors e of both:    weight * (e_picture + e_sound)
+  vae       the errors, and:             + kl_weight * KL(q(z) | N(0, I))
+  gan       the errors, and:             - log D(generated)
   vae-gan   all three
 
-D is an audio-visual correspondence network (L3-Net) that learns on the way:
-real pictures with their own sounds are real, real pictures with the sounds of
-other clips of the batch are not, and what is generated is not. Where one of the
-two was missing, what is generated for it stands beside the real other; where
-both were there, both are generated. So what is drawn has to look and sound
-right, and to belong together.
+D is an audio-visual correspondence network (L3-Net) that trains along. Its real
+pairs are real images with their own sounds. Its false pairs are real images
+with sounds of other clips of the batch, and generated pairs. If a row lacks the
+image or the sound, the generated one meets the real other one; else both are
+generated. So a generated pair has to look and sound real, and to belong
+together.
 
-An error is a mean over n numbers, so that weight w and kl_weight k make an
-evidence lower bound of normal numbers of variance k n / 2w around what is
-decoded, one for pictures and one for sounds. New pairs come of latents that are
-normal with the mean and covariance of those of the training clips, the
-likeliest of each (Ghosh et al., ICLR 2020, section 4), and, where latents are
-trained towards N(0, I), of that as well.
+An error is a mean over n numbers. Weight w and kl_weight k then give an
+evidence lower bound for normal numbers of variance k n / 2w around the decoded
+ones. New pairs are decoded from normal latents with the mean and covariance of
+the training clips' latents (Ghosh et al., ICLR 2020, section 4), and for vae
+and vae-gan also from N(0, I).
 """
 
 from typing import NamedTuple
@@ -58,11 +58,11 @@ NEEDS = (
 
 
 class Inputs(NamedTuple):
-  """A batch as the losses see it.
+  """The losses' view of a batch.
 
   Attributes:
-    pair: pictures and spectrograms, see `Idea.pair`.
-    clip: which clip each is; of equal ones nothing is mismatched.
+    pair: images and spectrograms; see `Idea.pair`.
+    clip: ids of the clips; rows with equal ids are not mismatched.
   """
 
   pair: Pair
@@ -73,8 +73,8 @@ class StepNoise(NamedTuple):
   """The random draws of one training step.
 
   Attributes:
-    keep: which of (picture, sound) each row keeps.
-    latent: noise of the latents; None if they are not drawn.
+    keep: whether each row keeps its (image, sound).
+    latent: noise of the latents; None if they are not random.
   """
 
   keep: Bool[Array, "b 2"]
@@ -82,7 +82,7 @@ class StepNoise(NamedTuple):
 
 
 class Idea(Alternating):
-  """The networks of a config and how they are trained."""
+  """The networks of a config and their losses."""
 
   def __init__(self, config: ml_collections.ConfigDict):
     check(config)
@@ -117,7 +117,7 @@ class Idea(Alternating):
     }
 
   def nothing(self) -> Pair:
-    """Two rows of zeros, shaped as `pair` is."""
+    """Two rows of zeros with the shapes of `pair`."""
     data = self.config.data
     examples = {
       "image": ((data.image_size, data.image_size, 3), jnp.uint8),
@@ -137,7 +137,7 @@ class Idea(Alternating):
     return Inputs(self.pair(batch), batch["clip_id"])
 
   def pair(self, batch: Batch) -> Pair:
-    """Pictures, and spectrograms of one channel, in [-1, 1]."""
+    """Images, and spectrograms with one channel, in [-1, 1]."""
     sounds = features.spectrogram_of(
       self.config.data, batch["waveform"], batch["num_samples"]
     )
@@ -160,7 +160,7 @@ class Idea(Alternating):
     )
 
   def noise(self, step: Array, rows: int) -> StepNoise:
-    """Draws what each row keeps, and the noise of its latent."""
+    """Draws the modalities that rows keep, and the noise of their latents."""
     use, latent = self.config.idea, None
     key_keep, key_latent = jax.random.split(
       keys.of(self.config.seed, "noise", step)
@@ -170,73 +170,77 @@ class Idea(Alternating):
     return StepNoise(drop_one(key_keep, rows, use.drop), latent)
 
   def generate(self, params, stats, inputs, noise):
-    """The pair made again and its latent's distribution; new statistics."""
+    """The decoded pair and its latent's distribution; new statistics."""
     return self.apply("generator", params, stats, inputs.pair, *noise)
 
-  def shown(self, real: Pair, made: Pair, keep: Bool[Array, "b 2"]) -> Pair:
-    """The generated pair of each row, beside what was kept alone, if it was."""
+  def completed(
+    self, real: Pair, decoded: Pair, keep: Bool[Array, "b 2"]
+  ) -> Pair:
+    """Decoded pairs, with the real modality where a row keeps one alone."""
     alone = (keep & ~keep[:, ::-1]).T[..., None, None, None]
-    return tuple(jnp.where(*row) for row in zip(alone, real, made, strict=True))
+    return tuple(map(jnp.where, alone, real, decoded))
 
   def discriminator_loss(self, own, params, stats, inputs, noise):
-    """Of telling real pairs from generated and from mismatched ones."""
-    (made, _), _ = self.generate(
+    """Discriminator loss: real pairs against generated and mismatched ones."""
+    (decoded, _), _ = self.generate(
       params["generator"], stats["generator"], inputs, noise
     )
-    told, new = self.apply(
+    logits, new = self.apply(
       "discriminator",
       own,
       stats["discriminator"],
       inputs.pair,
-      self.shown(inputs.pair, made, noise.keep),
+      self.completed(inputs.pair, decoded, noise.keep),
       inputs.clip,
     )
     metrics = {
-      "right_matched": jnp.mean(told.matched > 0),
-      "right_drawn": jnp.mean(told.drawn <= 0),
-      "right_mismatched": share_where(told.mismatched <= 0, told.impostors),
+      "right_matched": jnp.mean(logits.matched > 0),
+      "right_drawn": jnp.mean(logits.drawn <= 0),
+      "right_mismatched": share_where(logits.mismatched <= 0, logits.impostors),
     }
-    loss = generative.discriminator(*told[:3], impostors=told.impostors)
+    loss = generative.discriminator(*logits[:3], impostors=logits.impostors)
     return jnp.mean(loss), (metrics, new)
 
   def generator_loss(self, own, params, stats, inputs, noise):
-    """The sum that the module's docstring gives."""
+    """The loss in the module's docstring."""
     use = self.config.idea
-    (made, known), new = self.generate(own, stats["generator"], inputs, noise)
+    (decoded, latent), new = self.generate(
+      own, stats["generator"], inputs, noise
+    )
     metrics = {
       f"error_{name}": jnp.mean(generative.squared_error(*both))
       for name, *both in zip(
-        ("picture", "sound"), made, inputs.pair, strict=True
+        ("picture", "sound"), decoded, inputs.pair, strict=True
       )
     }
     loss = use.weight * sum(metrics.values())
     if self.variational:
-      metrics["kl"] = jnp.mean(generative.kl_divergence(*known))
+      metrics["kl"] = jnp.mean(generative.kl_divergence(*latent))
       loss = loss + use.kl_weight * metrics["kl"]
     if self.adversarial:
-      told, _ = self.apply(
+      logits, _ = self.apply(
         "discriminator",
         params["discriminator"],
         stats["discriminator"],
         inputs.pair,
-        self.shown(inputs.pair, made, noise.keep),
+        self.completed(inputs.pair, decoded, noise.keep),
         inputs.clip,
       )
-      metrics["surprise"] = jnp.mean(generative.non_saturating(told.drawn))
+      metrics["surprise"] = jnp.mean(generative.non_saturating(logits.drawn))
       loss = loss + metrics["surprise"]
     return loss, (metrics, new)
 
   def encode(
     self, state: TrainState, inputs: Pair, keep: Bool[Array, "b 2"]
   ) -> Array:
-    """Latents of what is kept, those that are likeliest."""
-    known = self.modules["generator"].apply(
+    """The means of the latents' distributions, given the kept modalities."""
+    latent = self.modules["generator"].apply(
       state.batch_stats["average"], inputs, keep, train=False, method="encode"
     )
-    return known.mean
+    return latent.mean
 
   def decode(self, state: TrainState, latent: Array) -> Pair:
-    """Pictures and spectrograms of one channel, in [-1, 1]."""
+    """Images and spectrograms with one channel, in [-1, 1]."""
     return self.modules["generator"].apply(
       state.batch_stats["average"], latent, train=False, method="decode"
     )
@@ -245,12 +249,12 @@ class Idea(Alternating):
 def share_where(
   true: Bool[Array, "b n"], counts: Bool[Array, "b n"]
 ) -> Float[Array, ""]:
-  """The share that is true of what counts; 0 of nothing."""
+  """The share of `true` among the entries that count; 0 if none do."""
   return jnp.sum(true & counts) / jnp.maximum(jnp.sum(counts), 1)
 
 
 def example(data: ml_collections.ConfigDict) -> ClipExample:
-  """What a record is made into, in training and in evaluation."""
+  """Makes examples from records, in training and in evaluation."""
   return ClipExample(int(data.seconds * data.sample_rate))
 
 
@@ -260,7 +264,7 @@ def adversarial(config: ml_collections.ConfigDict) -> bool:
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-  """Refuses what the task cannot be made of."""
+  """Raises UserError if the config does not describe a task."""
   check_one_of("idea.kind", config.idea.kind, KINDS)
   check_one_of(
     "data.spectrogram", config.data.spectrogram, features.SPECTROGRAMS
@@ -268,7 +272,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   for name in ("generator", "discriminator"):
     check_optimizer(config.optim[name], f"optim.{name}")
   if adversarial(config):
-    # Of one pair alone nothing is mismatched.
+    # A single pair has no mismatched ones.
     batch, parts = config.train.batch, config.train.accumulate
     check_at_least("train.batch", batch, 2)
     if batch < 2 * parts:
@@ -283,26 +287,26 @@ def build(
   mesh: Mesh,
   splits: dict[str, Records],
 ) -> Task:
-  """The task on these splits."""
+  """Builds the task on these splits."""
   model = Idea(config)
-  looks = figures.Looks(model, mesh, splits, example(config.data))
+  evaluation = figures.Evaluation(model, mesh, splits, example(config.data))
   return Task(
     transform=example(config.data),
     init=model.init,
     step=model.step,
-    evaluate=looks.evaluate,
+    evaluate=evaluation.evaluate,
     select=figures.likest,
     selection="least Frechet distance of pairs, in coarse features",
-    images=looks.pictures,
+    images=evaluation.images,
   )
 
 
 def drop_one(
   key: Key[Array, ""], rows: int, share: float
 ) -> Bool[Array, "{rows} 2"]:
-  """Draws the modalities that each row keeps, never neither of the two.
+  """Draws the modalities that each row keeps: at least one of the two.
 
-  Each is dropped in `share` of the rows.
+  Each modality is dropped in `share` of the rows.
   """
   place = jax.random.uniform(key, (rows,))
   dropped = jnp.stack([place < share, place >= 1 - share], axis=-1)

@@ -1,14 +1,14 @@
-"""What a state of `idea` generates from a split: figures, and pictures.
+"""Generates from a split with `idea`, and gives figures and images.
 
-Names of what is made:
-  from_both      a pair, decoded of the latent of picture and sound
-  from_picture   a pair, decoded of the latent of a picture without its sound
-  from_sound     a pair, decoded of the latent of a sound without its picture
-  sampled        a pair, decoded of a random latent that is normal with the
-                 mean and covariance of those of the training clips
-  prior          the same of N(0, I), for those that are trained towards it
-  given_picture  a real picture and the sound that is generated from it
-  given_sound    a real sound and the picture that is generated from it
+Names of the generated clips:
+  from_both      a pair decoded from the latent of an image and its sound
+  from_picture   a pair decoded from the latent of an image alone
+  from_sound     a pair decoded from the latent of a sound alone
+  sampled        a pair decoded from a random normal latent with the mean and
+                 covariance of the training clips' latents
+  prior          a pair decoded from a latent of N(0, I), for vae and vae-gan
+  given_picture  a real image and the sound generated from it
+  given_sound    a real sound and the image generated from it
 """
 
 from typing import Any
@@ -43,8 +43,8 @@ MODALITIES = ("picture", "sound")
 Features = tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "n e"]]
 
 
-class Looks:
-  """Figures and pictures of the task `idea`.
+class Evaluation:
+  """Figures and images of the task `idea`.
 
   Args:
     model: `tasks.idea.Idea`.
@@ -58,7 +58,7 @@ class Looks:
     for split in ("validation", "test"):
       check_at_least(f"data.num_{split}", len(splits[split]), FEWEST)
     self.splits, self.judges = splits, judges_of(config)
-    # What random latents are like.
+    # The records whose latents random ones imitate, by name; None for N(0, I).
     self.drawn = {"sampled": splits["train"]}
     self.drawn |= {"prior": None} if model.variational else {}
 
@@ -91,8 +91,8 @@ class Looks:
 
     self.rows = Rows(config, mesh, transform, look, decode, encode)
 
-  def made(self, state: TrainState, records, many: int, poll: Poll):
-    """Real clips, their labels, and what is made of and beside them."""
+  def generate(self, state: TrainState, records, many: int, poll: Poll):
+    """Real clips, their labels, and a dict of generated clips."""
     found = self.rows.of(state, records, many, poll)
     for name, like in self.drawn.items():
       latents = self.rows.latents(state, len(found["labels"]), like, poll)
@@ -107,9 +107,9 @@ class Looks:
   def evaluate(
     self, state: TrainState, split: str, poll: Poll
   ) -> dict[str, Any]:
-    """Squared errors; likeness in coarse features; what the judges find."""
+    """Squared errors, likeness in coarse features, and the judges' figures."""
     records = self.splits[split]
-    real, labels, made = self.made(state, records, len(records), poll)
+    real, labels, made = self.generate(state, records, len(records), poll)
     errors = {
       part: {
         name: generated.squared_error(
@@ -125,14 +125,12 @@ class Looks:
       results["judged"] = judged(self.judges, real, labels, made)
     return results
 
-  def pictures(
-    self, state: TrainState
-  ) -> dict[str, UInt8[np.ndarray, "h w 3"]]:
-    """Rows: the real, and what is made in the order of the names above.
+  def images(self, state: TrainState) -> dict[str, UInt8[np.ndarray, "h w 3"]]:
+    """Sheets with rows of real clips, and of generated ones by their names.
 
     Spectrograms have time from left to right, and low bands below.
     """
-    real, _, made = self.made(
+    real, _, made = self.generate(
       state, self.splits["validation"], COLUMNS, lambda: None
     )
     shown = [real, *made.values()]
@@ -143,7 +141,7 @@ class Looks:
 
 
 def upright(sound: np.ndarray) -> np.ndarray:
-  """Spectrograms [n, t, f] as pictures [n, f, t, 1], low bands below."""
+  """Spectrograms [n, t, f] as images [n, f, t, 1], low bands below."""
   return sound.transpose(0, 2, 1)[:, ::-1, :, None]
 
 
@@ -155,7 +153,7 @@ def coarse(clips: Clips) -> tuple[np.ndarray, np.ndarray]:
 
 
 def looked(look, real: Clips, made: dict[str, Clips]) -> tuple[Any, Any, dict]:
-  """What `look` finds in the real, in their mean, and in all that was made."""
+  """Applies `look` to real clips, to their mean, and to generated clips."""
   mean = Clips(*(generated.flat(x) for x in real))
   return look(real), look(mean), {name: look(x) for name, x in made.items()}
 
@@ -163,15 +161,15 @@ def looked(look, real: Clips, made: dict[str, Clips]) -> tuple[Any, Any, dict]:
 def likeness(
   real: Features, mean: Features, made: dict[str, Features]
 ) -> dict[str, Any]:
-  """`generated.likeness` of pictures, of sounds, and of both side by side.
+  """`generated.likeness` of images, of sounds, and of both concatenated.
 
-  Side by side, what does not belong together is unlike the real too (the
-  Frechet joint distance of DeVries et al., 2019).
+  Concatenated features also show pairs that do not belong together (the Frechet
+  joint distance of DeVries et al., 2019).
 
   Args:
-    real: features of the pictures and of the sounds of the split.
-    mean: of their means.
-    made: of what was generated.
+    real: features of the images and of the sounds of the split.
+    mean: features of their means.
+    made: features of the generated clips.
   """
 
   def parts(features):
@@ -194,10 +192,10 @@ def likeness(
 def judged(
   judges: Judges, real: Clips, labels: np.ndarray, made: dict[str, Clips]
 ) -> dict[str, Any]:
-  """What networks find that took no part in training."""
+  """Figures of the judges, which took no part in training."""
 
   def look(clips):
-    """Features and logits of the pictures, and of the sounds."""
+    """Features and logits of the images, and of the sounds."""
     return judges.image(0.5 + 0.5 * clips.picture), judges.audio(clips.sound)
 
   def features(looks):
@@ -229,8 +227,8 @@ def judged(
 
 
 def likest(results: dict[str, Any]) -> float:
-  """Less the Frechet distance of pairs that are made of both.
+  """The negated Frechet distance of `from_both` pairs, in coarse features.
 
-  In coarse features: who judges what is reported must not choose it too.
+  The judges, whose figures are reported, must not choose the checkpoint.
   """
   return -results["coarse"]["pair"]["frechet"]["from_both"]["value"]

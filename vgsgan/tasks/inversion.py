@@ -1,8 +1,8 @@
-"""An encoder from pictures to the latents of a generator.
+"""Trains an encoder from images to the latents of a generator.
 
-It learns from pictures that the generator draws inside the step, of latents
-that are therefore known; no data are needed but to see how it does on pictures
-that were not drawn. See `vgsgan.negatives.inversion`.
+Inside the step the generator draws images of random latents, which the encoder
+learns to predict. Data are used only to evaluate it on images that were not
+drawn. See `vgsgan.negatives.inversion`.
 """
 
 from typing import Any
@@ -27,7 +27,7 @@ from vgsgan.train.predict import Predictor, joined
 from vgsgan.train.state import TrainState, check_optimizer, optimizer, schedule
 from vgsgan.train.task import Batch, Metrics, Poll, Task
 
-# Latents of each are apart from those of the others.
+# Numbers of the splits in the random keys of their latents.
 SPLITS = {"train": 0, "validation": 1, "test": 2}
 NEEDS = (
   "inversion",
@@ -43,7 +43,7 @@ Rows = dict[str, np.ndarray]
 
 
 class Inversion:
-  """The encoder of a config, and the generator that it is to invert."""
+  """The encoder of a config, and the generator that it inverts."""
 
   def __init__(self, config: ml_collections.ConfigDict, mesh: Mesh):
     check(config)
@@ -63,99 +63,98 @@ class Inversion:
       jax.eval_shape(self.init, jax.random.key(0))
 
   def init(self, key: jax.Array) -> TrainState:
-    """A fresh state; the generator is kept with it, and never trained."""
+    """A fresh state; the frozen generator is in `batch_stats`."""
     size = self.config.data.image_size
-    made = self.model.init(key, jnp.zeros((1, size, size, 3)))
+    variables = self.model.init(key, jnp.zeros((1, size, size, 3)))
     return TrainState.create(
-      {"inverter": made["params"]},
+      {"inverter": variables["params"]},
       {"generator": jax.tree.map(jnp.asarray, self.drawn_with)},
       self.tx,
     )
 
   def latents(self, split: int | Array, number: Array, rows: int) -> Array:
-    """Batch `number` of a split, split over the devices."""
+    """Latents [rows, z] of a split's batch `number`, sharded by rows."""
     key = keys.of(self.config.seed, "latents", split, number)
     shape = rows, self.generator.latent_size
     z = jax.random.normal(key, shape)
-    # Or every device would draw them all.
+    # Without this every device draws all of them.
     return jax.lax.with_sharding_constraint(
       z, mesh_lib.batch_sharding(self.mesh)
     )
 
   def draw(self, state: TrainState, z: Array) -> Array:
-    """Pictures in [-1, 1]."""
+    """Images in [-1, 1]."""
     return self.generator.apply(state.batch_stats["generator"], z, train=False)
 
   def stored(self, state: TrainState, z: Array) -> Array:
-    """The same, rounded as a stored picture is."""
+    """Images in [-1, 1], rounded as if stored."""
     return 2 * features.quantize(0.5 + 0.5 * self.draw(state, z)) - 1
 
-  def encode(self, params: Any, pictures: Array) -> Array:
-    return self.model.apply({"params": params["inverter"]}, pictures)
+  def encode(self, params: Any, images: Array) -> Array:
+    return self.model.apply({"params": params["inverter"]}, images)
 
   def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-    """One update; of the batch only its size is used."""
+    """Makes one update; uses only the size of the batch."""
     z = self.latents(SPLITS["train"], state.step, len(batch["image"]))
-    pictures = self.stored(state, z)
+    images = self.stored(state, z)
 
     def loss(params):
-      def network(stats, pictures):
-        found = self.encode(params, pictures)
-        return (found, self.draw(state, found)), stats
+      def network(stats, images):
+        latent = self.encode(params, images)
+        return (latent, self.draw(state, latent)), stats
 
-      (found, again), _ = forward.apply(
-        self.config.train, network, {}, pictures
+      (latent, redrawn), _ = forward.apply(
+        self.config.train, network, {}, images
       )
       parts = {
-        "latent_error": jnp.mean(jnp.square(found - z)),
-        "picture_error": jnp.mean(inversion.misfit(again, pictures)),
+        "latent_error": jnp.mean(jnp.square(latent - z)),
+        "picture_error": jnp.mean(inversion.misfit(redrawn, images)),
       }
       return sum(parts.values()), (parts, state.batch_stats)
 
     return state.minimise(loss, self.tx, self.rate)
 
-  def look(self, state: TrainState, pictures: Array) -> dict[str, Array]:
-    """What is found in pictures in [-1, 1], with and without the steps."""
+  def predict(self, state: TrainState, images: Array) -> dict[str, Array]:
+    """Inverts images in [-1, 1], with and without `inversion.steps`."""
 
     def draw(z):
       return self.draw(state, z)
 
-    def encode(pictures):
-      return self.encode(state.params, pictures)
+    def encode(images):
+      return self.encode(state.params, images)
 
-    guess = inversion.invert(draw, encode, pictures, 0)
+    guess = inversion.invert(draw, encode, images, 0)
     found = inversion.invert(
-      draw, lambda _: guess.latent, pictures, self.config.inversion.steps
+      draw, lambda _: guess.latent, images, self.config.inversion.steps
     )
-    return {"picture": pictures, "guess": guess.error, **found._asdict()}
+    return {"picture": images, "guess": guess.error, **found._asdict()}
 
-  def look_at_drawn(self, state: TrainState, split: Array, number: Array):
-    """The same of pictures drawn here, and their latents."""
+  def predict_drawn(self, state: TrainState, split: Array, number: Array):
+    """Inverts images drawn here; `true` are their latents."""
     z = self.latents(split, number, self.config.eval.batch)
-    return self.look(state, self.stored(state, z)) | {"true": z}
+    return self.predict(state, self.stored(state, z)) | {"true": z}
 
-  def look_at_stored(self, state: TrainState, batch: Batch):
-    """The same of a batch of records."""
-    pictures = batch["image"].astype(jnp.float32) / 127.5 - 1
-    return self.look(state, pictures)
+  def predict_stored(self, state: TrainState, batch: Batch):
+    """Inverts the images of a batch of records."""
+    return self.predict(state, batch["image"].astype(jnp.float32) / 127.5 - 1)
 
 
 def figures(
   rows: dict[str, np.ndarray], control: np.ndarray, limit: float
 ) -> dict[str, Any]:
-  """Errors and shares, each with what another picture's latent gives.
+  """Errors and shares; their chance is the value for another image's latent.
 
   Args:
-    rows: `guess` and `error` of each picture and, where they are known, `true`
-      latents besides those found, `latent`.
-    control: errors of what is drawn from the next picture's latent.
-    limit: of the gate.
+    rows: `guess` and `error` [n], the errors without and with steps; if the
+      `true` latents [n, z] are known, also these and the inferred `latent`.
+    control: errors [n] with the next image's latent.
+    limit: the error up to which an image passes the gate.
   """
 
   def both(figure, value, chance):
     return {"value": float(figure(value)), "chance": float(figure(chance))}
 
-  found = {
+  results = {
     "error": both(np.median, rows["error"], control),
     "encoder_error": both(np.median, rows["guess"], control),
     "let_through": both(
@@ -166,31 +165,31 @@ def figures(
   if "true" in rows:
     latents = rows["latent"], np.roll(rows["latent"], 1, axis=0)
     for name, figure in (("r2", r2), ("correlation", correlation)):
-      found[f"latent_{name}"] = both(
+      results[f"latent_{name}"] = both(
         lambda z, figure=figure: figure(rows["true"], z), *latents
       )
-  return found
+  return results
 
 
 def r2(
-  true: Float[np.ndarray, "n z"], found: Float[np.ndarray, "n z"]
+  true: Float[np.ndarray, "n z"], latent: Float[np.ndarray, "n z"]
 ) -> float:
-  """The share of the variance of all numbers that is explained."""
-  left = np.sum((true - found) ** 2)
+  """The explained share of the variance of all numbers."""
+  left = np.sum((true - latent) ** 2)
   return float(1 - left / np.sum((true - true.mean(0)) ** 2))
 
 
 def correlation(
-  true: Float[np.ndarray, "n z"], found: Float[np.ndarray, "n z"]
+  true: Float[np.ndarray, "n z"], latent: Float[np.ndarray, "n z"]
 ) -> float:
-  """Pearson's, of each number of the latent, and the mean of them."""
-  true, found = true - true.mean(0), found - found.mean(0)
-  lengths = np.sqrt((true**2).sum(0) * (found**2).sum(0))
-  return float(np.mean((true * found).sum(0) / np.maximum(lengths, 1e-12)))
+  """Pearson's correlation, averaged over the numbers of the latent."""
+  true, latent = true - true.mean(0), latent - latent.mean(0)
+  lengths = np.sqrt((true**2).sum(0) * (latent**2).sum(0))
+  return float(np.mean((true * latent).sum(0) / np.maximum(lengths, 1e-12)))
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-  """Refuses what the task cannot be made of."""
+  """Raises UserError if the config does not describe a task."""
   check_optimizer(config.optim, "optim")
 
 
@@ -199,11 +198,11 @@ def build(
   mesh: Mesh,
   splits: dict[str, Records],
 ) -> Task:
-  """The task on these splits."""
+  """Builds the task on these splits."""
   model = Inversion(config, mesh)
-  everywhere = mesh_lib.replicated(mesh)
-  look_at_drawn = jax.jit(model.look_at_drawn, out_shardings=everywhere)
-  stored = Predictor(model.look_at_stored, PictureExample(), config, mesh)
+  replicated = mesh_lib.replicated(mesh)
+  predict_drawn = jax.jit(model.predict_drawn, out_shardings=replicated)
+  stored = Predictor(model.predict_stored, PictureExample(), config, mesh)
   compare = jax.jit(inversion.relative_error)
   size = config.eval.batch
 
@@ -212,7 +211,7 @@ def build(
     for first in range(0, config.eval.samples, size):
       poll()
       chosen = np.int32(SPLITS[split]), np.int32(first // size)
-      rows = look_at_drawn(state, *jax.device_put(chosen, everywhere))
+      rows = predict_drawn(state, *jax.device_put(chosen, replicated))
       count = min(size, config.eval.samples - first)
       parts.append({k: x[:count] for k, x in jax.device_get(rows).items()})
     return joined(parts)

@@ -41,16 +41,16 @@ _WINDOW, _HOP, _LOWEST, _PREEMPHASIS = 0.025, 0.010, 20.0, 0.97
 _ROUNDS = 60  # Of guessing phases.
 
 
-def looks_of(config: ml_collections.ConfigDict, devices: Any) -> tuple:
+def evaluation_of(config: ml_collections.ConfigDict, devices: Any) -> tuple:
   """The model of a config, and what makes figures of it; without judges."""
   config.judges.update({"classifier": "", "correspondence": ""})
   splits = data.load(config.data)
   if config.task == "idea":
     model = idea.Idea(config)
     example = idea.example(config.data)
-    return model, idea.figures.Looks(model, devices, splits, example)
+    return model, idea.figures.Evaluation(model, devices, splits, example)
   model = generation.model_of(config)
-  return model, generation.figures.Looks(model, devices, splits)
+  return model, generation.figures.Evaluation(model, devices, splits)
 
 
 def made(workdir: pathlib.Path) -> tuple[dict[str, Clips], int]:
@@ -69,10 +69,10 @@ def made(workdir: pathlib.Path) -> tuple[dict[str, Clips], int]:
     )
   compile_cache.start_for(config)
   devices = mesh.make_mesh(1)
-  model, looks = looks_of(config, devices)
+  model, evaluation = evaluation_of(config, devices)
   _, state = finished.best(workdir, model.init, devices)
-  real, *_, clips = looks.made(
-    state, looks.splits["validation"], FEW, lambda: None
+  real, *_, clips = evaluation.generate(
+    state, evaluation.splits["validation"], FEW, lambda: None
   )
   if config.task == "idea":
     return {"real": real} | clips, config.data.sample_rate
