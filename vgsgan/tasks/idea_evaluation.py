@@ -66,24 +66,16 @@ class Evaluation:
       return dict(zip(MODALITIES, model.decode(state, latent), strict=True))
 
     def look(state, batch):
-      pair = model.pair(batch)
-      # All that is kept in one pass, which is compiled once.
-      many, kept = len(KEPT), np.array(list(KEPT.values()))
-      latent = model.encode(
-        state,
-        tuple(jnp.concatenate([x] * many) for x in pair),
-        jnp.repeat(kept, len(pair[0]), axis=0),
-      )
-      made = {
-        name: jnp.split(rows, many)
-        for name, rows in decode(state, latent).items()
-      }
-      found = {
-        name: dict(zip(MODALITIES, rows, strict=True))
-        for name, *rows in zip(KEPT, *made.values(), strict=True)
-      }
-      found["real"] = dict(zip(MODALITIES, pair, strict=True))
-      return found | {"labels": batch["labels"]}
+      pair, size = model.pair(batch), len(batch["labels"])
+      # The batch once for each choice of what is kept: one pass is compiled.
+      repeated = tuple(jnp.concatenate([x] * len(KEPT)) for x in pair)
+      kept = jnp.repeat(np.array(list(KEPT.values())), size, axis=0)
+      decoded = decode(state, model.encode(state, repeated, kept))
+      clips = {"real": dict(zip(MODALITIES, pair, strict=True))}
+      for number, name in enumerate(KEPT):
+        rows = slice(number * size, (number + 1) * size)
+        clips[name] = {part: x[rows] for part, x in decoded.items()}
+      return clips | {"labels": batch["labels"]}
 
     def encode(state, batch):
       keep = jnp.ones((len(batch["image"]), len(MODALITIES)), bool)
