@@ -1,4 +1,4 @@
-"""What the configs of all builders share."""
+"""Base classes of the configs of all builders."""
 
 import dataclasses
 from typing import ClassVar
