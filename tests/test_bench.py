@@ -146,7 +146,7 @@ def test_scores_are_measured(monkeypatch):
   assert found["cpu_dense_over_fused"] > 0
 
 
-def test_the_peak_is_of_the_type_that_the_step_computes_in(case_of):
+def test_the_peak_has_the_dtype_of_the_step(case_of):
   for dtype in (jnp.float32, jnp.bfloat16):
     found = step.measure(case_of(task_of(Products(2, dtype))), 1)
     named = [name for name in found if name.startswith("matmul")]
@@ -188,7 +188,7 @@ def test_figures_of_edits_by_hand():
   }
 
 
-def test_the_input_reads_the_training_in_its_order(case_of, monkeypatch):
+def test_the_input_reads_batches_in_training_order(case_of, monkeypatch):
   case = Case(case_of(task_of()))
   seen = []
   next_batch = type(case.batches(0, 1)).next
@@ -221,7 +221,7 @@ def test_the_input_is_compared_with_the_step(case_of):
   )
 
 
-def test_saves_are_real_and_leave_nothing(case_of, monkeypatch, tmp_path):
+def test_saves_are_real_and_removed(case_of, monkeypatch, tmp_path):
   monkeypatch.setattr(checkpoint.tempfile, "tempdir", str(tmp_path))
   kept = []
   closing = checkpoint.manager.Checkpoints.close
@@ -252,7 +252,7 @@ def test_figures_of_stalls_by_hand():
   }
 
 
-def test_turns_leave_the_first_out_and_alternate():
+def test_turns_alternate_and_skip_the_first():
   order = []
 
   def timer(name, values):
@@ -310,7 +310,7 @@ def test_arms_are_measured_with_the_first_seed_alone():
     (["step", "more"], r"unexpected argument 'more'"),
   ],
 )
-def test_a_mode_is_named_or_asked_for(argv, said):
+def test_a_missing_or_wrong_mode_is_one_line(argv, said):
   with pytest.raises(UserError, match=said):
     command.chosen_mode(argv)
 
@@ -324,7 +324,7 @@ runpy.run_module("vgsgan.tools.bench", run_name="__main__")
 """
 
 
-def test_the_command_prints_a_table_and_keeps_json(tmp_path):
+def test_the_command_prints_a_table_and_writes_json(tmp_path):
   kept = tmp_path / "kept.json"
 
   def run(*arguments):
@@ -376,14 +376,14 @@ def test_too_large_a_step_is_one_line():
   assert line.startswith("vgsgan: out of memory: 99 GiB; lower --config")
 
 
-def test_what_is_kept_is_a_file(tmp_path):
+def test_a_json_path_must_be_a_writable_file(tmp_path):
   command.check_writable(tmp_path / "kept.json")
   with pytest.raises(UserError, match="cannot be written: Is a directory"):
     command.check_writable(tmp_path)
   assert not list(tmp_path.iterdir())
 
 
-def test_without_edits_a_phase_pays_nothing_for_those_to_come(
+def test_a_phase_without_edits_has_no_cost_of_edits(
   generator,  # noqa: F811
   batch,  # noqa: F811
 ):

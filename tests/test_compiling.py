@@ -82,7 +82,7 @@ def test_a_contrastive_step_sends_what_the_algorithm_needs(where):
   assert all(x.times == 1 for x in found)
 
 
-def test_figures_are_printed_and_kept(tmp_path, capsys):
+def test_figures_are_printed_and_written(tmp_path, capsys):
   assert program.run(small(), None, tmp_path) == 0
   (found,) = json.loads((tmp_path / "compile.json").read_text())
   (step,) = found["steps"]
@@ -125,9 +125,7 @@ def test_an_estimate_by_hand():
 @pytest.mark.parametrize(
   ("topology", "devices", "cores"), [("v4:2x2x1", 8, 2), ("v5p:2x2x1", 4, 1)]
 )
-def test_a_device_that_is_a_core_has_a_share_of_the_chip(
-  topology, devices, cores
-):
+def test_a_core_has_a_share_of_its_chip(topology, devices, cores):
   found = program.devices_of(topology)
   assert len(found) == devices
   chip, whole = chips.published(found), chips.CHIPS[found[0].device_kind]
@@ -136,13 +134,13 @@ def test_a_device_that_is_a_core_has_a_share_of_the_chip(
 
 
 @NEEDS_LIBTPU
-def test_a_chip_of_which_nothing_is_published_here():
+def test_an_unknown_chip_has_no_estimate():
   found = program.devices_of("tpu7x:2x2x1")
   assert chips.published(found) is None
   assert chips.memory_of(found) == 0
 
 
-def test_a_table_where_nothing_has_to_be_sent():
+def test_a_table_has_no_ratio_to_nothing():
   step = {
     "flops": {"matrix": 2e9},
     "memory": {"peak": 3e9},
@@ -154,7 +152,7 @@ def test_a_table_where_nothing_has_to_be_sent():
   assert line == "| 1 | 4 | 2.0 | 3.00 | 0.00 | 0.00 |  | nan | nan |"
 
 
-def test_a_fixed_batch_a_device(monkeypatch):
+def test_topologies_have_equal_batches_per_device(monkeypatch):
   monkeypatch.setattr(program, "devices_of", lambda name: [0] * int(name))
   found = [(n, b) for n, _, b in program.slices("8, 16,256", 24)]
   assert found == [("8", 24), ("16", 48), ("256", 768)]
@@ -167,20 +165,20 @@ def refused(config, topology=None):
   return str(error.value)
 
 
-def test_a_batch_that_does_not_divide():
+def test_a_batch_that_does_not_divide_is_refused():
   config = small()
   config.train.batch = 12
   assert "12 = 8 x 1 + 4" in refused(config)
 
 
-def test_a_batch_of_the_evaluation_that_does_not_divide():
+def test_an_evaluation_batch_that_does_not_divide_is_refused():
   """It would be refused when the run starts, on devices that are paid for."""
   config = small()
   config.eval.batch = 12
   assert "config.eval.batch to 8 or 16" in refused(config)
 
 
-def test_parts_that_do_not_divide():
+def test_parts_that_do_not_divide_are_refused():
   config = small()
   config.train.accumulate = 3
   assert "16 = 24 x 0 + 16" in refused(config)
@@ -189,51 +187,51 @@ def test_parts_that_do_not_divide():
 
 
 @pytest.mark.parametrize("topology", [",", "v5e:2x4,", ",v5e:2x4"])
-def test_a_topology_without_a_name(topology):
+def test_an_empty_topology_is_refused(topology):
   message = refused(small(), topology)
   assert f"--topology={topology}: name a topology" in message
 
 
-def test_a_generator_of_a_config_that_is_not_of_one():
+def test_a_config_without_a_generator_is_refused():
   config = small()
   config.data.generator = "configs/stamps.py:smoke"
   message = refused(config)
   assert "'configs/stamps.py:smoke' has no config.gan" in message
 
 
-def test_a_mesh_that_does_not_divide():
+def test_a_mesh_that_does_not_divide_is_refused():
   config = small()
   config.mesh.model = 3
   assert "config.mesh.model=3" in refused(config)
 
 
-def test_too_little_memory():
+def test_too_little_memory_is_one_line():
   footprint.check_memory({"peak": 2e9, "of": 0})  # Not known.
   footprint.check_memory({"peak": 2e9, "of": 2e9})
   with pytest.raises(UserError, match=r"needs 2.50 GB and has 2.00 GB"):
     footprint.check_memory({"peak": 2.5e9, "of": 2e9})
 
 
-def test_without_libtpu(monkeypatch):
+def test_a_missing_libtpu_is_one_line(monkeypatch):
   monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
   assert 'pip install -e ".[tpu]"' in refused(small(), SLICE)
 
 
 @NEEDS_LIBTPU
 @pytest.mark.parametrize("topology", ["v5e:3x3", "v0e:2x2", "pod"])
-def test_an_unknown_topology(topology):
+def test_an_unknown_topology_is_one_line(topology):
   message = refused(small(), topology)
   assert f"--topology={topology}" in message
   assert "v5e:2x4" in message
 
 
 @NEEDS_LIBTPU
-def test_the_compilers_own_word_on_memory():
+def test_the_compiler_s_memory_error_is_one_line():
   grid = mesh.make_mesh(devices=program.devices_of(SLICE))
   rows = jax.sharding.NamedSharding(grid, P())
   x = jax.ShapeDtypeStruct((80_000, 80_000), jnp.float32, sharding=rows)
   with pytest.raises(UserError, match=r"out of memory.*exceeds available") as e:
-    footprint.compile_or_say(jax.jit(lambda x: x + x.T).trace(x))
+    footprint.compile_or_explain(jax.jit(lambda x: x + x.T).trace(x))
   assert "\n" not in str(e.value)
 
 
@@ -256,7 +254,7 @@ def test_blank_records_have_the_shapes_of_real_ones():
     ({"task": "grounding"}, False),
   ],
 )
-def test_a_folder_of_a_generators_pictures_brings_latents(edits, known):
+def test_blank_records_of_a_generator_s_folder_have_latents(edits, known):
   config = load("quickstart").get_config("smoke")
   config.data.dataset = "clevrgan_folder"
   with config.unlocked():
@@ -264,7 +262,7 @@ def test_a_folder_of_a_generators_pictures_brings_latents(edits, known):
   assert ("z" in blank.splits(config)["train"][0]) == known
 
 
-def test_a_generator_that_is_not_trained(tmp_path):
+def test_an_untrained_generator_is_written(tmp_path):
   path = tmp_path / "generator.npz"
   data = ml_collections.ConfigDict(
     {"generator": "configs/scenes_gan.py:published,smoke"}
@@ -280,7 +278,7 @@ def test_a_generator_that_is_not_trained(tmp_path):
   assert shape == (1, 32, 32, 3)
 
 
-def test_a_step_that_draws_with_a_generator_not_trained_yet():
+def test_a_step_with_an_untrained_generator_compiles():
   """What compiles without a generator's file can be timed without one."""
   config = load("drawing").get_config("random,smoke")
   config.data.generator = "configs/scenes_gan.py:smoke"
@@ -292,7 +290,7 @@ def test_a_step_that_draws_with_a_generator_not_trained_yet():
   assert config.to_json() == before
 
 
-def test_a_generator_that_is_not_trained_serves_every_topology(monkeypatch):
+def test_an_untrained_generator_serves_every_topology(monkeypatch):
   config, seen = small(), []
   config.data.generator = "configs/scenes_gan.py:smoke"
 

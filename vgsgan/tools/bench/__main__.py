@@ -52,17 +52,17 @@ def main(argv: list[str]) -> None:
     raise UserError(f"--torch goes with the mode step, not with {mode}")
   if given.json:
     command.check_writable(pathlib.Path(given.json))
-  memory.keep_freed()  # As a training does.
+  memory.keep_freed()  # A training does the same.
   compile_cache.start_for(given.config)
   measure = step.with_torch if given.torch else command.MODES[mode]
   with memory.explain_oom(memory.TRAINING):
-    found = command.columns(measure, given.config, given.repeat)
-  print("\n".join(command.table(found)))
+    columns = command.columns(measure, given.config, given.repeat)
+  print("\n".join(command.table(columns)))
   if given.json:
     record = {
       "command": " ".join(["python -m vgsgan.tools.bench", *sys.argv[1:]]),
       **command.machine(),
-      "figures": found if "compare" in given.config else found[""],
+      "figures": columns if "compare" in given.config else columns[""],
     }
     jsonfiles.write_json(given.json, record)
     terminal.Terminal().info(f"wrote {given.json}")

@@ -1,6 +1,6 @@
-"""What is measured: a config's task, its data, its state and its updates.
+"""Builds a config for a benchmark: its task, data, state and updates.
 
-The one place where the benchmarks meet the trainer, the tasks and the mesh.
+Benchmarks use the loop, the tasks and the mesh through this module alone.
 """
 
 import dataclasses
@@ -25,15 +25,15 @@ from vgsgan.train.task import Batch, Metrics, Step
 
 
 class Case:
-  """A config, built as the trainer builds it.
+  """A config, built as the loop builds it.
 
   A generator that is not trained yet can be named by its config, as for
-  `--mode=compile`; pictures and recordings are then blank.
+  `--mode=compile`; images and recordings are then blank.
 
   Attributes:
-    config: as it was given, the generator being a file.
+    config: the config, in which the generator is a file.
     devices: the mesh.
-    task: the config's.
+    task: the task of the config.
   """
 
   def __init__(self, config: ml_collections.ConfigDict):
@@ -51,17 +51,17 @@ class Case:
       self.task = tasks.build(config, self.devices, self._splits)
 
   def state(self) -> TrainState:
-    """A fresh one of the task."""
+    """A fresh state of the task."""
     return self.state_of(self.task.init)
 
   def state_of(self, init: Callable[[jax.Array], TrainState]) -> TrainState:
-    """A fresh one, placed as in training."""
+    """A fresh state from `init`, sharded as in training."""
     key = keys.of(self.config.seed, "init")
-    places = mesh.state_shardings(jax.eval_shape(init, key), self.devices)
-    return jax.jit(lambda: init(key), out_shardings=places)()
+    shardings = mesh.state_shardings(jax.eval_shape(init, key), self.devices)
+    return jax.jit(lambda: init(key), out_shardings=shardings)()
 
   def stream(self, first: int, count: int) -> pipeline.TrainStream:
-    """`count` batches of training, from the batch `first` on."""
+    """A stream of `count` training batches, from the batch `first` on."""
     batch = self.config.train.batch
     return pipeline.TrainStream(
       self._splits["train"],
@@ -74,7 +74,7 @@ class Case:
     )
 
   def batches(self, first: int, count: int) -> pipeline.DeviceBatches:
-    """The same on their way to the devices, read as the config says."""
+    """Reads the same batches with the config's workers, onto the devices."""
     use = self.config.data
     host = pipeline.batches(
       self.stream(first, count), use.num_workers, use.num_threads
@@ -82,12 +82,12 @@ class Case:
     return pipeline.DeviceBatches(host, self.devices)
 
   def batch(self) -> Batch:
-    """The first of the training."""
+    """The first training batch."""
     host = next(pipeline.batches(self.stream(0, 1), 0, 1))
     return mesh.shard(host, self.devices)
 
   def last_update(self) -> Step:
-    """The one that the training ends with; it begins with `task.step`."""
+    """The update that training ends with; it begins with `task.step`."""
     return self.task.step_after(self.config.train.steps - 1)
 
   def compile(
@@ -107,14 +107,14 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-  """An update that is ready to run.
+  """A compiled update.
 
   Attributes:
     run: `(state, batch) -> (state, metrics)`; the state is donated.
-    flops: of one device's share: of its matrix products and convolutions, in
-      loops as often as these turn, as `programs.flops` counts them. XLA counts
-      what is in a loop once.
-    dtype: bfloat16 if anything in it is, which its products then are.
+    flops: operations of one device's matrix products and convolutions, as
+      `costs.flops` counts them: in loops for every iteration, where XLA counts
+      one.
+    dtype: bfloat16 if the program has any, in which its products then are.
   """
 
   run: Any
@@ -124,18 +124,18 @@ class Compiled:
 
 @dataclasses.dataclass
 class Training:
-  """A state that every update takes and hands on.
+  """A state that successive updates change.
 
   Attributes:
-    state: of now.
-    batch: of every update.
+    state: the current state.
+    batch: the batch of every update.
   """
 
   state: TrainState
   batch: Batch
 
   def timer(self, update: Compiled) -> timing.Timer:
-    """Makes one update; its seconds."""
+    """A timer that makes one update."""
 
     def step() -> Metrics:
       self.state, metrics = update.run(self.state, self.batch)

@@ -1,9 +1,9 @@
-"""What saving costs the training that goes on meanwhile.
+"""Measures the cost of a save for the training that goes on meanwhile.
 
 A turn makes some steps without a save, and as many with one: the first of these
 starts it, and the others run while it is written. Stalls are shares of a step:
 0.05 is a step that takes 5 % longer. The checkpoints go to the folder for
-temporary files (TMPDIR), whose disk is measured with them.
+temporary files (TMPDIR), so its disk is part of the measurement.
 """
 
 import itertools
@@ -20,11 +20,11 @@ from vgsgan.tools.bench import timing
 from vgsgan.tools.bench.case import Case, Training
 from vgsgan.train.checkpoints import manager
 
-FEWEST, MOST = 4, 100  # Steps of a turn.
+FEWEST, MOST = 4, 100  # Steps in a turn.
 
 
 def measure(config: ml_collections.ConfigDict, repeat: int) -> dict:
-  """Steps of `config` with and without a save under way, in turns."""
+  """Times steps of `config` with and without a save under way, in turns."""
   case = Case(config)
   training = Training(case.state(), case.batch())
   step = training.timer(
@@ -48,7 +48,7 @@ def measure(config: ml_collections.ConfigDict, repeat: int) -> dict:
       return save() + timing.seconds(saved.wait)
 
     whole = timing.medians({"save": alone}, 3)["save"]
-    # As many steps as the write takes, about, so that all of it meets one.
+    # The steps of a turn take about as long as the write, which they overlap.
     count = min(max(FEWEST, math.ceil(whole / step()) + 1), MOST)
     calls.clear()
     plain, saving = [], []
@@ -66,7 +66,7 @@ def measure(config: ml_collections.ConfigDict, repeat: int) -> dict:
 
 
 def figures(plain: np.ndarray, saving: np.ndarray) -> dict:
-  """What is printed, of the seconds of steps [repetition, step]."""
+  """Figures from the seconds of steps [repetition, step]."""
   median = float(np.median(plain))
 
   def stall(pick) -> float:
@@ -79,7 +79,7 @@ def figures(plain: np.ndarray, saving: np.ndarray) -> dict:
     "steps_in_a_turn": plain.shape[1],
     "step_seconds": median,
     "stall": {
-      # That in which the save starts, with the call itself.
+      # The step in which the save starts, with the call itself.
       "first_step": float(np.median(saving[:, 0])) / median - 1,
       "slowest_later_step": stall(lambda row: max(row[1:])),
       "mean_of_all_steps": stall(np.mean),

@@ -30,22 +30,22 @@ MODES: Mapping[str, Measure] = {
 
 
 def chosen_mode(names: Sequence[str]) -> str:
-  """The one mode that was named."""
-  known = ", ".join(MODES)
+  """The mode among the arguments; raises UserError if not exactly one."""
+  listed = ", ".join(MODES)
   if not names:
-    raise UserError(f"name what to measure, one of {known}")
+    raise UserError(f"name what to measure, one of {listed}")
   if names[0] not in MODES:
     near = options.nearest(names[0], list(MODES))
-    raise UserError(f"unknown mode {names[0]!r}: {near} (one of {known})")
+    raise UserError(f"unknown mode {names[0]!r}: {near} (one of {listed})")
   if len(names) > 1:
     raise UserError(f"unexpected argument {names[1]!r}; flags start with --")
   return names[0]
 
 
 def with_config(argv: Sequence[str]) -> list[str]:
-  """The program and its arguments, with a `--config` if they name none.
+  """Adds the default `--config` to the arguments if they have none.
 
-  As a flag's default its overrides would be applied, unchecked, on import.
+  As the flag's default, its overrides would be applied on import, unchecked.
   """
   names = {arg.lstrip("-").partition("=")[0] for arg in argv if arg[:1] == "-"}
   given = [] if "config" in names else ["--config=configs/stamps.py"]
@@ -55,20 +55,20 @@ def with_config(argv: Sequence[str]) -> list[str]:
 def columns(
   measure: Measure, config: ml_collections.ConfigDict, repeat: int
 ) -> dict[str, dict]:
-  """What is measured, by arm; by "" of a config that has none."""
-  runs = list(arms.first_runs(config))  # Refuses before it measures.
-  say, found = terminal.Terminal(), {}
-  for name, one in runs:
+  """Measures each arm of a config; the figures by arm, "" if it has none."""
+  runs = list(arms.first_runs(config))  # Checks all arms before it measures.
+  say, columns = terminal.Terminal(), {}
+  for name, arm in runs:
     with say.status(f"measuring {name}".strip()):
-      found[name] = measure(one, repeat)
-  return found
+      columns[name] = measure(arm, repeat)
+  return columns
 
 
 def check_writable(path: pathlib.Path) -> None:
-  """Refuses a file that could not be written, before it is measured for.
+  """Checks that a file can be written, before a measurement is made.
 
   Raises:
-    UserError: its folder is not there or takes no files, or it is a folder.
+    UserError: its folder is missing or not writable, or it is a folder.
   """
   try:
     with tempfile.TemporaryFile(dir=path.parent):
@@ -80,13 +80,13 @@ def check_writable(path: pathlib.Path) -> None:
     raise UserError(f"--json={path} cannot be written: {reason}")
 
 
-def table(found: Mapping[str, dict]) -> list[str]:
+def table(columns: Mapping[str, dict]) -> list[str]:
   """Lines of a Markdown table: a row a figure, a column an arm."""
-  flat = {arm: jsonfiles.flatten(figures) for arm, figures in found.items()}
-  names = list(dict.fromkeys(name for one in flat.values() for name in one))
+  flat = {arm: jsonfiles.flatten(figures) for arm, figures in columns.items()}
+  names = list(dict.fromkeys(name for arm in flat.values() for name in arm))
   rows = [
     ["", *flat],
-    *([n, *(_short(one.get(n)) for one in flat.values())] for n in names),
+    *([n, *(_short(arm.get(n)) for arm in flat.values())] for n in names),
   ]
   widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
   rows.insert(1, ["-" * width for width in widths])
@@ -97,14 +97,14 @@ def table(found: Mapping[str, dict]) -> list[str]:
 
 
 def _short(value: float | None) -> str:
-  """Four digits of a figure."""
+  """A figure to four digits, or `-` if it is missing."""
   if value is None:
     return "-"
   return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def machine() -> dict[str, str | int]:
-  """What the figures were measured on, and when."""
+  """The machine and the date of a measurement."""
   devices = jax.devices()
   return {
     "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -119,7 +119,7 @@ def machine() -> dict[str, str | int]:
 def processor() -> str:
   """The name of the CPU."""
   listed = pathlib.Path("/proc/cpuinfo")
-  found = listed.exists() and re.search(
+  match = listed.exists() and re.search(
     r"^model name\s*: (.+)$", listed.read_text(), re.MULTILINE
   )
-  return found[1] if found else platform.processor()
+  return match[1] if match else platform.processor()

@@ -1,10 +1,9 @@
-"""What drawing costs: the last update of a curriculum against the first.
+"""Measures the cost of edits: the last update of a curriculum and the first.
 
-The first is usually `regular`. Both run on the same batch and the same state,
-which both update and hand on. `time_over_flops` is 1 where edits cost what they
-compute in matrix products and convolutions; the growing of regions and the
-eigenvectors of `direction` are not among these. What is done between steps
-(`edits.refresh_every`) is in neither.
+The first is usually `regular`. Both run on the same batch and update the same
+state. `time_over_flops` is 1 if edits cost as much time as their matrix
+products and convolutions; growing regions and the eigenvectors of `direction`
+are not among these. Work between steps (`edits.refresh_every`) is excluded.
 """
 
 import ml_collections
@@ -15,7 +14,7 @@ from vgsgan.tools.bench.case import Case, Training
 
 
 def measure(config: ml_collections.ConfigDict, repeat: int) -> dict:
-  """The first and the last update of `config`, side by side."""
+  """Times the first and the last update of `config`, in turns."""
   case = Case(config)
   first, last = case.task.step, case.last_update()
   if first is last:
@@ -34,17 +33,17 @@ def measure(config: ml_collections.ConfigDict, repeat: int) -> dict:
 
 
 def figures(median: dict[str, float], flops: dict[str, float]) -> dict:
-  """What is printed, of the seconds and the FLOPs of `first` and `edited`."""
-  longer = median["edited"] / median["first"]
-  more = flops["edited"] / flops["first"]
+  """Figures from the seconds and the FLOPs of `first` and `edited`."""
+  time_ratio = median["edited"] / median["first"]
+  flops_ratio = flops["edited"] / flops["first"]
   return {
     "first_step_seconds": median["first"],
     "first_step_gflop": flops["first"] / 1e9,
     "edited_step_seconds": median["edited"],
     "edited_step_gflop": flops["edited"] / 1e9,
     "edited_over_first": {
-      "time": longer,
-      "flops": more,
-      "time_over_flops": longer / more,
+      "time": time_ratio,
+      "flops": flops_ratio,
+      "time_over_flops": time_ratio / flops_ratio,
     },
   }

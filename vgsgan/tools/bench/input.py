@@ -1,9 +1,9 @@
-"""The input pipeline against the step's appetite.
+"""Measures the input pipeline against the step.
 
-Batches are read as the config says (`data.num_threads`, `data.num_workers`) and
-put on the devices, as many in a turn as take about a second. Nothing is read
-while a step is timed: on a CPU the two would share its cores. What is waited
-for in a run is `input_share` of its `metrics.jsonl`.
+Batches are read with the config's `data.num_threads` and `data.num_workers` and
+put on the devices, for about a second in a turn. Nothing is read while a step
+is timed, because on a CPU the two would share its cores. The share of time that
+a run waits for input is `input_share` in its `metrics.jsonl`.
 """
 
 import ml_collections
@@ -11,15 +11,15 @@ import ml_collections
 from vgsgan.tools.bench import timing
 from vgsgan.tools.bench.case import Case, Training
 
-SECONDS = 1.0  # Of reading in a turn, about.
-FEWEST, MOST = 4, 256  # Batches of a turn.
+SECONDS = 1.0  # Approximate time for reading in a turn.
+FEWEST, MOST = 4, 256  # Batches in a turn.
 
 
 class Reader:
-  """Reads the batches of a training, some in a turn.
+  """Reads batches of a training.
 
   Attributes:
-    count: how many it times in a turn.
+    count: number of batches that it times in a turn.
   """
 
   def __init__(self, case: Case):
@@ -29,14 +29,14 @@ class Reader:
       case.config.data.num_threads,
       case.config.data.num_workers,
     )
-    # As many as may lie ready when the clock starts: they are read before.
+    # Batches that may be ready when the clock starts; they are read before.
     self._ahead = max(1, workers) * max(2, 2 * threads) + 2
     self.count = FEWEST
     each = min(self.seconds() for _ in range(2))
     self.count = min(max(FEWEST, round(SECONDS / each)), MOST)
 
   def seconds(self) -> float:
-    """How long a batch takes; a timer."""
+    """Times one batch; a timer."""
     batches = self._case.batches(self._first, self._ahead + self.count)
     self._first += self._ahead + self.count
     for _ in range(self._ahead):
@@ -49,7 +49,7 @@ class Reader:
 
 
 def measure(config: ml_collections.ConfigDict, repeat: int) -> dict:
-  """Batches a second of the pipeline, and of the step."""
+  """Measures batches per second of the pipeline, and of the step."""
   case = Case(config)
   training = Training(case.state(), case.batch())
   update = case.compile(case.last_update(), training.state, training.batch)

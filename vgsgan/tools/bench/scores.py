@@ -20,17 +20,16 @@ CASES = {"7x7": (64, 49, 64, 512), "14x14": (64, 196, 64, 512)}
 def measure(
   config: ml_collections.ConfigDict, repeat: int
 ) -> dict[str, dict[str, float]]:
-  """Medians of `repeat` turns, after one to warm up, of each case's figures.
+  """Measures medians of `repeat` turns of each case, after one to warm up.
 
   In every turn all functions run once, so that ratios hold on a machine whose
   speed drifts. `fused` and `dense` score all pairs (MISA), `_vjp` means value
   and gradients. `product` is the bare matrix product of the same vectors,
-  written to memory, with which `fused_over_product` and
-  `fused_vjp_over_product` compare times. `peak_gflops` is of square matrices,
-  of which `fused_of_peak` is a share. Vectors are float32 on a CPU and bfloat16
-  on an accelerator, for which its matrix units are made.
-  `cpu_` figures compare the processor's time over all threads, which other
-  programs disturb less. Bytes are temporaries, as compiled.
+  written to memory; `fused_over_product` and `fused_vjp_over_product` compare
+  times with it. `peak_gflops` is the rate of square matrices, and
+  `fused_of_peak` a share of it. Vectors are float32 on a CPU and bfloat16 on an
+  accelerator. `cpu_` figures compare the processor's time over all threads,
+  which other programs disturb less. Bytes are the program's temporaries.
   """
   del config  # The sizes are those of `CASES`.
   return {name: _case(sizes, repeat) for name, sizes in CASES.items()}
@@ -85,7 +84,7 @@ def _ratios(times: dict[str, float]) -> dict[str, float]:
 def _functions(
   sizes: tuple[int, ...], dtype: Any
 ) -> dict[str, tuple[Callable, tuple]]:
-  """What is measured, and on what."""
+  """The functions to measure, with their arguments."""
   pairs, places, frames, channels = sizes
   rng = np.random.default_rng(0)
 

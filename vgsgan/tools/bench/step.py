@@ -1,9 +1,9 @@
-"""The training step: its time, and how much of the machine it uses.
+"""Measures the training step: its time, and its share of the machine's peak.
 
-It is the update that the training ends with, without what is done between
-steps. `utilisation` is the FLOPs of its matrix products and convolutions
-(`programs.flops`) over its time, as a share of what a matrix product reaches in
-the same run: 1 would be a step of nothing else at full speed.
+It is the last update of the training, without work between steps. `utilisation`
+is the FLOPs of its matrix products and convolutions (`costs.flops`) over its
+time, as a share of the rate of a matrix product in the same run. 1 would be a
+step of nothing else at full speed.
 """
 
 import ml_collections
@@ -14,7 +14,7 @@ from vgsgan.tools.bench.case import Case, Compiled, Training
 
 
 def measure(config: ml_collections.ConfigDict, repeat: int) -> dict:
-  """The step of `config` and a matrix product, side by side."""
+  """Times the step of `config` and a matrix product, in turns."""
   case = Case(config)
   training = Training(case.state(), case.batch())
   update = case.compile(case.last_update(), training.state, training.batch)
@@ -26,15 +26,15 @@ def measure(config: ml_collections.ConfigDict, repeat: int) -> dict:
 
 
 def with_torch(config: ml_collections.ConfigDict, repeat: int) -> dict:
-  """The same, and network and loss alone beside their equals in PyTorch."""
+  """Measures the same, and network and loss alone in JAX and in PyTorch."""
   try:
     from vgsgan.tools.bench import torch_step
   except ImportError as error:
     raise UserError(
       f'--torch needs PyTorch ({error}): pip install -e ".[bench]"'
     ) from error
-  beside = torch_step.measure(config, repeat)
-  return measure(config, repeat) | {"torch": beside}
+  comparison = torch_step.measure(config, repeat)
+  return measure(config, repeat) | {"torch": comparison}
 
 
 def figures(
@@ -43,7 +43,7 @@ def figures(
   product: timing.Matmul,
   median: dict[str, float],
 ) -> dict:
-  """What is printed.
+  """Figures of a step from its medians.
 
   Args:
     batch: examples in a step.

@@ -1,4 +1,4 @@
-"""Turns of timers, their medians, and the matrix product they are held to."""
+"""Runs timers in turns; a matrix product for the machine's peak."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Of the matrices: as large as an accelerator needs, as quick as a CPU allows.
+# Sides of the matrices: an accelerator needs large ones, a CPU quick ones.
 SIDE, CPU_SIDE = 8192, 2048
 
 Timer = Callable[[], float]
@@ -17,25 +17,25 @@ Timer = Callable[[], float]
 def turns(
   timers: Mapping[str, Callable[[], Any]], repeat: int
 ) -> dict[str, list[Any]]:
-  """What each timer gives, by name, in `repeat` turns of one call of each.
+  """Calls each timer once a turn, for `repeat` turns; their results by name.
 
   One more turn comes first and does not count: it fills caches.
   """
-  found: dict[str, list[Any]] = {name: [] for name in timers}
+  times: dict[str, list[Any]] = {name: [] for name in timers}
   for _ in range(repeat + 1):
     for name, timer in timers.items():
-      found[name].append(timer())
-  return {name: taken[1:] for name, taken in found.items()}
+      times[name].append(timer())
+  return {name: taken[1:] for name, taken in times.items()}
 
 
 def medians(timers: Mapping[str, Timer], repeat: int) -> dict[str, float]:
   """The median of each timer, by name; see `turns`."""
-  found = turns(timers, repeat)
-  return {name: float(np.median(taken)) for name, taken in found.items()}
+  times = turns(timers, repeat)
+  return {name: float(np.median(taken)) for name, taken in times.items()}
 
 
 def seconds(call: Callable[..., Any], *args: Any) -> float:
-  """How long a call takes, and the arrays that it returns."""
+  """Seconds until a call returns and its arrays are ready."""
   began = time.perf_counter()
   jax.block_until_ready(call(*args))
   return time.perf_counter() - began
@@ -44,18 +44,18 @@ def seconds(call: Callable[..., Any], *args: Any) -> float:
 def clock_and_processor(
   call: Callable[..., Any], *args: Any
 ) -> tuple[float, float]:
-  """`seconds`, and those that the processor spends in them on all threads."""
+  """Seconds of a call by the clock, and of the processor over all threads."""
   began = time.process_time()
   clock = seconds(call, *args)
   return clock, time.process_time() - began
 
 
 class Matmul:
-  """A product of square matrices on one device, which stands for its peak.
+  """A product of square matrices on one device, to estimate its peak.
 
   Attributes:
-    side: of the matrices.
-    flops: of the product.
+    side: rows of the matrices.
+    flops: operations of the product.
   """
 
   def __init__(self, dtype: Any, side: int | None = None):
@@ -66,9 +66,9 @@ class Matmul:
     self._product = jax.jit(jnp.matmul)
 
   def run(self) -> jax.Array:
-    """The product."""
+    """Computes the product."""
     return self._product(self._square, self._square)
 
   def seconds(self) -> float:
-    """How long it takes; a timer."""
+    """Times the product; a timer."""
     return seconds(self.run)

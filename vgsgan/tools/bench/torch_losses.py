@@ -56,7 +56,7 @@ def info_nce(
   excess = F.relu(log_scale - math.log(MAX_LOGIT_SCALE))
   logits = scores * torch.exp(log_scale - excess.detach())
   positive = logits.diagonal()
-  # The partner's column stands for itself.
+  # The diagonal, which holds the partners, stays in the sum.
   own = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
   logits = torch.where(impostors | own, logits, -math.inf)
   both = logits.logsumexp(1) + logits.logsumexp(0)
@@ -79,7 +79,7 @@ def triplet(
 
 
 def _rank(rows, impostors, noise, kind: str, margin: float):
-  """`losses.margin_rank`, of which each row's partner is on the diagonal."""
+  """`losses.margin_rank`; each row's partner is on the diagonal."""
   positive = rows.diagonal()
   if kind == "all":
     hinge = F.relu(margin + rows - positive[:, None])

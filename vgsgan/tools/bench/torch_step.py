@@ -1,11 +1,10 @@
-"""The training step of grounding in PyTorch, beside that of JAX.
+"""Compares the training step of grounding in PyTorch with that in JAX.
 
-Both begin where the step's front end ends: at pictures, spectrograms and their
-valid frames. Network, loss, clipping and optimiser are the same, from the same
-weights; before they are timed, their maps, their loss and their gradients are
-held against each other. PyTorch runs eagerly, with pictures in `channels_last`,
-its fused optimisers and its own number of threads, in float32 and the whole
-batch at once.
+Both begin after the front end, with images, spectrograms and their valid
+frames. Network, loss, clipping, optimiser and initial weights are the same;
+before timing, their maps, losses and gradients are compared. PyTorch runs
+eagerly, with images in `channels_last`, its fused optimisers and its own number
+of threads, in float32 and with the whole batch at once.
 """
 
 from typing import Any
@@ -25,8 +24,8 @@ from vgsgan.train import keys
 from vgsgan.train.state import schedule
 from vgsgan.train.task import Batch
 
-# How far apart what may be, as a share of its length. Gradients the most: where
-# rounding makes another impostor the hardest, that of its pair is another.
+# Largest differences, as shares of the length. Gradients get the most, because
+# rounding may choose another hardest impostor.
 TOLERANCES = {
   "picture_maps": 1e-3,
   "speech_maps": 1e-3,
@@ -40,7 +39,7 @@ _DRAWN = {"hard": ("sampled", "hardest")}
 
 
 class Prepared(grounding.Grounding):
-  """Grounding whose batches have been through the front end before."""
+  """Grounding whose batches have already passed the front end."""
 
   def inputs(self, batch: Batch, key: jax.Array | None):
     return batch["pictures"], batch["mel"], batch["num_frames"]
@@ -50,7 +49,7 @@ class Twin:
   """A grounding model in PyTorch, with the weights of a JAX state.
 
   Args:
-    model: what it is the equal of.
+    model: the JAX model.
     state: its parameters.
     device: 'cpu' or 'cuda'.
   """
@@ -63,35 +62,35 @@ class Twin:
       self.stats = jax.tree.map(
         lambda x: x.detach(), torch_towers.tensors(stats, device)
       )
-    # All at once, or PyTorch's step would wait for JAX to compute its own.
+    # All rates are computed here, so that PyTorch's steps never wait for JAX.
     steps = model.config.train.steps
     rate = schedule(model.config.optim, steps)
     self.rates = np.broadcast_to(jax.jit(rate)(jnp.arange(steps)), steps)
     self.optimizer = optimizer(model.config.optim, self.leaves())
-    self.made = 0
+    self.steps_done = 0
 
   def leaves(self) -> list[torch.Tensor]:
     return jax.tree.leaves(self.params)
 
   def batch(self, batch: Batch) -> dict[str, torch.Tensor]:
-    """A batch of `Prepared` as PyTorch lays it out."""
+    """A batch of `Prepared` in PyTorch's layout."""
     host = jax.device_get(batch)
-    found = {
+    tensors = {
       name: torch.from_numpy(np.array(host[name])).to(self.device)
       for name in ("num_frames", "image_concept", "speech_concept")
     }
-    pictures = torch.from_numpy(np.array(host["pictures"])).permute(0, 3, 1, 2)
+    images = torch.from_numpy(np.array(host["pictures"])).permute(0, 3, 1, 2)
     mel = torch.from_numpy(np.array(host["mel"])).transpose(1, 2).contiguous()
-    return found | {
-      "pictures": pictures.contiguous(memory_format=torch.channels_last).to(
+    return tensors | {
+      "pictures": images.contiguous(memory_format=torch.channels_last).to(
         self.device
       ),
       "mel": mel.to(self.device),
     }
 
   def maps(self, batch: dict[str, torch.Tensor]):
-    """Feature maps of pictures and of speech, and the valid frames."""
-    pictures = torch_towers.picture_map(
+    """Feature maps of images and of speech, and the valid frames."""
+    images = torch_towers.image_map(
       self.model.image,
       self.params["image"],
       self.stats["image"],
@@ -105,12 +104,12 @@ class Twin:
       batch["num_frames"],
     )
     frames = torch.arange(speech.shape[-1], device=self.device)
-    return pictures, speech, frames < num_valid[:, None]
+    return images, speech, frames < num_valid[:, None]
 
   def loss(
     self, batch: dict[str, torch.Tensor], noise: torch.Tensor
   ) -> torch.Tensor:
-    """The loss of a batch, with this noise for sampled negatives."""
+    """The loss of a batch; `noise` samples the negatives."""
     use, loss = self.config.score, self.config.loss
     scores = torch_losses.score(use.kind, *self.maps(batch), use.normalize)
     same = batch["image_concept"][:, None] == batch["image_concept"]
@@ -125,16 +124,16 @@ class Twin:
     return rows.mean()
 
   def step(self, batch: dict[str, torch.Tensor], noise: torch.Tensor) -> float:
-    """One update; the loss before it."""
+    """Makes one update; returns the loss before it."""
     self.optimizer.zero_grad()
     value = self.loss(batch, noise)
     value.backward()
     if self.config.optim.clip_norm:
       torch.nn.utils.clip_grad_norm_(self.leaves(), self.config.optim.clip_norm)
     for group in self.optimizer.param_groups:
-      group["lr"] = float(self.rates[min(self.made, len(self.rates) - 1)])
+      group["lr"] = float(self.rates[min(self.steps_done, len(self.rates) - 1)])
     self.optimizer.step()
-    self.made += 1
+    self.steps_done += 1
     if "log_scale" in self.params:
       with torch.no_grad():
         highest = float(np.log(torch_losses.MAX_LOGIT_SCALE))
@@ -145,7 +144,7 @@ class Twin:
 def optimizer(
   optim: ml_collections.ConfigDict, leaves: list[torch.Tensor]
 ) -> torch.optim.Optimizer:
-  """`state.optimizer`, without the clipping; rates are set at each step."""
+  """`state.optimizer` without clipping; `Twin.step` sets the rates."""
   decay = optim.weight_decay
   if optim.name == "sgd":
     return torch.optim.SGD(
@@ -157,7 +156,7 @@ def optimizer(
 
 
 def check_plain(train: ml_collections.ConfigDict) -> None:
-  """Refuses what the PyTorch side does not do; see the module's docstring."""
+  """Raises UserError for options that the PyTorch side lacks."""
   plain = {"dtype": "float32", "accumulate": 1, "remat": False}
   for name, value in plain.items():
     if train[name] != value:
@@ -172,12 +171,12 @@ class Pair:
   """The same training in JAX and in PyTorch, from the same weights.
 
   Attributes:
-    case: what both train on.
-    model: in JAX.
+    case: the config of both.
+    model: the JAX model.
     training: its state and batch.
-    twin: in PyTorch.
+    twin: the PyTorch model.
     fed: its batch.
-    noise: of the negatives of the first step.
+    noise: random numbers for the first step's negatives.
   """
 
   def __init__(self, case: Case):
@@ -203,13 +202,13 @@ class Pair:
     self.noise = self._noise(keys.of(config.seed, "negatives", 0))
 
   def _noise(self, key: jax.Array) -> torch.Tensor:
-    """What `Grounding.step` draws for its first step."""
+    """The random numbers that `Grounding.step` draws for its first step."""
     b = self.model.config.train.batch
     noise = jax.random.uniform(key, (2, b, b))
     return torch.from_numpy(np.array(noise)).to(self.twin.device)
 
   def differences(self) -> dict[str, float]:
-    """How far maps, loss and gradients are apart, as shares of their length."""
+    """Differences of maps, loss and gradients, as shares of their length."""
     keeping = Prepared(self.case.config, self.case.devices)
     keeping.tx = keeps_gradients()
 
@@ -221,17 +220,17 @@ class Pair:
       state, metrics = keeping.step(state, batch)
       return maps, metrics["loss"], state.opt_state
 
-    (pictures, speech, valid), value, grads = jax.jit(everything)(
+    (images, speech, valid), value, grads = jax.jit(everything)(
       self.training.state, self.training.batch
     )
-    got_pictures, got_speech, got_valid = self.twin.maps(self.fed)
+    got_images, got_speech, got_valid = self.twin.maps(self.fed)
     got = self.twin.loss(self.fed, self.noise)
     got.backward()
     want_grads = torch_towers.tensors(jax.device_get(grads), "cpu")
     got_grads = [leaf.grad.cpu() for leaf in self.twin.leaves()]
     return {
       "picture_maps": apart(
-        [got_pictures.permute(0, 2, 3, 1)], [torch_tensor(pictures)]
+        [got_images.permute(0, 2, 3, 1)], [torch_tensor(images)]
       ),
       "speech_maps": apart(
         [got_speech.transpose(1, 2)], [torch_tensor(speech)]
@@ -243,7 +242,7 @@ class Pair:
 
 
 def keeps_gradients() -> optax.GradientTransformation:
-  """No optimiser: its state is the last gradient."""
+  """A transformation that changes nothing; its state is the last gradient."""
   return optax.GradientTransformation(
     lambda params: jax.tree.map(jnp.zeros_like, params),
     lambda grads, state, params: (jax.tree.map(jnp.zeros_like, grads), grads),
@@ -266,11 +265,11 @@ def apart(got: list[torch.Tensor], want: list[torch.Tensor]) -> float:
 
 
 def measure(config: ml_collections.ConfigDict, repeat: int) -> dict:
-  """The step without front end and edits, in JAX and in PyTorch, in turns."""
+  """Times the step without front end and edits, in JAX and in PyTorch."""
   case = Case(config)
   pair = Pair(case)
-  found = pair.differences()
-  wrong = {k: v for k, v in found.items() if not v <= TOLERANCES[k]}
+  differences = pair.differences()
+  wrong = {k: v for k, v in differences.items() if not v <= TOLERANCES[k]}
   if wrong:
     raise UserError(
       f"PyTorch computes something else than JAX, by these shares: {wrong}; "
@@ -287,7 +286,7 @@ def measure(config: ml_collections.ConfigDict, repeat: int) -> dict:
   median = timing.medians({"jax": ours, "torch": theirs}, repeat)
   return {
     "threads": torch.get_num_threads(),
-    "differences": found,
+    "differences": differences,
     "jax_seconds": median["jax"],
     "torch_seconds": median["torch"],
     "torch_over_jax": median["torch"] / median["jax"],

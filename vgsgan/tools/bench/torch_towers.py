@@ -1,9 +1,9 @@
-"""The towers of `vgsgan.models` in PyTorch, of parameters laid out for it.
+"""The towers of `vgsgan.models` in PyTorch.
 
-Functions of a tree of tensors and of the Flax module that they are the equal
-of. Speech is [b, d, t] and pictures are [b, d, h, w] here. Batch normalisation
-is that of training; running statistics are kept, and unbiased as PyTorch has
-them.
+The functions take a Flax module and its parameters as tensors in PyTorch's
+layout. Speech is [b, d, t] and images are [b, d, h, w] here. Batch
+normalisation is in training mode; its running variances are unbiased, as usual
+in PyTorch.
 """
 
 import math
@@ -19,23 +19,23 @@ from vgsgan.models import audio, image
 
 Tree = dict[str, Any]
 EPSILON = 1e-5
-MOMENTUM = 0.1  # Of the new statistics; Flax names the share of the old.
+MOMENTUM = 0.1  # Share of the new statistics; Flax names that of the old.
 
 
 def tensors(params: Mapping[str, Any], device: str) -> Tree:
-  """Flax parameters as leaves that want gradients; kernels lie as here.
+  """Converts Flax parameters to leaves with gradients, in PyTorch's layout.
 
-  A kernel of n axes, input, output becomes output, input, n axes, and those of
-  pictures have channels last in memory, which is the faster.
+  A kernel [..., input, output] becomes [output, input, ...]. Those for images
+  have channels last in memory, which is faster.
   """
 
   def leaf(name: str, value: Any) -> torch.Tensor:
-    found = torch.from_numpy(np.array(value, np.float32))
+    x = torch.from_numpy(np.array(value, np.float32))
     if name == "kernel":
-      found = found.permute(-1, -2, *range(found.ndim - 2)).contiguous()
-    if found.ndim == 4:
-      found = found.contiguous(memory_format=torch.channels_last)
-    return found.to(device).requires_grad_()
+      x = x.permute(-1, -2, *range(x.ndim - 2)).contiguous()
+    if x.ndim == 4:
+      x = x.contiguous(memory_format=torch.channels_last)
+    return x.to(device).requires_grad_()
 
   return {
     name: tensors(value, device)
@@ -45,7 +45,7 @@ def tensors(params: Mapping[str, Any], device: str) -> Tree:
   }
 
 
-def picture_map(tower: Any, params: Tree, stats: Tree, x: torch.Tensor):
+def image_map(tower: Any, params: Tree, stats: Tree, x: torch.Tensor):
   """`image.Vgg` and `image.ResNet`: [b, 3, h, w] to [b, d, i, j]."""
   forward = vgg if isinstance(tower, image.Vgg) else resnet
   y = forward(tower, params, stats, x)
@@ -94,9 +94,9 @@ def speech_map(
   mask = _mask(num_frames, x)
   x = torch.where(mask, x, 0.0)
   if tower.input_norm:
-    # One statistic for all bands, as of a picture of one channel.
-    one = _masked_norm(x[:, None], mask[:, None], params, stats, "input_norm")
-    x = torch.where(mask, one[:, 0], 0.0)
+    # One statistic for all bands: they are pixels of an image of one channel.
+    y = _masked_norm(x[:, None], mask[:, None], params, stats, "input_norm")
+    x = torch.where(mask, y[:, 0], 0.0)
   last = len(tower.widths) - 1
   for i, pool in enumerate(tower.pools):
     kernel = params[f"conv{i + 1}"]["kernel"]
@@ -119,7 +119,7 @@ def speech_map(
 
 
 def _mask(num_frames: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-  """[b, 1, t]: whether a frame lies inside its clip."""
+  """A mask [b, 1, t] of the frames inside their clips."""
   frames = torch.arange(x.shape[-1], device=x.device)
   return (frames < num_frames[:, None])[:, None]
 
@@ -131,7 +131,7 @@ def _conv2d(x: torch.Tensor, params: Tree) -> torch.Tensor:
 
 
 def _space_to_depth(x: torch.Tensor) -> torch.Tensor:
-  """As `image.space_to_depth`: places before colours, in the channels."""
+  """`image.space_to_depth`; channels have places before colours."""
   b, c, h, w = x.shape
   x = x.reshape(b, c, h // 2, 2, w // 2, 2).permute(0, 3, 5, 1, 2, 4)
   x = x.reshape(b, 4 * c, h // 2, w // 2)
@@ -154,7 +154,7 @@ def _masked_norm(x, mask, params: Tree, stats: Tree, name: str):
   scale, bias = params[name]["batch"]["scale"], params[name]["batch"]["bias"]
   axes = [0, *range(2, x.ndim)]
   wide = [1, -1] + [1] * (x.ndim - 2)
-  # One pass over all frames, of which the zeros are then taken out.
+  # One pass over all frames, from which the zeros are then removed.
   var, mean = torch.var_mean(x, axes, correction=0)
   share = mask.float().mean()
   squares = (var + mean.square()) / share

@@ -1,11 +1,11 @@
-"""What is published of chips, and how long a step would take by it.
+"""Published rates of chips, and an estimate of a step's time from them.
 
-The time is an estimate and not measured: the longer of the matrix products at
-the peak rate and of the bytes that XLA counts at that of the memory, and after
-it all that is sent, at the rate of the links, none of it hidden. XLA counts
-what is in a loop once; the matrix products are counted in full, each as often
-as a TPU makes it in bfloat16: those of float32 at `Precision.HIGHEST` take six
-times as long (`programs.bfloat16_flops`).
+The time is estimated, not measured. It is the longer of two times, for the
+matrix products at their peak rate and for the bytes that XLA counts at the rate
+of the memory; then comes the time for all sent bytes at the rate of the links,
+without overlap. XLA counts a loop's bytes once. Matrix products are counted in
+full, as a TPU computes them in bfloat16: those of float32 at
+`Precision.HIGHEST` take six times as long (`costs.bfloat16_flops`).
 """
 
 import dataclasses
@@ -43,28 +43,28 @@ CHIPS = {
 
 
 def published(devices: Sequence[jax.Device]) -> Chip | None:
-  """What each of these devices has: a chip's, or a share where it is a core.
+  """Rates of one of these devices: a chip, or a core with its share of one.
 
-  A chip of TPU v4, say, is one device to a program that runs on it and two,
-  one for each of its cores, to one that is compiled ahead of time.
+  A chip of TPU v4, for example, is one device to a program that runs on it. To
+  a program that is compiled ahead of time it is two, one for each core.
 
   Args:
-    devices: all that run a program, of one kind.
+    devices: all devices of a program, of one kind.
 
   Returns:
-    None where nothing is known of the chip.
+    None if the chip is unknown.
   """
   chip = CHIPS.get(devices[0].device_kind)
   if chip is None:
     return None
-  cores = sum(one.coords == devices[0].coords for one in devices)
+  cores = sum(device.coords == devices[0].coords for device in devices)
   return Chip(*(rate / cores for rate in dataclasses.astuple(chip)))
 
 
 def memory_of(devices: Sequence[jax.Device]) -> float:
-  """Bytes that each of these devices has, or 0 where that is not known.
+  """Bytes of memory of each of these devices; 0 if unknown.
 
-  Of processors it is an equal share of the machine's.
+  Processors have equal shares of the machine's memory.
   """
   chip = published(devices)
   if chip:
@@ -73,17 +73,20 @@ def memory_of(devices: Sequence[jax.Device]) -> float:
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return float(pages / len(devices))
   try:
-    found = devices[0].memory_stats() or {}
-  except jax.errors.JaxRuntimeError:  # Of devices that are not here.
+    stats = devices[0].memory_stats() or {}
+  except jax.errors.JaxRuntimeError:  # The devices are not on this machine.
     return 0.0
-  return float(found.get("bytes_limit", 0))
+  return float(stats.get("bytes_limit", 0))
 
 
-def estimate(found: dict[str, Any], chip: Chip) -> dict[str, float]:
-  """Seconds of a step at published rates; see the module's docstring."""
-  compute = found["flops"]["bfloat16"] / chip.flops
-  memory = found["bytes_accessed"] / chip.bandwidth
-  links = found["sent"] / chip.links
+def estimate(step: dict[str, Any], chip: Chip) -> dict[str, float]:
+  """Seconds of a step at published rates; see the module's docstring.
+
+  `step` has the figures of `footprint.figures`.
+  """
+  compute = step["flops"]["bfloat16"] / chip.flops
+  memory = step["bytes_accessed"] / chip.bandwidth
+  links = step["sent"] / chip.links
   return {
     "compute": compute,
     "memory": memory,

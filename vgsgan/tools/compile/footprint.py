@@ -1,18 +1,18 @@
-"""What a compiled training step takes of a device.
+"""Memory, FLOPs and communication per device of a compiled training step.
 
-A device is a chip, or one of its cores where JAX has a device for each. Memory,
-operations, and what the device sends. The least that it has to send is
+A device is a chip, or one of its cores where JAX has a device for each. The
+least that it has to send is
 
-* of each collective that the program itself asks for, what a ring algorithm
-  sends (`costs.sent`): for a contrastive loss a gather of one modality's maps
-  and its reduce-scatter, an exchange of blocks of scores and another of their
+* for each collective that the program asks for, the bytes of a ring algorithm
+  (`costs.sent`): a contrastive loss has a gather of one modality's maps and its
+  reduce-scatter, an exchange of blocks of scores and another of their
   gradients, and scalars;
-* and for P bytes of parameters over n devices one reduction of the gradients,
-  2 (n - 1) / n P, or where k devices share one copy (`config.mesh.model`) one
-  gather and one reduce-scatter, together 2 (k - 1) / k P, and the reduction of
-  each share, 2 (n / k - 1) / (n / k) P / k.
+* for P bytes of parameters over n devices, one reduction of the gradients,
+  2 (n - 1) / n P; if k devices share one copy (`config.mesh.model`), one gather
+  and one reduce-scatter, together 2 (k - 1) / k P, and the reduction of each
+  share, 2 (n / k - 1) / (n / k) P / k.
 
-Statistics of batch normalisation, which come on top, are small.
+Statistics of batch normalisation are small and not counted.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,14 +41,14 @@ def abstract(
   record: dict[str, Any],
   grid: Mesh,
 ) -> tuple[TrainState, Shapes]:
-  """Shapes and places of a task's state and batch."""
+  """Shapes and shardings of a task's state and batch."""
   key = keys.of(config.seed, "init")
   state = mesh.abstract(jax.eval_shape(task.init, key), grid)
   example = task.transform(record, np.random.default_rng(0))
-  place = mesh.batch_sharding(grid)
+  sharding = mesh.batch_sharding(grid)
   batch = {
     name: jax.ShapeDtypeStruct(
-      (config.train.batch, *np.shape(x)), np.asarray(x).dtype, sharding=place
+      (config.train.batch, *np.shape(x)), np.asarray(x).dtype, sharding=sharding
     )
     for name, x in example.items()
   }
@@ -58,16 +58,16 @@ def abstract(
 def figures(
   update: Step, state: TrainState, batch: Shapes, grid: Mesh
 ) -> dict[str, Any]:
-  """Of one update, a device: bytes, operations, collectives and their least."""
+  """Memory, FLOPs and communication per device of one update."""
   traced = jit_step(update, state, grid).trace(state, batch)
-  compiled = compile_or_say(traced)
+  compiled = compile_or_explain(traced)
   memory = compiled.memory_analysis()
   held = memory.argument_size_in_bytes + memory.output_size_in_bytes
   cost = compiled.cost_analysis() or {}
   devices = list(grid.devices.flat)
   program = traced.jaxpr, grid.size, devices[0].platform
   least = sum(x.sent for x in costs.collectives(*program))
-  found = {
+  step = {
     "memory": {
       "arguments": memory.argument_size_in_bytes,
       "outputs": memory.output_size_in_bytes,
@@ -85,38 +85,38 @@ def figures(
     "collectives": summary(hlo.collectives(compiled.as_text())),
     "least_sent": least + gradient_bytes(state, grid),
   }
-  found["sent"] = sum(x["sent"] for x in found["collectives"])
-  check_memory(found["memory"])
+  step["sent"] = sum(x["sent"] for x in step["collectives"])
+  check_memory(step["memory"])
   published = chips.published(devices)
   if published:
-    found["estimate"] = chips.estimate(found, published)
-  return found
+    step["estimate"] = chips.estimate(step, published)
+  return step
 
 
-def compile_or_say(traced: Any) -> jax.stages.Compiled:
-  """Compiles; what the compiler refuses is one line."""
+def compile_or_explain(traced: Any) -> jax.stages.Compiled:
+  """Compiles; raises UserError with one line if the compiler refuses."""
   try:
     return traced.lower().compile()
   except (jax.errors.JaxRuntimeError, ValueError) as error:
-    said = first_line(error)
-    if "RESOURCE_EXHAUSTED" in said:
-      raise too_large(said) from error
-    raise UserError(f"the step cannot be compiled: {said}") from error
+    reason = first_line(error)
+    if "RESOURCE_EXHAUSTED" in reason:
+      raise too_large(reason) from error
+    raise UserError(f"the step cannot be compiled: {reason}") from error
 
 
 def check_memory(memory: Mapping[str, Any]) -> None:
-  """Refuses a step that needs more than there is, as far as that is known."""
+  """Raises UserError if a step needs more memory than the device has."""
   if memory["of"] and memory["peak"] > memory["of"]:
     peak, there = memory["peak"] / 1e9, memory["of"] / 1e9
     raise too_large(f"a device needs {peak:.2f} GB and has {there:.2f} GB")
 
 
 def gradient_bytes(state: TrainState, grid: Mesh) -> float:
-  """The least a device sends to reduce the gradients, and to gather parameters.
+  """The least bytes a device sends to reduce gradients and gather parameters.
 
   Args:
-    state: shapes and places.
-    grid: the mesh they lie on.
+    state: shapes and shardings.
+    grid: their mesh.
   """
   total, everyone, sharing = 0.0, grid.size, grid.shape["model"]
   for x in jax.tree.leaves(state.params):
@@ -129,19 +129,19 @@ def gradient_bytes(state: TrainState, grid: Mesh) -> float:
   return total
 
 
-def summary(found: Sequence[costs.Collective]) -> list[dict[str, Any]]:
-  """Collectives by kind and number of devices, with their bytes in a step."""
-  groups = sorted({(x.kind, x.devices) for x in found})
+def summary(collectives: Sequence[costs.Collective]) -> list[dict[str, Any]]:
+  """Groups collectives by kind and devices, with their bytes in a step."""
+  groups = sorted({(x.kind, x.devices) for x in collectives})
   rows = []
   for kind, devices in groups:
-    those = [x for x in found if (x.kind, x.devices) == (kind, devices)]
+    group = [x for x in collectives if (x.kind, x.devices) == (kind, devices)]
     rows.append(
       {
         "kind": kind,
         "devices": devices,
-        "count": sum(x.times for x in those),
-        "bytes": sum(x.times * x.payload for x in those),
-        "sent": sum(x.sent for x in those),
+        "count": sum(x.times for x in group),
+        "bytes": sum(x.times * x.payload for x in group),
+        "sent": sum(x.sent for x in group),
       }
     )
   return rows

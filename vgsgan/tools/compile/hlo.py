@@ -1,7 +1,7 @@
-"""What a compiled program sends between devices, read from its HLO text.
+"""Reads the collectives of a compiled program from its HLO text.
 
-XLA's partitioner adds collectives of its own to those that a program asks for;
-only the text of the optimised program has them all.
+XLA's partitioner adds collectives to those that a program asks for; only the
+text of the optimised program has them all.
 """
 
 import collections
@@ -27,9 +27,9 @@ _ARRAY = re.compile(r"\b([a-z]+\d*\w*)\[([\d,]*)\]")
 def collectives(text: str) -> list[Collective]:
   """The collectives of a compiled program.
 
-  Those in loops count as often as the loop turns, where the text tells. An
-  operation in several steps (-start and -done; on TPU also one that is spread
-  over other computation) counts once.
+  A collective in a loop counts for every iteration, if the text has their
+  number. An operation in several steps (-start and -done; on TPU also one that
+  overlaps other computation) counts once.
 
   Args:
     text: `compiled.as_text()`.
@@ -39,8 +39,8 @@ def collectives(text: str) -> list[Collective]:
   everyone = _number(r"num_partitions=(\d+)", text) * _number(
     r"replica_count=(\d+)", text
   )
-  ended = _done_types(text)
-  found: dict[str, Collective] = {}
+  done_types = _done_types(text)
+  collectives: dict[str, Collective] = {}
   for computation, body in lines.items():
     for line in body:
       match = _COLLECTIVE.match(line)
@@ -48,20 +48,20 @@ def collectives(text: str) -> list[Collective]:
         continue
       name, shape, kind, start, rest = match.groups()
       devices = _group_size(rest, everyone)
-      payload = array_bytes(ended[name] if start else shape)
+      payload = array_bytes(done_types[name] if start else shape)
       if kind == "all-reduce" and computation.startswith("all-reduce-scatter"):
-        kind = "reduce-scatter"  # Of TPU, whose fusion keeps a part.
+        kind = "reduce-scatter"  # On TPU a fusion keeps a part of the sum.
       elif kind == "reduce-scatter":
         payload *= devices
       chain = re.search(r'chain_id="(\d+)"', rest)
-      found[f"chain {chain[1]}" if chain else name] = Collective(
+      collectives[f"chain {chain[1]}" if chain else name] = Collective(
         kind, payload, devices, times[computation], _source(rest)
       )
-  return [one for one in found.values() if one.devices > 1]
+  return [x for x in collectives.values() if x.devices > 1]
 
 
 def array_bytes(shape: str) -> int:
-  """Bytes of the arrays of an HLO type, `f32[8,4]{1,0}` or a tuple of such."""
+  """Bytes of the arrays of an HLO type, such as `f32[8,4]{1,0}` or a tuple."""
   return sum(
     math.ceil(
       _bits(dtype) * math.prod(map(int, filter(None, sides.split(",")))) / 8
@@ -71,14 +71,14 @@ def array_bytes(shape: str) -> int:
 
 
 def _bits(dtype: str) -> int:
-  """Of an element: 32 of `f32`, 8 of `f8e4m3`; none of a token."""
+  """Bits per element: 32 for `f32`, 8 for `f8e4m3`, 0 for a token."""
   if dtype == "pred":
     return 8
   return int((re.findall(r"\d+", dtype) or [0])[0])
 
 
 def _by_computation(text: str) -> dict[str, list[str]]:
-  """Lines of each computation by its name; that of the entry is ''."""
+  """Lines of each computation by its name; the entry's name is ''."""
   lines: dict[str, list[str]] = collections.defaultdict(list)
   name = None
   for line in text.splitlines():
@@ -92,7 +92,7 @@ def _by_computation(text: str) -> dict[str, list[str]]:
 
 
 def _executions(lines: dict[str, list[str]]) -> dict[str, int]:
-  """How often each computation runs in a run of the program."""
+  """Executions of each computation in a run of the program, by its name."""
   callers: dict[str, tuple[str, int]] = {}
   for computation, body in lines.items():
     for line in body:
@@ -115,24 +115,24 @@ def _executions(lines: dict[str, list[str]]) -> dict[str, int]:
 
 
 def _turns(line: str, condition: list[str]) -> int:
-  """Of a loop: as XLA notes them, else the bound its counter is held to."""
-  if known := _TRIPS.search(line):
-    return int(known[1])
-  if not any("direction=LT" in one for one in condition):
+  """Iterations of a loop: XLA's number, else the bound of its counter."""
+  if trips := _TRIPS.search(line):
+    return int(trips[1])
+  if not any("direction=LT" in x for x in condition):
     return 1
   bounds = re.findall(r"constant\((\d+)\)", "\n".join(condition))
   return int(bounds[0]) if len(bounds) == 1 else 1
 
 
 def _done_types(text: str) -> dict[str, str]:
-  """The type of what each asynchronous collective ends in, by its start."""
+  """The result type of each asynchronous collective, by its start's name."""
   kinds = "|".join(KINDS)
   done = rf" = (.*?) (?:{kinds})-done\([^%]*%([\w.-]+)\)"
   return {start: shape for shape, start in re.findall(done, text)}
 
 
 def _group_size(attributes: str, everyone: int) -> int:
-  """How many devices take part together."""
+  """Number of devices that take part together."""
   if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", attributes):
     return len(listed[1].split(","))
   if strided := re.search(r"replica_groups=\[\d+,(\d+)\]", attributes):

@@ -1,17 +1,18 @@
-"""Compiles a training step for devices that need not be there.
+"""Compiles a training step, also for devices that are not on this machine.
 
     python -m vgsgan.main --mode=compile --config=configs/drawing.py:random \\
       --config.data.generator=configs/scenes_gan.py:published \\
       --topology=v5e:16x16 --config.train.batch=2048 --config.eval.batch=256
 
-Ahead of time, for a slice of TPUs (with libtpu, of the `tpu` extra, and no TPU)
-or without --topology for the devices of this machine. It is the step that the
-trainer would compile; nothing runs and no data set is read, but for the number
-of classes of `classification`. Of several topologies, separated by commas, the
-first has `config.train.batch` and all have its share a device. A generator that
-is not trained yet can be named by its config, as above.
+With --topology it compiles for a slice of TPUs, which needs libtpu (the extra
+`tpu`) and no TPU; without, for the devices of this machine. It compiles the
+same step as the loop. Nothing runs, and no data set is read, except for the
+number of classes of `classification`. Several topologies are separated by
+commas: the first gets `config.train.batch`, and all get the same batch per
+device. A generator that is not trained yet can be named by its config, as
+above.
 
-What is printed is told in `vgsgan.tools.compile.footprint`.
+`vgsgan.tools.compile.footprint` describes the figures.
 """
 
 import importlib.util
@@ -36,8 +37,8 @@ from vgsgan.tools.compile import footprint
 from vgsgan.tools.compile.report import report, table
 from vgsgan.train import terminal
 
-# libtpu is to ask nobody for a TPU, to let others use it at the same time (of
-# its lock file it makes one an error), and to say only what matters.
+# These keep libtpu from looking for a TPU, from failing at another process's
+# lock file, and from printing more than errors.
 LIBTPU = {
   "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
   "TPU_ACCELERATOR_TYPE": "v5litepod-8",
@@ -53,44 +54,44 @@ def run(
   topology: str | None,
   workdir: pathlib.Path | None,
 ) -> int:
-  """Compiles, prints, and keeps the figures as `compile.json` in the workdir.
+  """Compiles, prints the figures, and writes them as `compile.json`.
 
   Args:
     config: of the run.
-    topology: `v5e:16x16`, or several, or None for what is here.
-    workdir: None to keep nothing.
+    topology: `v5e:16x16`, or several; None for the devices of this machine.
+    workdir: folder of `compile.json`; None writes nothing.
 
   Returns:
     The exit status, 0.
 
   Raises:
-    UserError: what does not fit into a device's memory or over the mesh, a
-      topology that is unknown, or libtpu is missing.
+    UserError: the step does not fit a device's memory or the mesh, a topology
+      is unknown, or libtpu is missing.
   """
   if workdir is not None:
     with files.explain_os_errors(workdir):
       workdir.mkdir(parents=True, exist_ok=True)
   say = terminal.Terminal()
-  found, runs = [], list(arms.first_runs(config))
-  for arm, one in runs:
+  written, runs = [], list(arms.first_runs(config))
+  for arm, arm_config in runs:
     with arms.named(arm):
-      tasks.check(one)
-  for arm, one in runs:
+      tasks.check(arm_config)
+  for arm, arm_config in runs:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-      use_untrained(one.data, pathlib.Path(folder) / "generator.npz")
-      for name, devices, batch in slices(topology, one.train.batch):
-        one.train.batch = batch
+      use_untrained(arm_config.data, pathlib.Path(folder) / "generator.npz")
+      for name, devices, batch in slices(topology, arm_config.train.batch):
+        arm_config.train.batch = batch
         where = name or f"{len(devices)} x {devices[0].device_kind}"
         with say.status(f"compiling {arm} for {where}".replace("  ", " ")):
-          row = {"arm": arm, "topology": name, **figures(one, devices)}
+          row = {"arm": arm, "topology": name, **figures(arm_config, devices)}
         print("\n".join(report(row)), flush=True)
         rows.append(row)
         if workdir is not None:
-          jsonfiles.write_json(workdir / "compile.json", found + rows)
+          jsonfiles.write_json(workdir / "compile.json", written + rows)
     if len(rows) > 1:
       print("\n".join(["", *table(rows)]), flush=True)
-    found += rows
+    written += rows
   if workdir is not None:
     say.info(f"wrote {workdir / 'compile.json'}")
   return 0
@@ -99,12 +100,12 @@ def run(
 def slices(
   topology: str | None, batch: int
 ) -> Iterator[tuple[str, list[jax.Device], int]]:
-  """Each topology, its devices and its global batch.
+  """Yields each topology, its devices and its global batch.
 
-  Without one it is '' with the devices that are here.
+  Without a topology it yields '' and the devices of this machine.
 
   Raises:
-    UserError: there is nothing between two commas; as of `devices_of`.
+    UserError: a topology is empty, or `devices_of` raises it.
   """
   names = [name.strip() for name in (topology or "").split(",")]
   if topology and "" in names:
@@ -120,17 +121,17 @@ def slices(
 
 
 def use_untrained(data: ml_collections.ConfigDict, path: pathlib.Path) -> bool:
-  """Where `data.generator` is a config, writes a generator of zeros of it.
+  """Writes a generator of zeros if `data.generator` names a config.
 
   Args:
     data: `data.generator` becomes `path`.
-    path: of the file.
+    path: the file to write.
 
   Returns:
-    Whether it is.
+    True if `data.generator` named a config.
 
   Raises:
-    UserError: the config is of no GAN.
+    UserError: the config is not that of a GAN.
   """
   name, colon, argument = data.get("generator", "").partition(":")
   if not name.endswith(".py"):
@@ -147,7 +148,7 @@ def use_untrained(data: ml_collections.ConfigDict, path: pathlib.Path) -> bool:
 
 
 def devices_of(topology: str) -> list[jax.Device]:
-  """The chips of a slice of TPUs, or their cores, to compile for alone.
+  """The chips of a slice of TPUs, or their cores, for compiling only.
 
   Raises:
     UserError: libtpu is missing, or does not know the topology.
@@ -160,21 +161,23 @@ def devices_of(topology: str) -> list[jax.Device]:
   for name, value in LIBTPU.items():
     os.environ.setdefault(name, value)
   if not jax.config.jax_platforms:
-    jax.config.update("jax_platforms", "cpu")  # A TPU here may have its user.
+    jax.config.update("jax_platforms", "cpu")  # A TPU here may be in use.
   try:
-    found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
-  except Exception as error:  # Whatever the plugin raises.
+    description = topologies.get_topology_desc(
+      platform="tpu", topology_name=topology
+    )
+  except Exception as error:  # The plugin's types of errors are unknown.
     raise UserError(
       f"--topology={topology}: {first_line(error)}; name chips and "
       "sides, such as v5e:2x4, v6e:16x16 or v5p:4x4x4"
     ) from error
-  return list(found.devices)
+  return list(description.devices)
 
 
 def figures(
   config: ml_collections.ConfigDict, devices: Sequence[jax.Device]
 ) -> dict[str, Any]:
-  """What `report` prints, as JSON; raises as `run` does."""
+  """The figures that `report` prints; raises what `run` raises."""
   grid = mesh.make_mesh(model=config.mesh.model, devices=devices)
   parts = config.train.accumulate
   mesh.check_batch(config.train.batch, grid, "train.batch", parts)

@@ -1,4 +1,4 @@
-"""What `vgsgan.tools.compile.program` found, as lines to read and as a table.
+"""Formats the figures of `vgsgan.tools.compile.program`, in lines and a table.
 
 A device is a chip, or one of its cores where JAX has a device for each.
 """
@@ -7,21 +7,21 @@ from collections.abc import Sequence
 from typing import Any
 
 
-def report(found: dict[str, Any]) -> list[str]:
+def report(row: dict[str, Any]) -> list[str]:
   """Lines about every update of one compilation.
 
   Args:
-    found: of `compiling.figures` with `arm` and `topology`, or '' for none.
+    row: from `program.figures`, with `arm` and `topology`, or '' for none.
   """
-  arm = f"{found['arm']}: " if found["arm"] else ""
-  where = f" ({found['topology']})" if found["topology"] else ""
-  share = found["batch"] / found["devices"]
+  arm = f"{row['arm']}: " if row["arm"] else ""
+  where = f" ({row['topology']})" if row["topology"] else ""
+  share = row["batch"] / row["devices"]
   lines = [
-    f"{arm}{found['devices']} x {found['chip']}{where}, "
-    f"{found['model']} to a copy of the {found['parameters'] / 1e6:.2f} M "
-    f"parameters, batch {found['batch']} ({share:g} a device)"
+    f"{arm}{row['devices']} x {row['chip']}{where}, "
+    f"{row['model']} to a copy of the {row['parameters'] / 1e6:.2f} M "
+    f"parameters, batch {row['batch']} ({share:g} a device)"
   ]
-  for step in found["steps"]:
+  for step in row["steps"]:
     lines += ["", f"update from step {step['first']}, a device:"]
     lines += [f"  {line}" for line in _step(step)]
   return lines
@@ -73,13 +73,13 @@ def _ratio(step: dict[str, Any]) -> str:
 
 
 def _over_least(step: dict[str, Any]) -> str:
-  """What is sent over the least; '' where nothing has to be."""
+  """Sent bytes over the least possible; '' if the least is 0."""
   if not step["least_sent"]:
     return ""
   return f"{step['sent'] / step['least_sent']:.3f}"
 
 
-def table(found: Sequence[dict[str, Any]]) -> list[str]:
+def table(rows: Sequence[dict[str, Any]]) -> list[str]:
   """Lines of Markdown: a row for the last update on each topology.
 
   Efficiency is the first topology's estimated time over this one's, at the same
@@ -91,14 +91,14 @@ def table(found: Sequence[dict[str, Any]]) -> list[str]:
     "|---|---|---|---|---|---|---|---|---|",
   ]
   seconds = [
-    one["steps"][-1].get("estimate", {}).get("step", float("nan"))
-    for one in found
+    row["steps"][-1].get("estimate", {}).get("step", float("nan"))
+    for row in rows
   ]
-  for one, time in zip(found, seconds, strict=True):
-    step = one["steps"][-1]
+  for row, time in zip(rows, seconds, strict=True):
+    step = row["steps"][-1]
     cells = [
-      f"{one['devices']}",
-      f"{one['batch']}",
+      f"{row['devices']}",
+      f"{row['batch']}",
       f"{step['flops']['matrix'] / 1e9:,.1f}",
       f"{step['memory']['peak'] / 1e9:.2f}",
       f"{step['sent'] / 1e6:,.2f}",
