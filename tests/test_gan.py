@@ -24,7 +24,7 @@ from vgsgan.evals import frechet
 from vgsgan.losses import generative
 from vgsgan.models.generator import Generator
 from vgsgan.parallel import mesh
-from vgsgan.tasks import gan
+from vgsgan.tasks import gan, gan_evaluation
 from vgsgan.train.checkpoints import manager
 from vgsgan.train.state import TrainState
 from vgsgan.train.step import jit_step
@@ -457,7 +457,7 @@ def test_a_wrong_value_is_named_in_one_line(section, field, value, said):
 def test_a_sheet_arranges_images_in_rows():
   shades = np.arange(5) / 4
   images = np.broadcast_to(shades[:, None, None, None], (5, 2, 2, 3))
-  found = gan.sheet(images, 2)
+  found = gan_evaluation.sheet(images, 2)
   assert found.dtype == np.uint8
   np.testing.assert_array_equal(
     found[::2, ::2, 0], np.array([[0, 63], [127, 191]])

@@ -7,32 +7,28 @@ and differentiable shifts of the discriminator's inputs (Zhao et al., NeurIPS
 2020).
 """
 
-from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
 from vgsgan.common.errors import UserError
 from vgsgan.common.options import building, check_at_least
 from vgsgan.data import augment
-from vgsgan.data.examples import SceneExample, decode
+from vgsgan.data.examples import SceneExample
 from vgsgan.data.records import Records
-from vgsgan.evals import frechet, judging
 from vgsgan.losses import generative
-from vgsgan.models import pretrained
 from vgsgan.models.discriminator import Discriminator
 from vgsgan.models.generator import Generator
-from vgsgan.parallel import mesh as mesh_lib
 from vgsgan.tasks.alternating import Alternating
+from vgsgan.tasks.gan_evaluation import FEWEST, Evaluation, words_present
 from vgsgan.train import forward, keys
 from vgsgan.train.state import TrainState, check_optimizer
 from vgsgan.train.task import Batch, Task
-from vgsgan.worlds.attributes import ATTRIBUTES, WORDS
+from vgsgan.worlds.attributes import WORDS
 
 NETWORKS = ("discriminator", "generator")
 NEEDS = (
@@ -43,7 +39,6 @@ NEEDS = (
   "eval.samples",
   "eval.recogniser",
 )
-_FEWEST = 8  # Images: the two halves of the real ones are compared.
 
 
 class StepNoise(NamedTuple):
@@ -199,14 +194,6 @@ class Gan(Alternating):
     return 0.5 + 0.5 * images
 
 
-def sheet(images: np.ndarray, columns: int) -> np.ndarray:
-  """Arranges images [n, s, s, 3] in [0, 1] in a grid, as one uint8 image."""
-  n, s = len(images) // columns, images.shape[1]
-  pixels = np.clip(images * 255, 0, 255).astype(np.uint8)
-  rows = pixels[: n * columns].reshape(n, columns, s, s, 3)
-  return rows.transpose(0, 2, 1, 3, 4).reshape(n * s, columns * s, 3)
-
-
 def check(config: ml_collections.ConfigDict) -> None:
   """Raises UserError if the config does not describe a task."""
   for name in NETWORKS:
@@ -218,7 +205,7 @@ def check(config: ml_collections.ConfigDict) -> None:
       f"config.data.image_size={size}, but {len(channels)} entries in "
       f"config.gan.channels draw {drawn_size} pixels a side: make them agree"
     )
-  check_at_least("eval.samples", config.eval.samples, _FEWEST)
+  check_at_least("eval.samples", config.eval.samples, FEWEST)
 
 
 def build(
@@ -228,65 +215,13 @@ def build(
 ) -> Task:
   """Builds the task on these splits."""
   model = Gan(config)
-  for split in ("validation", "test"):
-    check_at_least(f"data.num_{split}", len(splits[split]), _FEWEST)
-  judge = judging.predictor(pretrained.load_recogniser(config.eval.recogniser))
-  draw = jax.jit(model.sample, out_shardings=mesh_lib.replicated(mesh))
-
-  def samples(state: TrainState, records, count: int) -> Iterator[np.ndarray]:
-    """Yields `count` drawn images, in batches; all calls use equal latents."""
-    rows = config.eval.batch
-    for first in range(0, count, rows):
-      key = keys.of(config.seed, "samples", first)
-      latent = jax.random.normal(key, (rows, model.generator.latent_size))
-      labels = None
-      if config.gan.labels:
-        chosen = [records[i % len(records)] for i in range(first, first + rows)]
-        words = np.stack([r["attributes"] for r in chosen])
-        labels = words_present(jax.device_put(words.astype(np.int32)))
-      drawn = jax.device_get(draw(state, latent, labels))
-      yield drawn[: min(rows, count - first)]
-
-  def evaluate(
-    state: TrainState, split: str, poll: Callable[[], None]
-  ) -> dict[str, Any]:
-    drawn = []
-    for images in samples(state, splits[split], config.eval.samples):
-      poll()
-      drawn.append(images)
-    drawn = np.concatenate(drawn)
-    real = np.stack([decode(r["image"]) for r in splits[split]]) / 255.0
-    return judging.score(judge, real.astype(np.float32), drawn) | {
-      "frechet_pixels": frechet.frechet(coarse(real), coarse(drawn))
-    }
-
-  def sample_sheet(state: TrainState) -> dict[str, np.ndarray]:
-    # The batch may be larger, because it is rounded up to full devices.
-    count = min(config.eval.batch, config.eval.samples)
-    drawn = next(samples(state, splits["validation"], count))
-    return {"samples": sheet(drawn, min(16, len(drawn)))}
-
+  evaluation = Evaluation(model, mesh, splits)
   return Task(
     transform=SceneExample(),
     init=model.init,
     step=model.step,
-    evaluate=evaluate,
+    evaluate=evaluation,
     select=lambda results: -results["frechet_distance"]["value"],
     selection="Frechet distance",
-    images=sample_sheet,
+    images=evaluation.sheet,
   )
-
-
-def coarse(images: np.ndarray) -> np.ndarray:
-  """Means over 8 x 8 places, untrained features [n, 192]."""
-  n, s = images.shape[:2]
-  return images.reshape(n, 8, s // 8, 8, s // 8, 3).mean((2, 4)).reshape(n, -1)
-
-
-def words_present(attributes: Int[Array, "b n 4"]) -> Float[Array, "b 15"]:
-  """Labels of scenes: 1 for each of WORDS that is true of some object."""
-  parts = [
-    jnp.any(attributes[..., i, None] == jnp.arange(len(words)), axis=1)
-    for i, words in enumerate(ATTRIBUTES.values())
-  ]
-  return jnp.concatenate(parts, axis=-1).astype(jnp.float32)
