@@ -72,7 +72,7 @@ def _expected(a, a_valid, b, b_valid, slope):
 
 
 @pytest.mark.parametrize("name", IMPLEMENTATIONS)
-def test_equal_to_the_closed_form(name, monkeypatch):
+def test_kernels_equal_the_closed_form(name, monkeypatch):
   # Several tiles in every direction.
   monkeypatch.setattr(tpu, "SIDE", 32)
   monkeypatch.setattr(tpu, "LANES", 16)
@@ -121,7 +121,7 @@ def test_a_gpu_pools_items_of_several_blocks(monkeypatch):
     assert np.all(error <= 2.0**-7 * size)
 
 
-def test_plain_is_the_closed_form_and_so_are_its_gradients():
+def test_plain_and_its_gradients_equal_the_closed_form():
   @jax.jit
   def run(slope, a, a_valid, b, b_valid):
     plain = lambda a, b: maxsim.plain(a, a_valid, b, b_valid)  # noqa: E731
@@ -138,7 +138,7 @@ def test_plain_is_the_closed_form_and_so_are_its_gradients():
 
 
 @pytest.mark.parametrize("tile", [1, 200, 2**18])
-def test_what_is_not_valid_has_no_effect(tile, monkeypatch):
+def test_invalid_vectors_have_no_effect(tile, monkeypatch):
   monkeypatch.setattr(maxsim, "TILE", tile)
   (a, a_valid, b, b_valid), slope = _case(7, jnp.float32)
   assert min(len(a), len(b)) > 2
@@ -214,7 +214,7 @@ def _bytes(function, b, places, frames, d=32):
   return compiled.memory_analysis().temp_size_in_bytes
 
 
-def test_memory_is_that_of_scores_and_operands():
+def test_memory_holds_only_scores_and_operands():
   dense, fused = (
     functools.partial(_bytes, function)
     for function in (maxsim.plain, maxsim.maxsim)
@@ -236,7 +236,7 @@ def test_memory_is_that_of_scores_and_operands():
   # Scores; their best and its shares, for the gradients.
   [("9.0", jnp.bfloat16, 3), ("9.0", jnp.float32, 0), ("8.0", jnp.bfloat16, 0)],
 )
-def test_a_gpu_gets_its_kernels(capability, dtype, kernels, monkeypatch):
+def test_gpus_compile_their_kernels(capability, dtype, kernels, monkeypatch):
   device = types.SimpleNamespace(compute_capability=capability)
   monkeypatch.setattr(jax, "local_devices", lambda: [device])
   struct = jax.ShapeDtypeStruct

@@ -54,11 +54,11 @@ def calls(lowered):
   return lowered.as_text().count("@vgsgan_conv2d_")
 
 
-def test_it_is_compiled_and_registered():
+def test_the_calls_are_compiled_and_registered():
   assert library.ready()
 
 
-def test_it_is_the_convolution_and_its_gradients():
+def test_onednn_equals_the_convolution_and_its_gradients():
   """Rows that threads share evenly and not, odd sides, few channels, many."""
   rng = np.random.default_rng(0)
   for trial in range(40):
@@ -75,7 +75,7 @@ def test_it_is_the_convolution_and_its_gradients():
 @pytest.mark.parametrize(
   "shape", [(2, 4, 4, 64, 64, 3), (1, 3, 2, 41, 70, 3), (3, 1, 1, 20, 7, 5)]
 )
-def test_channels_are_shared_where_the_kernel_is_larger_than_the_maps(shape):
+def test_kernels_larger_than_the_maps_are_right(shape):
   """Evenly and not, and too few of them to share."""
   x, kernel = operands(*shape)
   lowered = jax.jit(with_gradients(convolve.conv2d)).lower(x, kernel)
@@ -83,7 +83,7 @@ def test_channels_are_shared_where_the_kernel_is_larger_than_the_maps(shape):
   close(lowered.compile()(x, kernel), jax.jit(with_gradients(plain))(x, kernel))
 
 
-def test_every_derivative_of_each_of_the_three():
+def test_all_kinds_have_right_derivatives():
   """Pushed forward, and pulled back through what was pulled back."""
   x, kernel = operands(3, 5, 6, 4, 7, 3)
 
@@ -99,7 +99,7 @@ def test_every_derivative_of_each_of_the_three():
   close(everything(convolve.conv2d), everything(plain))
 
 
-def test_vmap_is_that_of_the_plain_convolution():
+def test_vmap_equals_that_of_the_plain_convolution():
   x, kernel = operands(6, 5, 6, 4, 7, 3)
   x = x.reshape(2, 3, 5, 6, 4)
   for axes in ((0, None), (None, 0), (0, 0)):
@@ -147,7 +147,7 @@ def test_rows_that_devices_cannot_share_are_left_to_xla():
   close(got, with_gradients(plain)(x, kernel))
 
 
-def test_an_accelerator_and_other_precisions_are_given_xlas():
+def test_accelerators_and_other_precisions_use_xla():
   x, kernel = operands(2, 5, 6, 4, 17, 3)
   traced = jax.jit(with_gradients(convolve.conv2d)).trace(x, kernel)
   for platform in ("cuda", "tpu"):
@@ -160,7 +160,7 @@ def test_an_accelerator_and_other_precisions_are_given_xlas():
   assert calls(half) == 0
 
 
-def test_its_operations_are_those_of_the_convolution():
+def test_flops_equal_those_of_the_convolution():
   x, kernel = operands(2, 5, 6, 4, 17, 3)
   traced = jax.jit(with_gradients(convolve.conv2d)).trace(x, kernel)
   # Forward and two gradients, each as many.
@@ -172,7 +172,7 @@ def test_its_operations_are_those_of_the_convolution():
   )
 
 
-def test_compiledthat_run_at_once_do_not_disturb_each_other():
+def test_programs_that_run_at_once_are_independent():
   """Primitives are made, and buffers grow and serve again, at the same time."""
   rng = np.random.default_rng(0)
   cases = [operands(*rng.integers(1, 20, 5), 3, seed=i) for i in range(12)]
@@ -187,7 +187,7 @@ def test_compiledthat_run_at_once_do_not_disturb_each_other():
     close(got, with_gradients(plain)(*cases[i]))
 
 
-def test_a_loop_convolves_by_onednn_too():
+def test_a_loop_uses_onednn():
   x, kernel = operands(4, 5, 6, 4, 4, 3)
 
   def looped(conv):
@@ -209,9 +209,7 @@ def asked_anew(monkeypatch, tmp_path):
   library.ready.cache_clear()
 
 
-def test_without_a_compiler_xlas_take_their_place(
-  asked_anew, monkeypatch, caplog
-):
+def test_xla_is_used_without_a_compiler(asked_anew, monkeypatch, caplog):
   monkeypatch.setenv("CXX", "no-such-compiler")
   with caplog.at_level(logging.WARNING):
     assert not library.ready()
@@ -220,7 +218,7 @@ def test_without_a_compiler_xlas_take_their_place(
   assert calls(lowered) == 0
 
 
-def test_what_a_compiler_says_is_passed_on(asked_anew, monkeypatch, caplog):
+def test_a_compilers_error_is_reported(asked_anew, monkeypatch, caplog):
   monkeypatch.setenv("CXX", "c++ --no-such-option")
   with caplog.at_level(logging.WARNING):
     assert not library.ready()
@@ -228,13 +226,13 @@ def test_what_a_compiler_says_is_passed_on(asked_anew, monkeypatch, caplog):
   assert not list(asked_anew.iterdir()), "nothing half-made is left"
 
 
-def test_without_the_extra_nothing_is_said(asked_anew, monkeypatch, caplog):
+def test_a_missing_extra_gives_no_warning(asked_anew, monkeypatch, caplog):
   monkeypatch.setattr(library, "_LIBRARY", "no-such-package")
   assert not library.ready()
   assert not caplog.records
 
 
-def test_it_is_compiled_once(asked_anew, monkeypatch):
+def test_the_library_is_compiled_once(asked_anew, monkeypatch):
   found = library.installed()
   made = library.compiled(*found, asked_anew)
   monkeypatch.setattr(library.subprocess, "run", None)
@@ -258,7 +256,7 @@ def test_remat_does_not_convolve_twice():
 
 
 @pytest.mark.parametrize("check", [True, False])
-def test_inside_shard_map_it_is_the_plain_form(check):
+def test_shard_map_uses_the_plain_form(check):
   devices = mesh.make_mesh(4)
   x, kernel = operands(8, 5, 6, 4, 7, 3)
   rows, whole = PartitionSpec(devices.axis_names), PartitionSpec()
@@ -277,7 +275,7 @@ def test_inside_shard_map_it_is_the_plain_form(check):
 
 
 @pytest.mark.parametrize("sizes", [(0, 3, 3, 4, 5), (2, 3, 3, 0, 5)])
-def test_nothing_is_convolved_to_nothing(sizes):
+def test_empty_arrays_give_empty_results(sizes):
   x, kernel = operands(*sizes, 3)
   for got, want in zip(
     with_gradients(convolve.conv2d)(x, kernel),
@@ -287,7 +285,7 @@ def test_nothing_is_convolved_to_nothing(sizes):
     np.testing.assert_array_equal(got, want)
 
 
-def test_what_is_kept_but_damaged_is_compiled_anew(asked_anew):
+def test_a_damaged_library_is_compiled_again(asked_anew):
   found = library.installed()
   kept = library.compiled(*found, asked_anew)
   kept.unlink()  # Else the library that is loaded would be cut short.
@@ -295,7 +293,7 @@ def test_what_is_kept_but_damaged_is_compiled_anew(asked_anew):
   assert hasattr(library._opened(*found), "vgsgan_conv2d_output")
 
 
-def test_what_others_could_have_written_is_not_loaded(
+def test_a_library_that_others_can_write_is_not_loaded(
   asked_anew, monkeypatch, caplog
 ):
   folder = asked_anew / "a" / "b"

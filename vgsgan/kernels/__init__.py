@@ -1,1 +1,1 @@
-"""The few fused kernels, each with its plain version beside it."""
+"""Fused kernels, each with a plain version."""

@@ -1,14 +1,14 @@
-"""MaxSim on an NVIDIA GPU: Pallas kernels, by way of Mosaic.
+"""MaxSim on an NVIDIA GPU: Pallas kernels for Mosaic.
 
-For GPUs with Hopper's matrix unit and vectors in 16 bits. `tiled` serves all
-others, and float32, of which this unit forms no exact products.
+They serve GPUs with Hopper's matrix unit and vectors in 16 bits. `tiled` serves
+other GPUs, and float32, whose products this unit does not form exactly.
 
 An instance takes `ROWS` of b's vectors and up to `COLUMNS` of one item's of a,
 forms their products in registers and pools them there. The gradients are matrix
-products with the sparse gradient by the products, its *shares*. A kernel forms
-the products anew and writes these for some of a's and b's items at a time, in
-the precision of the operands. The library's matrix product reads them, for
-registers hold no sum over whole vectors.
+products with the sparse gradient by the products, the *shares*. A kernel forms
+the products again and writes the shares of some items at a time, in the
+precision of the operands. The library's matrix product reads them, since
+registers cannot hold a sum over whole vectors.
 """
 
 import functools
@@ -25,12 +25,12 @@ from vgsgan.kernels import tiled
 HOPPER = 9  # Its compute capability.
 # Shares that may exist at once (bfloat16: 32 MiB), or products of `tiled`.
 TILE = 2**24
-ROWS = 64  # Of b's vectors: what the matrix unit takes at once.
-COLUMNS = 128  # Of a's vectors, at most.
-# The numbers in 128 bytes, a row of shared memory as the matrix unit reads it.
-# As many channels are read at once, and columns are a multiple of it.
+ROWS = 64  # b's vectors that the matrix unit takes at once.
+COLUMNS = 128  # Largest number of a's vectors in an instance.
+# Numbers in 128 bytes, the row of shared memory that the matrix unit reads. As
+# many channels are read at once, and columns are a multiple of it.
 SIDE = 64
-STAGES = 4  # Reads that are under way while products are formed.
+STAGES = 4  # Reads in flight while products are formed.
 LAYOUT = plgpu.TilingTransform((8, SIDE)), plgpu.SwizzleTransform(128)
 
 
@@ -65,15 +65,15 @@ def gradients(
 
 
 def serves(a: Array, interpret=None) -> bool:
-  """Tells whether the kernels serve such vectors on the GPU at hand."""
-  # Without a GPU at hand programs are for Hopper, as JAX has it.
+  """True if the kernels serve such vectors on this machine's GPU."""
+  # Without a GPU JAX compiles for Hopper.
   version = getattr(jax.local_devices()[0], "compute_capability", HOPPER)
   hopper = interpret is not None or int(float(version)) == HOPPER
   return hopper and a.dtype.itemsize == 2
 
 
 def _operands(a, a_valid, b, b_valid):
-  """a channel by channel, its mask, and b's vectors in one list, all padded."""
+  """Padded operands: a with channels first, its mask, and b's flat vectors."""
   channels = -a.shape[2] % SIDE
   parts, columns = _blocks(a.shape[1])
   more = parts * columns - a.shape[1]
@@ -91,7 +91,7 @@ def _blocks(length: int) -> tuple[int, int]:
 
 
 def _best(operands, interpret):
-  """Best product of each item for all vectors of b, and how many equal it."""
+  """Best product of each item with each vector of b, and the number of ties."""
   a, a_valid, b = operands
   parts, columns = _blocks(a_valid.shape[1])
   out = _like(a, (len(a), parts, len(b)), jnp.float32)
@@ -106,7 +106,7 @@ def _best(operands, interpret):
 
 
 def _shares(a, a_valid, b, b_valid, slope, interpret):
-  """The gradient by the products, `[m i, n j]`, as the operands are."""
+  """The gradient by the products, `[m i, n j]`, in the operands' dtype."""
   operands = _operands(a, a_valid, b, b_valid)
   best, number = _best(operands, interpret)
   weight = jnp.where(b_valid, slope[..., None], 0.0).reshape(len(a), -1)
@@ -142,7 +142,7 @@ def _call(kernel, operands, outs, scratch, interpret) -> list[Array]:
     kernel,
     out_type=outs,
     scratch_types=scratch,
-    # The last may be of any length, the others below 2**16.
+    # CUDA limits all but the last to below 2**16.
     grid=(len(a), parts, len(b) // ROWS),
     grid_names=("item", "part", "rows"),
     compiler_params=plgpu.CompilerParams(
@@ -191,7 +191,7 @@ def _shares_kernel(
   plgpu.barrier_wait(barrier)
   products = _masked(products, valid)
   best, weight = best[...], weight[...]
-  # Among NaNs is no best: the gradient is to be NaN as well.
+  # NaN has no best product: its gradient is NaN.
   others = jnp.where(best == best, 0.0, jnp.nan)
   best, weight, others = (_wide(x, products) for x in (best, weight, others))
   share = jnp.where(products == best, weight, others)
@@ -202,7 +202,7 @@ def _shares_kernel(
 
 
 def _place(columns):
-  """Names the rows, the item and the block of columns of a program."""
+  """The rows, item, part and columns of a program."""
   part = lax.axis_index("part")
   rows = pl.ds(lax.axis_index("rows") * ROWS, ROWS)
   return rows, lax.axis_index("item"), part, pl.ds(part * columns, columns)
@@ -233,11 +233,11 @@ def _products(a_ref, b_ref):
 
 
 def _masked(products, valid):
-  """-inf in the columns of vectors that are not valid."""
+  """Puts -inf in the columns of vectors that are not valid."""
   valid = lax.broadcast_in_dim(valid[...], products.shape, [1])
   return jnp.where(valid > 0, products, -jnp.inf)
 
 
 def _wide(x, products):
-  """One number for each row of products, in all columns."""
+  """Broadcasts one number per row over all columns of `products`."""
   return lax.broadcast_in_dim(x, products.shape, [0])

@@ -1,4 +1,4 @@
-"""MaxSim of all pairs: each vector of one set finds its best in another.
+"""MaxSim of all pairs: sums each vector's best product with another set.
 
 `out[m, n] = sum over valid j of (max over valid i of <a[m, i], b[n, j]>)`
 
@@ -8,24 +8,22 @@ SIMA of a clip's frames for an image's places; `vgsgan.losses.scores` divides by
 the counts.
 
 The products of all pairs, `m i n j` numbers, are never held at once, as in
-flash attention (Dao et al., NeurIPS 2022): they are formed tile by tile, pooled
-where they are. GPU and TPU form them anew for the gradient, and keep nothing
-but the arguments. A CPU, whose time is in the products, keeps which vector was
-the best, `m n j` small integers, and takes the gradient from these vectors
-alone; it forms the products anew where several are the best, or where there
-would be more than `KEPT` to keep. Beyond arguments and results the memory
-needed is
+flash attention (Dao et al., NeurIPS 2022): they are formed and pooled tile by
+tile. GPU and TPU form them again for the gradient, and keep only the arguments.
+A CPU, which spends its time on the products, keeps the index of each best
+vector, `m n j` small integers, and computes the gradient from these vectors. It
+forms the products again for ties, or if there would be more than `KEPT`
+indices. Besides arguments and results the memory is
 
-  CPU: one tile of `TILE` products, and as many shares for the gradient; what
-    is kept;
-  GPU: the best products, `m n j`; for the gradient shares of `gpu.TILE`
-    products. Kernels are for bfloat16 on Hopper; else as a CPU, by tiles of
-    `gpu.TILE`, and nothing is kept;
-  TPU: nothing of that kind: tiles live in the chip's vector memory.
+  CPU: one tile of `TILE` products, as many shares for the gradient, and the
+    indices;
+  GPU: the best products, `m n j`; for the gradient, shares of `gpu.TILE`
+    products. Kernels are for bfloat16 on Hopper; other GPUs and dtypes compute
+    like a CPU, with tiles of `gpu.TILE` and without indices;
+  TPU: none: tiles stay in the chip's vector memory.
 
-Products accumulate in float32. Of float32 vectors they are float32 products
-on every platform (`Precision.HIGHEST`): for a faster matrix unit the maps are
-to be bfloat16.
+Products accumulate in float32. Those of float32 vectors are formed in float32
+on every platform (`Precision.HIGHEST`); a faster matrix unit needs bfloat16.
 """
 
 import functools
@@ -37,10 +35,10 @@ from jaxtyping import Array, Bool, Float
 
 from vgsgan.kernels import gpu, tiled, tpu
 
-# Products that may exist at once on a CPU (float32: 1 MiB), as measured: less
-# leaves the matrix products too small, more leaves the cache.
+# Products that may exist at once on a CPU (float32: 1 MiB). The size is
+# measured: smaller matrix products are slower, larger tiles leave the cache.
 TILE = 2**18
-# Best vectors that a CPU keeps for the gradient at most (int16: 64 MiB).
+# Indices of best vectors that a CPU keeps at most (int16: 64 MiB).
 KEPT = 2**25
 
 
@@ -50,26 +48,25 @@ def maxsim(
   b: Float[Array, "n j d"],
   b_valid: Bool[Array, "n j"],
 ) -> Float[Array, "m n"]:
-  """Sum over the valid vectors of `b[n]` of each one's best product in `a[m]`.
+  """Sums, over the valid vectors of `b[n]`, their best products with `a[m]`.
 
-  What stands in a vector that is not valid has no effect on values or
-  gradients. Vectors that share a maximum share its gradient equally. An item
-  of `a` without valid vectors gives 0, and so does one of `b`, without
-  gradient. Float32, whatever the vectors are in.
+  Vectors that are not valid have no effect on values or gradients. Vectors that
+  share a maximum share its gradient equally. Items of `a` or `b` without valid
+  vectors give 0, without gradient. The result is float32 for any dtype.
   """
   (m, i), (n, j) = a_valid.shape, b_valid.shape
-  # One pair (which may be one of many, under vmap), or one tile: no loop.
+  # A single pair (maybe under vmap), or a single tile, needs no loop.
   if m == n == 1 or m * i * n * j <= TILE:
     sums = plain(a, a_valid, b, b_valid)
   else:
     sums = _fused(TILE, *_alike(a, a_valid, b, b_valid))
-  # XLA's maximum on a CPU loses NaN among 4096 numbers and more.
+  # XLA's maximum on a CPU loses NaN among 4096 or more numbers.
   sums = sums + _diverged(a, a_valid)[:, None] + _diverged(b, b_valid)
   return jnp.where(jnp.any(a_valid, axis=1)[:, None], sums, 0.0)
 
 
 def _diverged(x, valid):
-  """NaN for items with one in a valid vector, else 0."""
+  """NaN for items with a NaN in a valid vector, else 0."""
   nan = jnp.isnan(jnp.sum(x, axis=2, dtype=jnp.float32)) & valid
   return jnp.where(jnp.any(nan, axis=1), jnp.nan, jnp.float32(0))
 
@@ -80,9 +77,9 @@ def plain(
   b: Float[Array, "n j d"],
   b_valid: Bool[Array, "n j"],
 ) -> Float[Array, "m n"]:
-  """The definition: all products, then the maximum, then the sum.
+  """The definition, to which kernels are compared: products, maximum, sum.
 
-  What the kernels are held to; -inf where `a[m]` has no valid vector.
+  -inf where `a[m]` has no valid vector.
   """
   products = jnp.einsum(
     "mid,njd->minj",
@@ -97,7 +94,7 @@ def plain(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _fused(tile, a, a_valid, b, b_valid):
-  """As `plain`, by what suits the platform that it is compiled for."""
+  """Equals `plain`, with the implementation of the target platform."""
   return lax.platform_dependent(
     a,
     a_valid,
@@ -128,7 +125,7 @@ def _forward(tile, *args):
 
 
 def _keeps(a, a_valid, b, b_valid):
-  """Whether to keep which vectors were the best ones."""
+  """True if the indices of the best vectors are few enough to keep."""
   return len(a_valid) * b_valid.size <= KEPT
 
 
@@ -149,10 +146,10 @@ _fused.defvjp(_forward, _backward)
 
 
 def _alike(*arrays: Array) -> list[Array]:
-  """The same arrays, varying over the same mesh axes under `shard_map`.
+  """Makes arrays vary over the same mesh axes under `shard_map`.
 
-  Outside the custom gradient, so that this cast's own transpose adds up what
-  belongs to an argument that all devices share.
+  It is outside the custom gradient, so that the transpose of this cast sums the
+  gradients of an argument that all devices share.
   """
   same = sum(lax.full_like(x, 0, jnp.int32, ()) for x in arrays) == 0
   return [lax.select(same, x, x) for x in arrays]

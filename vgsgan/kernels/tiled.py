@@ -1,6 +1,6 @@
 """MaxSim by tiles in plain JAX: for CPUs, and GPUs that `gpu` does not serve.
 
-The loops are `lax` loops: matrix products in them are as fast as outside.
+The loops are `lax` loops, in which matrix products are as fast as outside.
 """
 
 import functools
@@ -16,10 +16,10 @@ Shares = Callable[[Array, Array, Array, Array, Array], Array]
 
 
 def counts(m: int, i: int, n: int, j: int, tile: int) -> tuple[int, int]:
-  """How many parts to take of a's m and b's n items.
+  """Numbers of parts into which a's m and b's n items are cut.
 
-  So that the products of two parts are `tile` at most, or of one item each,
-  and about as many rows as columns: that is the least to read for a product.
+  Two parts form at most `tile` products, or have one item each. They have about
+  as many rows as columns, which reads least per product.
   """
   rows = _part(m, math.sqrt(tile) / i)
   columns = _part(n, tile / (rows * i * j))
@@ -27,7 +27,7 @@ def counts(m: int, i: int, n: int, j: int, tile: int) -> tuple[int, int]:
 
 
 def _part(items: int, most: float) -> int:
-  """About `most`; parts that are equal need no copy that is filled up."""
+  """Items per part, near `most`; equal parts avoid a padded copy."""
   most = min(items, max(1, int(most)))
   whole = [k for k in range(most // 2 + 1, most + 1) if items % k == 0]
   return max(whole, default=most)
@@ -40,7 +40,7 @@ def sums(
   b: Float[Array, "n j d"],
   b_valid: Bool[Array, "n j"],
 ) -> Float[Array, "m n"]:
-  """`maxsim.plain`, with at most `tile` products at a time."""
+  """Equals `maxsim.plain`, with at most `tile` products at a time."""
   return sums_and_best(tile, a, a_valid, b, b_valid)[0]
 
 
@@ -51,10 +51,10 @@ def sums_and_best(
   b: Float[Array, "n j d"],
   b_valid: Bool[Array, "n j"],
 ) -> tuple[Float[Array, "m n"], Int[Array, "x y mx ny j"]]:
-  """`sums`, and for each vector of b which one of an item of a is its best.
+  """`sums`, and for each vector of b the index of its best vector in an item.
 
-  Cut into x by y tiles, as `gradients` takes it; -1 where several are the best
-  or, among NaNs, none.
+  The indices are cut into x by y tiles, as `gradients` takes them; -1 for ties
+  and for NaN, which has no best.
   """
   (m, i), (n, j) = a_valid.shape, b_valid.shape
   m_parts, n_parts = counts(m, i, n, j, tile)
@@ -82,16 +82,16 @@ def gradients(
   """The gradients by a and b of `sum(slope * plain(a, ..., b, ...))`.
 
   Args:
-    tile: how many products to form at a time.
-    shares: gives the gradient by the products of two parts, `[m i, n j]`, from
-      (a, a_valid, b, b_valid, slope) of these.
+    tile: number of products to form at a time.
+    shares: maps (a, a_valid, b, b_valid, slope) of two parts to the gradient by
+      their products, `[m i, n j]`.
     a: vectors of m items.
-    a_valid: which count.
+    a_valid: mask of a's vectors.
     b: vectors of n items.
-    b_valid: which count.
+    b_valid: mask of b's vectors.
     slope: the gradient by the sums.
-    best: of `sums_and_best`. Where each vector of b has one best, no product is
-      formed again: its slope goes to this one alone.
+    best: as from `sums_and_best`. Where each vector of b has a single best, no
+      product is formed again: its slope goes to that vector.
   """
   (m, i), (n, j) = a_valid.shape, b_valid.shape
   m_parts, n_parts = counts(m, i, n, j, tile)
@@ -143,24 +143,24 @@ def _pair_gradients(shares, a_part, b_part, slope, best):
 
 
 def masked(x: Float[Array, "m i d"], valid: Bool[Array, "m i"]) -> Array:
-  """Zeros where vectors are not valid, whatever stands there."""
+  """Replaces vectors that are not valid by zeros."""
   return jnp.where(valid[..., None], x, 0)
 
 
 def shares(a, a_valid, b, b_valid, slope):
-  """The gradient by the products: each best's slope, split among its equals."""
+  """The gradient by the products: ties for the best share its slope."""
   products = _products(a, a_valid, b)
   best = products == jnp.max(products, axis=1, keepdims=True)
   number = jnp.sum(best, axis=1, dtype=jnp.float32)
   slope = jnp.where(b_valid, slope[..., None], 0.0).reshape(number.shape)
-  # Among NaNs is no best: the gradient is to be NaN as well.
+  # NaN has no best product: its gradient is NaN.
   others = jnp.where(number > 0, 0.0, jnp.nan)
   share = jnp.where(best, (slope / number)[:, None], others[:, None])
   return share.reshape(-1, share.shape[-1])
 
 
 def _by_best(a, b, b_valid, slope, best):
-  """Gradients of two parts whose vectors of b have one best each, flat."""
+  """Flat gradients of two parts, if each vector of b has a single best."""
   weight = jnp.where(b_valid, slope[..., None], 0.0)
 
   def item(b_slope, part):
@@ -188,7 +188,7 @@ def _pooled(a, a_valid, b, b_valid):
 
 
 def _products(a, a_valid, b):
-  """All products of two parts, `[m, i, n j]`; -inf where a's are not valid."""
+  """All products of two parts, `[m, i, n j]`; -inf where a is not valid."""
 
   def in_float32(a, b):
     return _dot(a.astype(jnp.float32), b.astype(jnp.float32))
@@ -215,7 +215,7 @@ def _flat(x: Array) -> Array:
 
 
 def _split(x: Array, parts: int) -> Array:
-  """`[m, ...]` as `[parts, m / parts, ...]`; zeros fill the last part up."""
+  """Cuts `[m, ...]` into `[parts, m / parts, ...]`, padded with zeros."""
   size = -(-len(x) // parts)
   fill = parts * size - len(x)
   if fill:

@@ -1,10 +1,9 @@
 """MaxSim on a TPU: Pallas kernels whose products never leave vector memory.
 
-An instance takes a tile of a (whole items, one below the other) and a tile of b
-(whole items, side by side), forms their products and pools them where they are.
-Each of the two gradients is summed in vector memory over the tiles of the other
-operand, by a kernel of its own that forms the products anew: five matrix
-products for value and gradients.
+An instance takes a tile of a (whole items as rows) and a tile of b (whole items
+as columns), forms their products and pools them in place. A kernel for each of
+the two gradients forms the products again and sums in vector memory over the
+tiles of the other operand: five matrix products for value and gradients.
 """
 
 import functools
@@ -20,19 +19,19 @@ from jaxtyping import Array, Bool, Float
 from vgsgan.kernels.tiled import masked
 
 LANES = 128
-# Rows and columns of a tile of products of 1024 channels in bfloat16: for each
-# byte read from main memory this many operations, about what chips can do.
+# Rows and columns of a tile of products, for 1024 channels in bfloat16. So many
+# operations for each byte read match the ratio of current chips.
 SIDE = 512
-# Of vector memory: the default is too little where one item fills a tile.
+# Limit of vector memory: the default is too low if one item fills a tile.
 VMEM_BYTES = 48 * 2**20
 
 
 class Tiling(NamedTuple):
-  """How many tiles, of how many items, each of which takes how many rows."""
+  """Numbers of tiles, items per tile and rows per item, for a (m) and b (n)."""
 
   m_tiles: int
   m_items: int
-  m_length: int  # With padding, so that items begin where registers do.
+  m_length: int  # Padded, so that items begin at register boundaries.
   n_tiles: int
   n_items: int
   n_length: int
@@ -92,8 +91,8 @@ def gradients(
 def _tiling(a: Array, b: Array) -> Tiling:
   (m, i, d), (n, j, _) = a.shape, b.shape
   side = max(LANES, SIDE * 2048 // max(2048, d * a.dtype.itemsize))
-  # Items begin at eighths, where rows of products do; a tile of a in two bytes
-  # is in whole sixteens.
+  # Registers have 8 rows of products: items begin at multiples of 8. A tile of
+  # a in two bytes has a multiple of 16 rows.
   length = pl.cdiv(i, 8) * 8
   step = 1 if a.dtype.itemsize == 4 or length % 16 == 0 else 2
   m_items = min(pl.cdiv(m, step), max(1, side // (length * step))) * step
@@ -127,7 +126,7 @@ def _operands(tiling, a, a_valid, b, b_valid):
 def _call(
   kernel, tiling, operands, out, products, interpret, n_first=False
 ) -> Array:
-  """Runs `kernel` for every pair of tiles, the last operand's in turn."""
+  """Runs `kernel` for every pair of tiles; a's are inner if `n_first`."""
   grid = tiling.m_tiles, tiling.n_tiles
 
   def spec(x, *which):
@@ -176,7 +175,7 @@ def _call(
 def _sums_kernel(tiling, a_ref, a_valid_ref, b_ref, b_valid_ref, out_ref):
   products = _products(tiling, a_ref, a_valid_ref, b_ref)
   best = jnp.where(b_valid_ref[0] > 0, jnp.max(products, axis=1), 0.0)
-  # A matrix product sums the columns of each item, wherever these begin.
+  # A matrix product sums the columns of each item, which may begin anywhere.
   owner = _owner(tiling, best.shape[1])
   out_ref[0, 0] = _dot(best, owner, 1, 1)
 
@@ -196,14 +195,14 @@ def _b_kernel(
 
 
 def _shares(tiling, a_ref, a_valid_ref, b_ref, b_valid_ref, slope_ref):
-  """The gradient by the products: each best's slope, split among its equals."""
+  """The gradient by the products: ties for the best share its slope."""
   products = _products(tiling, a_ref, a_valid_ref, b_ref)
   best = products == jnp.max(products, axis=1, keepdims=True)
   best = best.astype(jnp.float32)
   number = jnp.sum(best, axis=1)
   slope = _dot(slope_ref[0, 0], _owner(tiling, best.shape[2]), 1, 0)
   slope = jnp.where(b_valid_ref[0] > 0, slope, 0.0)
-  # Among NaNs is no best: the gradient is to be NaN as well.
+  # NaN has no best product: its gradient is NaN.
   others = jnp.where(number > 0, 0.0, jnp.nan)[:, None]
   share = jnp.where(best > 0, (slope / number)[:, None], others)
   return share.reshape(-1, share.shape[2]).astype(a_ref.dtype)
@@ -217,7 +216,7 @@ def _products(tiling, a_ref, a_valid_ref, b_ref):
 
 
 def _owner(tiling, columns):
-  """`[items of b, columns]`: 1 where the column is one of the item's."""
+  """`[items of b, columns]`: 1 where the column belongs to the item."""
   shape = tiling.n_items, columns
   first = lax.broadcasted_iota(jnp.int32, shape, 0) * tiling.n_length
   place = lax.broadcasted_iota(jnp.int32, shape, 1)

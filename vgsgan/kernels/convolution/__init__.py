@@ -1,7 +1,7 @@
-"""The fastest k x k convolution of this machine; the one way in.
+"""The fastest k x k convolution of this machine.
 
-On a CPU that is oneDNN's where the extra `onednn` is installed. Nothing outside
-this package knows of it.
+On a CPU it is oneDNN's if the extra `onednn` is installed. Nothing outside this
+package depends on oneDNN.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from vgsgan.kernels.convolution import library, onednn
 
-# Names of primitives that stand for convolutions besides JAX's own.
+# Names of primitives that compute convolutions, besides JAX's own.
 PRIMITIVES = (onednn.PRIMITIVE.name,)
 
 
@@ -26,7 +26,7 @@ def conv2d(
   Args:
     x: images, [b, h, w, c].
     kernel: [k, k, c, f], its side k odd.
-    plain: `plain(x, kernel)` computes the same in JAX's own terms.
+    plain: `plain(x, kernel)` computes the same with JAX's own operations.
 
   Returns:
     [b, h, w, f].
@@ -45,7 +45,7 @@ def kind() -> tuple[int, str, str]:
   """The kind of convolutions that all processes of a run must share.
 
   Returns:
-    A number, what it is, and what to do where processes have several.
+    A number, its meaning, and advice for processes whose numbers differ.
   """
   return (
     int(library.ready()),

@@ -1,9 +1,9 @@
-"""oneDNN's convolutions as XLA custom calls: found, compiled once, registered.
+"""Compiles oneDNN's convolutions once and registers them as XLA custom calls.
 
-The extra `onednn` installs the library and its headers for Linux on x86-64.
-`onednn.cc` beside this file is compiled with the machine's C++ compiler the
-first time that a convolution is wanted, and kept in `~/.cache/vgsgan/onednn`,
-a folder for its owner alone: what is loaded from it is run.
+The extra `onednn` installs the library and its headers for Linux on x86-64. The
+first convolution compiles `onednn.cc` with the machine's C++ compiler and keeps
+the result in `~/.cache/vgsgan/onednn`. Only its owner can access that folder,
+since its code is loaded and run.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from absl import logging
 
 from vgsgan.common import files
 
-# What of a convolution is computed, and the symbol in `onednn.cc` that does.
+# Symbols in `onednn.cc` by the kind of convolution.
 TARGETS = {
   "output": "vgsgan_conv2d_output",
   "input": "vgsgan_conv2d_input",
@@ -38,18 +38,18 @@ _LIBRARY, _HEADERS = "onednn-cpu-gomp", "onednn-devel-cpu-gomp"
 
 @functools.cache
 def ready() -> bool:
-  """Whether the calls are registered, as the first question has them.
+  """Registers the custom calls at the first use, and tells if they are ready.
 
-  False without a word where the extra is not installed or JAX computes on
-  something else than a CPU, and with a warning where they cannot be compiled.
+  False if the extra is not installed, or JAX's backend is not a CPU; with a
+  warning if they cannot be compiled.
   """
   if jax.default_backend() != "cpu":
     return False
-  found = installed()
-  if found is None:
+  paths = installed()
+  if paths is None:
     return False
   try:
-    calls = _opened(*found)
+    calls = _opened(*paths)
     registered = {name: getattr(calls, name) for name in TARGETS.values()}
   except (
     *(OSError, RuntimeError, ValueError, AttributeError),
@@ -68,8 +68,8 @@ def ready() -> bool:
 
 
 def _opened(library: pathlib.Path, headers: pathlib.Path) -> ctypes.CDLL:
-  """The calls; compiled anew if what is kept cannot be opened or trusted."""
-  # First, or a library of the same name in LD_LIBRARY_PATH would be taken.
+  """Opens the shared object; compiles it again if it cannot be opened."""
+  # oneDNN is loaded first: its name could resolve to one in LD_LIBRARY_PATH.
   ctypes.CDLL(str(library))
   try:
     folder = files.private_folder(CACHE)
@@ -81,8 +81,7 @@ def _opened(library: pathlib.Path, headers: pathlib.Path) -> ctypes.CDLL:
       error.strerror or error,
     )
     with tempfile.TemporaryDirectory() as fresh:
-      made = compiled(library, headers, pathlib.Path(fresh))
-      return ctypes.CDLL(str(made))
+      return ctypes.CDLL(str(compiled(library, headers, pathlib.Path(fresh))))
   kept = compiled(library, headers, folder)
   try:
     return ctypes.CDLL(str(kept))
@@ -92,38 +91,38 @@ def _opened(library: pathlib.Path, headers: pathlib.Path) -> ctypes.CDLL:
 
 
 def installed() -> tuple[pathlib.Path, pathlib.Path] | None:
-  """The library and the folder of its headers, where the extra is installed."""
+  """The library and the folder of its headers; None without the extra."""
   library = _file(_LIBRARY, "libdnnl.so.3")
   header = _file(_HEADERS, "dnnl.hpp")
   return (library, header.parent) if library and header else None
 
 
 def _file(package: str, name: str) -> pathlib.Path | None:
-  """The first file of that name in a package, if there is one."""
+  """The file of that name in a package, or None."""
   try:
     listed = importlib.metadata.files(package) or []
   except importlib.metadata.PackageNotFoundError:
     return None
-  found = [pathlib.Path(file.locate()) for file in listed if file.name == name]
-  return found[0].resolve() if found and found[0].exists() else None
+  paths = [pathlib.Path(file.locate()) for file in listed if file.name == name]
+  return paths[0].resolve() if paths and paths[0].exists() else None
 
 
 def compiled(
   library: pathlib.Path, headers: pathlib.Path, folder: pathlib.Path
 ) -> pathlib.Path:
-  """The shared object; compiled unless one of the same parts is kept.
+  """The shared object, compiled unless the folder has one of the same inputs.
 
-  One that others own or can write is not taken.
+  A file that others own or can write is replaced.
 
   Args:
-    library: to be linked with.
-    headers: folder of them.
-    folder: where it is kept; nobody else can write there.
+    library: the library to link with.
+    headers: the folder of its headers.
+    folder: the folder that keeps the object; only its owner can write there.
 
   Raises:
-    OSError, RuntimeError: there is no compiler, or nowhere to keep what it
-      makes.
-    subprocess.CalledProcessError: it refused; `stderr` says why.
+    OSError, RuntimeError: there is no compiler, or the folder cannot be
+      written.
+    subprocess.CalledProcessError: the compiler failed; `stderr` says why.
   """
   command = [
     *shlex.split(os.environ.get("CXX", "c++")),
@@ -142,11 +141,11 @@ def compiled(
   if not kept.exists():
     logging.info("compiling oneDNN's convolutions, once, into %s", kept)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-      # Renamed when whole: other processes may be compiling it as well.
-      made = pathlib.Path(scratch) / kept.name
+      # Renamed when complete: other processes may compile at the same time.
+      path = pathlib.Path(scratch) / kept.name
       subprocess.run(
-        [*command, "-o", str(made)], check=True, capture_output=True, text=True
+        [*command, "-o", str(path)], check=True, capture_output=True, text=True
       )
-      made.chmod(0o700)
-      made.replace(kept)
+      path.chmod(0o700)
+      path.replace(kept)
   return kept

@@ -1,18 +1,18 @@
 """Convolutions of oneDNN in JAX programs for a CPU.
 
-XLA's own take 1.3 to 4 times as long there, the kernel's gradient longest:
-`docs/performance_log.md`. All derivatives of a convolution are convolutions
-again, so one primitive, linear in both of its arguments, stands for three:
+XLA's own take 1.3 to 4 times as long there, most for the kernel's gradient:
+`docs/performance_log.md`. All derivatives of a convolution are convolutions, so
+one primitive, linear in both of its arguments, computes one of three kinds:
 
-  output: of pictures and a kernel;
-  input: what the output's gradient and the kernel give, the pictures' gradient;
-  kernel: what the pictures and the output's gradient give.
+  output: the output, from images and a kernel;
+  input: the images' gradient, from the output's gradient and the kernel;
+  kernel: the kernel's gradient, from the images and the output's gradient.
 
-Where it is lowered for a CPU it becomes oneDNN's call; of several devices, in
-the context of whose mesh it was traced, each calls it for its own rows.
-Elsewhere (accelerators, several devices without that context, as in evaluation,
-rows that they cannot share, `vmap`, `shard_map`) it is the plain form that the
-caller gave, or that form's derivative.
+On one CPU device the primitive is lowered to oneDNN's call. On several, if it
+was traced in the context of their mesh, each device calls oneDNN for its own
+rows. Otherwise (accelerators, several devices without that context, as in
+evaluation, rows that they cannot share, `vmap`, `shard_map`) it becomes the
+plain form that the caller gave, or a derivative of that form.
 """
 
 import functools
@@ -39,10 +39,10 @@ def conv2d(
 ) -> Float[Array, "b h w f"]:
   """A convolution of stride 1, zero padded to the same size, in float32.
 
-  To be called where `library.ready()`.
+  Call it only if `library.ready()`.
 
   Args:
-    x: pictures, [b, h, w, c].
+    x: images, [b, h, w, c].
     kernel: [k, k, c, f], its side k odd.
     plain: `plain(x, kernel)` computes the same without oneDNN.
 
@@ -57,7 +57,7 @@ def conv2d(
 
 
 def operations(equation: Any) -> float:
-  """Of an equation of the primitive: two a product, whichever of the three."""
+  """FLOPs of one convolution, of any kind (two per multiply-add)."""
   left, right = (x.aval.shape for x in equation.invars)
   side, kind = equation.params["side"], equation.params["kind"]
   pairs = left[-1] * right[-1 if kind != "input" else -2]
@@ -65,7 +65,7 @@ def operations(equation: Any) -> float:
 
 
 def _shape(left, right, kind: str, side: int) -> tuple[int, ...]:
-  """Of what comes out, from what goes in."""
+  """Shape of the result, from the arguments."""
   if kind == "kernel":
     return (side, side, left.shape[-1], right.shape[-1])
   channels = right.shape[-1 if kind == "output" else -2]
@@ -89,7 +89,7 @@ def _jitted(**params):
 
 
 def _plainly(left, right, *, kind: str, side: int, plain: Plain, mesh):
-  """The same by the plain form and its derivatives."""
+  """Computes the primitive by the plain form and its derivatives."""
   del mesh
   if kind == "output":
     return plain(left, right)
@@ -102,7 +102,7 @@ def _plainly(left, right, *, kind: str, side: int, plain: Plain, mesh):
 def _by_left(ct, left, right, *, kind, **same):
   """The gradient by the first argument."""
   del left
-  if kind == "kernel":  # Of the pictures, given one of the kernel.
+  if kind == "kernel":  # `ct` has the kernel's shape, `left` the images'.
     return PRIMITIVE.bind(right, ct, kind="input", **same)
   other = "input" if kind == "output" else "output"
   return PRIMITIVE.bind(ct, right, kind=other, **same)
@@ -111,17 +111,17 @@ def _by_left(ct, left, right, *, kind, **same):
 def _by_right(ct, left, right, *, kind, **same):
   """The gradient by the second argument."""
   del right
-  if kind == "kernel":  # Of the output, given one of the kernel.
+  if kind == "kernel":  # `ct` has the kernel's shape, `right` the output's.
     return PRIMITIVE.bind(left, ct, kind="output", **same)
-  pictures, output = (left, ct) if kind == "output" else (ct, left)
-  return PRIMITIVE.bind(pictures, output, kind="kernel", **same)
+  images, output = (left, ct) if kind == "output" else (ct, left)
+  return PRIMITIVE.bind(images, output, kind="kernel", **same)
 
 
 ad.defbilinear(PRIMITIVE, _by_left, _by_right)
 
 
 def _batched(arguments, axes, **params):
-  """Under `vmap`."""
+  """Maps the plain form under `vmap`."""
   plainly = functools.partial(_plainly, **params)
   return jax.vmap(plainly, axes)(*arguments), 0
 
@@ -133,7 +133,7 @@ _lower_plainly = mlir.lower_fun(_plainly, multiple_results=False)
 
 def _lower_for_cpu(ctx, left, right, *, kind, side, plain, mesh):
   context = ctx.module_context.axis_context
-  devices = getattr(context, "num_devices", None)  # None: of `shard_map`.
+  devices = getattr(context, "num_devices", None)  # None inside `shard_map`.
   if devices == 1:
     return jax.ffi.ffi_lowering(library.TARGETS[kind])(ctx, left, right)
   if devices == mesh.size and ctx.avals_in[0].shape[0] % devices == 0:
@@ -144,14 +144,14 @@ def _lower_for_cpu(ctx, left, right, *, kind, side, plain, mesh):
 
 
 def _by_rows(left, right, *, kind: str, side: int, mesh: AbstractMesh):
-  """Each device its own rows, which XLA would gather for a custom call."""
+  """Convolves each device's rows; XLA would gather them for a custom call."""
 
   def convolved(left, right):
     shape = _shape(left, right, kind, side)
-    made = jax.ffi.ffi_call(
+    y = jax.ffi.ffi_call(
       library.TARGETS[kind], jax.ShapeDtypeStruct(shape, left.dtype)
     )(left, right)
-    return jax.lax.psum(made, mesh.axis_names) if kind == "kernel" else made
+    return jax.lax.psum(y, mesh.axis_names) if kind == "kernel" else y
 
   rows, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
   return jax.shard_map(
@@ -159,7 +159,7 @@ def _by_rows(left, right, *, kind: str, side: int, mesh: AbstractMesh):
     mesh=mesh,
     in_specs=(rows, rows if kind == "kernel" else whole),
     out_specs=whole if kind == "kernel" else rows,
-    check_vma=False,  # A custom call says nothing of it.
+    check_vma=False,  # A custom call does not declare how its result varies.
   )(left, right)
 
 
