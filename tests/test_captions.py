@@ -33,7 +33,7 @@ def noun_phrases(text):
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
 @pytest.mark.parametrize("seed", range(20))
-def test_what_is_said_is_known_and_true(n, seed):
+def test_captions_state_only_known_and_true_attributes(n, seed):
   rng = np.random.default_rng([n, seed])
   for _ in range(20):
     objects = random_objects(rng, n)
@@ -54,7 +54,7 @@ def test_what_is_said_is_known_and_true(n, seed):
       assert len(stated) > (thing["shape"] is not None) or not any(others)
 
 
-def test_how_often_things_are_said():
+def test_attributes_and_synonyms_have_their_frequencies():
   rng = np.random.default_rng(0)
   full = {"size": "large", "color": "red", "material": "metal", "shape": "cube"}
   texts = [captions.caption(rng, [full]) for _ in range(4000)]
@@ -73,7 +73,7 @@ def test_how_often_things_are_said():
   assert published / said["size"] == pytest.approx(0.75, abs=0.03)
 
 
-def test_every_word_and_synonym_is_said():
+def test_captions_use_every_word_and_synonym():
   rng = np.random.default_rng(0)
   texts = [
     captions.caption(rng, random_objects(rng, int(rng.integers(1, 4))))
@@ -85,7 +85,7 @@ def test_every_word_and_synonym_is_said():
   assert all(text == text.lower() for text in texts)
 
 
-def test_canonical_words():
+def test_canonical_maps_synonyms_to_words():
   assert [captions.canonical(word) for word in WORDS] == list(WORDS)
   synonyms = [word for words in captions.SYNONYMS.values() for word in words]
   assert len(synonyms) == len(set(synonyms)) and not set(synonyms) & set(WORDS)
@@ -94,7 +94,7 @@ def test_canonical_words():
     assert captions.canonical(word) is None
 
 
-def test_the_same_generator_says_the_same():
+def test_equal_generators_give_equal_captions():
   objects = random_objects(np.random.default_rng(1), 3)
   texts = {
     captions.caption(np.random.default_rng(5), objects) for _ in range(5)
@@ -104,7 +104,7 @@ def test_the_same_generator_says_the_same():
   assert len({captions.caption(rng, objects) for _ in range(50)}) > 20
 
 
-def test_nothing_is_known():
+def test_unknown_objects_have_neutral_captions():
   unknown = [dict.fromkeys(ATTRIBUTES), {}]
   text = captions.caption(np.random.default_rng(0), unknown)
   assert not any(captions.canonical(word) for word in text.split())
@@ -113,6 +113,6 @@ def test_nothing_is_known():
 @pytest.mark.parametrize(
   "objects", [[], [{"color": "pink"}], [{"color": "large"}]]
 )
-def test_faults_of_the_caller(objects):
+def test_missing_objects_and_wrong_words_are_refused(objects):
   with pytest.raises(ValueError, match=r"needs an object|is no color"):
     captions.caption(np.random.default_rng(0), objects)

@@ -1,4 +1,4 @@
-"""The tree of instruments and their looks."""
+"""The tree of instruments and their appearances."""
 
 import collections
 
@@ -28,7 +28,7 @@ def test_three_groups_of_two_families_of_four():
   assert len(INSTRUMENTS) == len({i.name for i in INSTRUMENTS}) == 24
 
 
-def test_programs_are_of_their_family_of_general_midi():
+def test_programs_belong_to_their_family_of_general_midi():
   for families in GROUPS.values():
     for family, instruments in families.items():
       programs = [each.program for each in instruments]
@@ -50,7 +50,7 @@ def test_programs_are_of_their_family_of_general_midi():
     ("clarinet", 72, 65),
   ],
 )
-def test_some_instruments(name, program, note):
+def test_labels_name_the_right_instruments(name, program, note):
   instrument = next(each for each in INSTRUMENTS if each.name == name)
   assert instrument.program == program - 1
   assert instrument.low < note < instrument.high
@@ -75,7 +75,7 @@ def test_the_tree_is_two_four_or_six_deep():
   np.testing.assert_array_equal(tree.distances, expected)
 
 
-def test_inner_nodes_are_above_their_own():
+def test_inner_nodes_contain_their_leaves():
   tree = sounding.hierarchy()
   parent = {child: above for above, child in tree.edges}
   assert len(parent) == len(tree.edges) == len(tree.names) - 1 == 33
@@ -88,12 +88,12 @@ def test_inner_nodes_are_above_their_own():
         assert parent[parent[node]] == 0
 
 
-def test_looks_are_the_trees():
-  looks = orchestra.looks()
-  assert len(looks) == len(set(looks)) == 24
+def test_appearances_follow_the_tree():
+  appearances = orchestra.appearances()
+  assert len(appearances) == len(set(appearances)) == 24
   tree = sounding.hierarchy()
-  for i, (shape, material, color) in enumerate(looks):
-    for j, (other_shape, other_material, other_color) in enumerate(looks):
+  for i, (shape, material, color) in enumerate(appearances):
+    for j, (other_shape, other_material, other_color) in enumerate(appearances):
       same_group = tree.distances[i, j] <= 4
       assert (shape == other_shape) == same_group
       if same_group:
@@ -101,8 +101,10 @@ def test_looks_are_the_trees():
         assert (color == other_color) == (i == j)
 
 
-def test_looks_are_attributes_and_use_them_all_alike():
+def test_appearances_use_all_attributes_equally():
   for column, kind in enumerate(("shape", "material", "color")):
-    times = collections.Counter(look[column] for look in orchestra.looks())
+    times = collections.Counter(
+      leaf[column] for leaf in orchestra.appearances()
+    )
     values = len(ATTRIBUTES[kind])
     assert times == {value: 24 // values for value in range(values)}

@@ -52,7 +52,7 @@ def camera_rays(camera, size):
 
 
 @pytest.mark.parametrize("size", [0, 1])
-def test_a_sphere_is_seen_as_the_projected_disc(size):
+def test_a_sphere_covers_its_projected_disc(size):
   one = scene(size=[size, 0])
   mask = np.asarray(render(one, 64, samples=1).masks[0])
   camera = np.asarray(one.camera, np.float64)
@@ -103,7 +103,7 @@ def gradient(shape, radius, points):
 
 @pytest.mark.parametrize("shape", [solids.CUBE, solids.SPHERE, solids.CYLINDER])
 @pytest.mark.parametrize("radius", [0.45, 0.85])
-def test_rays_meet_solids_where_marching_does(shape, radius):
+def test_intersections_equal_those_by_marching(shape, radius):
   rng = np.random.default_rng(shape)
   place, angle = np.array([0.7, -0.4]), 0.6
   # In the solid's own frame first; from above and aslant.
@@ -158,7 +158,7 @@ def test_normals_are_finite_and_of_length_one(draw):
   assert (np.asarray(normal)[np.asarray(seen) < 0] == [0, 0, 1]).all()
 
 
-def test_masks_are_disjoint_and_in_their_boxes(draw):
+def test_masks_are_disjoint_and_inside_their_boxes(draw):
   many, pictures = draw
   assert (pictures.masks.sum(1) <= 1).all()
   assert np.isfinite(pictures.image).all()
@@ -194,7 +194,7 @@ def with_first(one, **values):
 
 
 @pytest.mark.parametrize("which", range(4))
-def test_colour_and_material_change_the_object_alone(draw, which):
+def test_colour_and_material_change_only_the_object(draw, which):
   one = two(draw, which)
   mask = np.asarray(render(one, 32).masks[0])
   near = ndimage.binary_dilation(mask, np.ones((3, 3)))
@@ -206,7 +206,7 @@ def test_colour_and_material_change_the_object_alone(draw, which):
 
 
 @pytest.mark.parametrize("which", range(4))
-def test_size_and_shape_change_the_object_and_its_shadow_alone(draw, which):
+def test_size_and_shape_change_only_the_object_and_its_shadow(draw, which):
   one = two(draw, which)
   without = one._replace(present=one.present.at[0].set(False))
   for name, count in (("size", 2), ("shape", 3)):
@@ -217,7 +217,7 @@ def test_size_and_shape_change_the_object_and_its_shadow_alone(draw, which):
     assert allowed.mean() < 0.5
 
 
-def test_a_picture_does_not_depend_on_its_resolution(draw):
+def test_images_agree_at_all_resolutions(draw):
   for which in range(4):
     one = two(draw, which)
     coarse, fine = render(one, 32), render(one, 64)
@@ -242,7 +242,7 @@ def test_two_objects_never_touch_and_stay_on_the_floor():
   assert np.abs(position).max() <= 1.2
 
 
-def test_all_attributes_are_drawn_alike():
+def test_all_attributes_are_equally_frequent():
   keys = jax.random.split(jax.random.key(2), 8000)
   many = jax.jit(jax.vmap(lambda key: scenes.sample(key, 1, 2)))(keys)
   for name, count in (("size", 2), ("color", 8), ("material", 2), ("shape", 3)):
@@ -251,7 +251,7 @@ def test_all_attributes_are_drawn_alike():
   assert np.asarray(many.present).sum(1).mean() == pytest.approx(1.5, abs=0.03)
 
 
-def test_a_scene_is_fixed_by_its_key_and_a_batch_is_its_scenes(draw):
+def test_a_key_fixes_a_scene_alone_and_in_a_batch(draw):
   many, pictures = draw
   keys = jax.random.split(jax.random.key(3), 64)
   for row in (0, 17):

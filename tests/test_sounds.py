@@ -44,20 +44,20 @@ def one_line(error, *words):
 # Tracks.
 
 
-def test_a_track_is_as_long_as_asked(player):
+def test_a_track_has_its_length(player):
   for seed, seconds in enumerate((0.5, 1.0, 1.23456, 2.0, 5.0)):
     sound = play(player, named("oboe"), seed, seconds)
     assert sound.dtype == np.int16 and len(sound) == round(seconds * RATE)
 
 
-def test_many_short_steps_are_not_shorter_together(player):
+def test_many_short_steps_fill_the_track(player):
   # Each part lasts 10.4 samples of the synthesiser, which makes whole ones.
   steps = [sounds.Step((60,), 90, 10.4 / 32000, 20.8 / 32000)] * 100
   sound = player._perform(steps, named("oboe"), 2080 / 32000)
   assert len(sound) == 1040
 
 
-def test_the_same_whatever_was_played_before(player):
+def test_earlier_tracks_do_not_change_samples(player):
   fresh = sounds.Player(sounds.SOUNDFONT, RATE)
   # Tubular bells ring for long.
   for name in ("tubular bells", "grand piano", "alto saxophone"):
@@ -68,7 +68,7 @@ def test_the_same_whatever_was_played_before(player):
     np.testing.assert_array_equal(play(fresh, named(name), 3), first)
 
 
-def test_another_seed_is_another_track(player):
+def test_another_seed_gives_another_track(player):
   tracks = {play(player, named("tuba"), seed).tobytes() for seed in range(8)}
   assert len(tracks) == 8
 
@@ -102,7 +102,7 @@ def test_loudness_and_noise_are_within_their_limits(player):
 
 
 @pytest.mark.parametrize("ratio", [0.0, 20.0])
-def test_noise_is_white_and_as_loud_as_drawn(player, monkeypatch, ratio):
+def test_noise_is_white_and_has_its_level(player, monkeypatch, ratio):
   monkeypatch.setattr(sounds, "_LOUDNESS", (-30.0, -30.0))
   monkeypatch.setattr(sounds, "_NOISE", (200.0, 200.0))
   clean = play(player, named("french horn"), 1).astype(float)
@@ -141,7 +141,7 @@ def test_a_key_has_the_pitch_of_equal_temperament(player, name, key):
   assert fundamental(sound[1600:12800]) == pytest.approx(expected, rel=0.02)
 
 
-def test_a_velocity_is_a_loudness(player):
+def test_velocity_sets_loudness(player):
   def loud(velocity):
     step = sounds.Step((60,), velocity, 0.4, 0.5)
     return np.mean(player._perform([step], named("vibraphone"), 0.5) ** 2)
@@ -149,7 +149,7 @@ def test_a_velocity_is_a_loudness(player):
   assert loud(40) < loud(80) < loud(120)
 
 
-def test_a_chord_is_its_notes(player):
+def test_a_chord_is_the_sum_of_its_notes(player):
   def perform(*keys):
     step = sounds.Step(keys, 90, 0.4, 0.5)
     return player._perform([step], named("nylon guitar"), 0.5)
@@ -158,13 +158,13 @@ def test_a_chord_is_its_notes(player):
   np.testing.assert_allclose(perform(52, 56, 59), alone, atol=1e-5)
 
 
-def test_what_is_let_go_falls_silent(player):
+def test_released_keys_fall_silent(player):
   steps = [sounds.Step((60,), 90, 0.3, 1.5)]
   sound = player._perform(steps, named("trumpet"), 1.5)
   assert level(sound[:4800] * 32768) - level(sound[-4800:] * 32768) > 40
 
 
-def test_programs_are_those_of_their_names(player):
+def test_programs_match_their_names(player):
   for instrument in INSTRUMENTS:
     preset = player._synth.sfpreset_name(0, 0, instrument.program).lower()
     words = instrument.name.replace("distorted", "distortion").split()
@@ -185,7 +185,7 @@ def test_instruments_differ_in_more_than_their_range(player):
   assert apart[~np.eye(24, dtype=bool)].min() > 2
 
 
-def test_what_is_above_the_band_does_not_fold_into_it(player):
+def test_synthesis_has_no_aliases(player):
   """Less than 0.3 % of a high note is where a wider band has nothing."""
   wide = sounds.Player(sounds.SOUNDFONT, 3 * RATE)
   for instrument in INSTRUMENTS:
@@ -226,7 +226,7 @@ def test_melodies_keep_to_the_range_and_fill_the_track():
 # Ticks.
 
 
-def test_ticks_are_where_the_pictures_are():
+def test_ticks_are_at_the_frames():
   for rate in (16000, 16010):
     clean = np.random.default_rng(0).integers(-999, 999, rate, dtype=np.int16)
     added = sounds.tick(clean, rate, 0.1).astype(int) - clean
@@ -238,7 +238,7 @@ def test_ticks_are_where_the_pictures_are():
     assert not added[fades].any()
 
 
-def test_ticks_of_another_rate_and_of_none():
+def test_ticks_follow_rate_and_level():
   clean = np.zeros(16001, np.int16)
   assert not sounds.tick(clean, RATE, 0.0).any()
   ticked = sounds.tick(clean, RATE, 0.5, rate=10.0)
@@ -254,33 +254,33 @@ def test_ticks_do_not_wrap_around():
 # Errors.
 
 
-def test_a_missing_package(monkeypatch):
+def test_a_missing_package_is_named(monkeypatch):
   monkeypatch.setitem(sys.modules, "tinysoundfont", None)
   with pytest.raises(UserError) as error:
     sounds.Player(sounds.SOUNDFONT, RATE)
   one_line(error, "tinysoundfont", 'pip install -e ".[sounds]"', "portaudio")
 
 
-def test_a_missing_soundfont(player):
+def test_a_missing_soundfont_is_refused(player):
   with pytest.raises(UserError) as error:
     sounds.Player("/nowhere/a.sf2", RATE)
   one_line(error, "data.soundfont", "/nowhere/a.sf2", "timgm6mb-soundfont")
 
 
-def test_a_file_that_is_no_soundfont(player, tmp_path):
+def test_another_file_is_refused_as_a_soundfont(player, tmp_path):
   (tmp_path / "a.sf2").write_bytes(b"RIFF and nothing")
   with pytest.raises(UserError) as error:
     sounds.Player(str(tmp_path / "a.sf2"), RATE)
   one_line(error, "data.soundfont", str(tmp_path / "a.sf2"), sounds.SOUNDFONT)
 
 
-def test_a_program_that_is_not_there(player):
+def test_a_missing_program_is_refused(player):
   with pytest.raises(UserError) as error:
     play(player, Instrument("theremin", 300, 40, 80), 0)
   one_line(error, "data.soundfont", "300", "theremin")
 
 
-def test_a_program_that_is_silent(player, monkeypatch):
+def test_a_silent_program_is_refused(player, monkeypatch):
   monkeypatch.setattr(
     player._synth, "generate", lambda count: memoryview(bytes(8 * count))
   )

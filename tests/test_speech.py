@@ -43,7 +43,7 @@ def pitch(sound):
 
 
 @pytest.mark.parametrize("voice", ALL)
-def test_the_sound_is_loud_whole_and_trimmed(voice):
+def test_speech_has_its_loudness_and_is_trimmed(voice):
   sound = speech.speak(TEXT, voice).waveform.astype(float)
   assert 2 < len(sound) / 16000 < 4
   assert level(sound) == pytest.approx(-20, abs=0.1)
@@ -53,7 +53,7 @@ def test_the_sound_is_loud_whole_and_trimmed(voice):
 
 
 @pytest.mark.parametrize("voice", ALL)
-def test_the_same_whatever_was_said_before(voice):
+def test_earlier_speech_does_not_change_samples(voice):
   first = speech.speak("a red cube", voice)
   for other in (TEXT, "one, two", "a red cube"):
     for other_voice in ALL:
@@ -64,7 +64,7 @@ def test_the_same_whatever_was_said_before(voice):
 
 
 @pytest.mark.parametrize("voice", ALL)
-def test_the_sample_rate_changes_nothing_else(voice):
+def test_sample_rates_give_the_same_speech(voice):
   low = speech.speak(TEXT, voice, 16000)
   high = speech.speak(TEXT, voice, 32000)
   assert len(high.waveform) == pytest.approx(2 * len(low.waveform), abs=800)
@@ -91,7 +91,7 @@ def test_accents_differ():
   assert not np.array_equal(american, british)
 
 
-def test_text_without_sound():
+def test_text_without_sound_is_refused():
   for voice in (ESPEAK[0], PICO[0]):
     with pytest.raises(ValueError, match="says nothing"):
       speech.speak("", voice)
@@ -102,7 +102,7 @@ def test_text_without_sound():
 
 @pytest.mark.parametrize("voice", ESPEAK)
 @pytest.mark.parametrize("seed", range(5))
-def test_words_are_those_of_the_text_in_order(voice, seed):
+def test_words_follow_the_text(voice, seed):
   rng = np.random.default_rng(seed)
   things = [
     {"size": "small", "color": "gray", "shape": "cylinder"},
@@ -120,7 +120,7 @@ def test_words_are_those_of_the_text_in_order(voice, seed):
 
 
 @pytest.mark.parametrize("voice", ESPEAK)
-def test_it_is_silent_between_words_and_loud_in_them(voice):
+def test_words_are_loud_and_gaps_silent(voice):
   spoken = speech.speak("red, blue, green, metal", voice)
   assert [w for w, *_ in spoken.words] == ["red", "blue", "green", "metal"]
   inside = np.zeros(len(spoken.waveform), bool)
@@ -135,7 +135,7 @@ def test_it_is_silent_between_words_and_loud_in_them(voice):
 
 @pytest.mark.parametrize("voice", ESPEAK)
 @pytest.mark.parametrize("word", ["cube", "sphere", "metal", "yellow", "ball"])
-def test_a_word_is_where_it_sounds_like_it(voice, word):
+def test_a_words_time_holds_its_sound(voice, word):
   """Slides the word from one sentence along another that has it later."""
   other = speech.speak(f"a {word} thing", voice)
   _, start, end = other.words[1]
@@ -161,7 +161,7 @@ def test_pico_gives_no_times(voice):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_many_are_spoken_in_order(workers):
+def test_speak_all_keeps_the_order(workers):
   texts = ("a red cube", TEXT, "a ball")
   jobs = [(text, voice) for text in texts * 3 for voice in ALL]
   many = list(speech.speak_all(jobs, 8000, workers))
@@ -181,7 +181,7 @@ def test_closing_early_stops_the_processes():
   assert not multiprocessing.active_children()
 
 
-def test_what_fails_in_a_process_fails_here():
+def test_a_workers_error_is_raised_here():
   spoken = speech.speak_all([("", speech.VOICES[0])], 16000, 1)
   with pytest.raises(ValueError, match="says nothing"):
     next(spoken)
@@ -202,7 +202,7 @@ def test_what_fails_in_a_process_fails_here():
     ("", "espeak:en-us"),
   ],
 )
-def test_an_unknown_voice(voice, near):
+def test_an_unknown_voice_is_refused_with_the_nearest(voice, near):
   for call in (
     lambda: speech.speak("a cube", voice),
     lambda: speech.speak_all([("a cube", voice)], 16000, 2),
@@ -222,7 +222,7 @@ def test_an_unknown_voice(voice, near):
     ("ttspico", "pico:en-GB"),
   ],
 )
-def test_a_missing_package(monkeypatch, package, voice):
+def test_a_missing_package_is_named(monkeypatch, package, voice):
   monkeypatch.setitem(sys.modules, package, None)
   engines._variants.cache_clear()
   with pytest.raises(UserError) as error:
@@ -232,7 +232,7 @@ def test_a_missing_package(monkeypatch, package, voice):
   assert package in text and 'pip install -e ".[speech]"' in text
 
 
-def test_pico_without_its_data(monkeypatch, tmp_path):
+def test_pico_without_its_data_is_refused(monkeypatch, tmp_path):
   monkeypatch.setattr("ttspico._LANG_DIR", str(tmp_path))
   with pytest.raises(UserError) as error:
     speech.speak("a cube", "pico:en-GB")

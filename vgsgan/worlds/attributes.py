@@ -20,6 +20,6 @@ ATTRIBUTES = {
   "shape": ("cube", "sphere", "cylinder"),
 }
 
-# All values, and the kind of each, in one fixed order.
+# All values and the kind of each, in one fixed order.
 WORDS = tuple(word for words in ATTRIBUTES.values() for word in words)
 KIND = {word: kind for kind, words in ATTRIBUTES.items() for word in words}

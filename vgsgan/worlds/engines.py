@@ -1,8 +1,8 @@
-"""Two engines of speech that come from PyPI and need no network.
+"""Two speech engines from PyPI that need no network.
 
-espeak-ng (formant synthesis, a hundred variants of eight English accents, the
-time of every word) and SVOX Pico (statistical, one woman an accent, no times).
-Both are C libraries, called in this process, on Linux.
+espeak-ng (formant synthesis, a hundred variants of eight English accents, word
+times) and SVOX Pico (statistical, one female voice per accent, no times). Both
+are C libraries that run in this process, on Linux.
 """
 
 import _ctypes
@@ -21,7 +21,7 @@ from jaxtyping import Int16
 from vgsgan.common.errors import UserError
 from vgsgan.common.options import nearest
 
-# The accents of English, and what espeak-ng calls them.
+# Accents of English, and their names in espeak-ng.
 _ESPEAK = {
   "en-us": "gmw/en-US",
   "en-us-nyc": "gmw/en-US-nyc",
@@ -38,12 +38,12 @@ _PICO_VOLUME = 50  # Percent; at 100 the engine clips.
 
 _LOCK = threading.Lock()  # Both engines keep state in globals of C.
 
-# Samples, their rate in Hz, and the words with their starts in seconds.
+# Samples, their rate in Hz, and words with their starts in seconds.
 Sound = tuple[Int16[np.ndarray, "n"], int, list[tuple[str, float]]]
 
 
 def check_voice(voice: str) -> None:
-  """UserError unless the voice exists and its package is installed."""
+  """Raises UserError unless the voice exists and its package is installed."""
   engine, _, name = voice.partition(":")
   if engine == "espeak":
     accent, plus, variant = name.partition("+")
@@ -51,22 +51,22 @@ def check_voice(voice: str) -> None:
       _package("espeakng_loader")
       return
     if accent in _ESPEAK:
-      known = [f"espeak:{accent}+{v}" for v in _variants()]
+      voices = [f"espeak:{accent}+{v}" for v in _variants()]
     else:
-      known = [f"espeak:{a}" for a in _ESPEAK]
+      voices = [f"espeak:{a}" for a in _ESPEAK]
   else:
     if engine == "pico" and name in _PICO:
       _package("ttspico")
       return
-    known = [f"espeak:{a}" for a in _ESPEAK] + [f"pico:{a}" for a in _PICO]
-  raise UserError(f"unknown voice {voice!r}: {nearest(voice, known)}")
+    voices = [f"espeak:{a}" for a in _ESPEAK] + [f"pico:{a}" for a in _PICO]
+  raise UserError(f"unknown voice {voice!r}: {nearest(voice, voices)}")
 
 
 def synthesize(text: str, voice: str) -> Sound:
-  """Speaks as a voice that `check_voice` has passed, at the engine's rate.
+  """Speaks a text with a checked voice, at the engine's rate.
 
-  The same samples each time. Words have times with espeak-ng alone; there two
-  that are run together, as "of a", are one.
+  The samples are the same each time. Only espeak-ng gives word times; words
+  that it runs together, such as "of a", count as one.
   """
   engine, _, name = voice.partition(":")
   with _LOCK:
@@ -83,7 +83,8 @@ def _package(name: str) -> types.ModuleType:
     ) from error
 
 
-# Pico: the engine inside ttspico, whose own callback leaks all the audio.
+# Pico, the engine inside ttspico, is called by ctypes: ttspico's own callback
+# leaks all the audio.
 
 
 _PICO_CALLBACK = ctypes.CFUNCTYPE(
@@ -94,7 +95,7 @@ _PICO_CALLBACK = ctypes.CFUNCTYPE(
   ctypes.c_int,  # Channels.
   ctypes.c_void_p,  # Samples.
   ctypes.c_uint32,  # Their bytes.
-  ctypes.c_bool,  # Whether these are the last.
+  ctypes.c_bool,  # True for the last samples.
 )
 
 
@@ -110,8 +111,8 @@ def _pico(text: str, accent: str) -> Sound:
   library = ctypes.CDLL(package.ctts.__file__)
   library.TtsEngine_Create.restype = ctypes.c_void_p
   library.TtsEngine_Speak.restype = ctypes.c_bool
-  # A new engine each time: one that has spoken starts the next text with
-  # other random phases. It costs 0.2 ms.
+  # Each text gets a new engine, at 0.2 ms: a used one would start with other
+  # random phases.
   engine = ctypes.c_void_p(
     library.TtsEngine_Create(
       os.fsencode(package._LANG_DIR), accent.encode(), collect
@@ -131,7 +132,7 @@ def _pico(text: str, accent: str) -> Sound:
   return np.frombuffer(b"".join(chunks), np.int16), _PICO_RATE, []
 
 
-# espeak-ng: what is used of its speak_lib.h.
+# espeak-ng: the declarations of speak_lib.h that are used here.
 
 
 class _Event(ctypes.Structure):
@@ -175,8 +176,8 @@ def _espeak(text: str, name: str) -> Sound:
         positions.append((event.text_position - 1, event.audio_position / 1000))
     return 0
 
-  # Loaded anew each time, which costs 0.3 ms: the phase of the flutter and of
-  # the glottis are static variables that nothing else sets back.
+  # The library is loaded for each text, at 0.3 ms: the phases of the flutter
+  # and of the glottis are static variables that only loading resets.
   loader = _package("espeakng_loader")
   library = ctypes.CDLL(loader.get_library_path())
   try:
@@ -195,7 +196,7 @@ def _espeak(text: str, name: str) -> Sound:
     library.espeak_Terminate()
   finally:
     _ctypes.dlclose(library._handle)
-  # A word goes on to the next that has an event: espeak-ng runs some together.
+  # A word ends where the next event starts: espeak-ng runs some words together.
   words = [
     (text[position:end].strip(" ,.;:!?"), start)
     for (position, start), (end, _) in itertools.pairwise(

@@ -1,22 +1,22 @@
-"""The sounding world's classes: what plays, and how it looks in a picture.
+"""The classes of the sounding world: instruments and their appearance.
 
-24 instruments of General MIDI in a tree: three groups, by what makes their
-sound, of two families of four each. What is near in the tree sounds alike, and
-looks alike: the group is an object's shape, the family its material and the
-instrument its colour. So shape and colour tell an instrument.
+24 instruments of General MIDI form a tree: three groups by sound production,
+each of two families of four. Neighbours in the tree sound alike and look alike:
+the group sets an object's shape, the family its material and the instrument its
+colour. So shape and colour identify an instrument.
 """
 
 from typing import NamedTuple
 
 
 class Instrument(NamedTuple):
-  """What plays.
+  """An instrument of General MIDI.
 
   Attributes:
-    name: in words.
-    program: of General MIDI, from 0.
+    name: its name.
+    program: program number of General MIDI, from 0.
     low: the lowest note it plays here, a MIDI key (60 is middle C).
-    high: the highest.
+    high: the highest note.
   """
 
   name: str
@@ -25,7 +25,7 @@ class Instrument(NamedTuple):
   high: int
 
 
-# Ranges are those of the instruments, less their rare extremes.
+# Ranges of the real instruments, without their rare extremes.
 GROUPS = {
   "struck": {
     "pianos": (
@@ -80,13 +80,13 @@ INSTRUMENTS = tuple(
 )
 
 
-def looks() -> tuple[tuple[int, int, int], ...]:
+def appearances() -> tuple[tuple[int, int, int], ...]:
   """(shape, material, color) of each leaf, indices into ATTRIBUTES[...].
 
   The eight instruments of a group have the eight colours.
   """
-  found = []
+  result = []
   for shape, families in enumerate(GROUPS.values()):
     materials = [m for m, each in enumerate(families.values()) for _ in each]
-    found += [(shape, m, color) for color, m in enumerate(materials)]
-  return tuple(found)
+    result += [(shape, m, color) for color, m in enumerate(materials)]
+  return tuple(result)

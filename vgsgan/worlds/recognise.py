@@ -1,4 +1,4 @@
-"""From a recogniser's logits to objects with words, on the host."""
+"""Turns a recogniser's logits into objects with words, on the host."""
 
 from typing import Any
 
@@ -8,9 +8,9 @@ from jaxtyping import Bool, Float, Int
 
 from vgsgan.worlds.attributes import ATTRIBUTES, WORDS
 
-SURE = 0.9  # Least mean probability of a word that is told.
-_LEAST_AREA = 0.006  # Of the picture: 6 of 32 x 32 pixels.
-_LEAST_PART = 0.08  # Of a component, for it to be more than an edge.
+SURE = 0.9  # Least mean probability of a word that is reported.
+_LEAST_AREA = 0.006  # Least share of the image: 6 of 32 x 32 pixels.
+_LEAST_PART = 0.08  # Least share of a component; smaller parts are edges.
 
 Object = dict[str, Any]
 
@@ -18,7 +18,7 @@ Object = dict[str, Any]
 def probabilities(
   logits: Float[np.ndarray, "*b 16"],
 ) -> Float[np.ndarray, "*b 15"]:
-  """Of WORDS; each kind adds up to 1."""
+  """Probabilities of WORDS; those of each kind sum to 1."""
   start, parts = 1, []
   for words in ATTRIBUTES.values():
     parts.append(
@@ -31,16 +31,17 @@ def probabilities(
 def objects(
   logits: Float[np.ndarray, "s t 16"], sure: float = SURE
 ) -> list[Object]:
-  """The objects of one picture, from left to right.
+  """The objects of one image, from left to right.
 
   Args:
-    logits: of `models.recogniser.Recogniser`.
-    sure: an attribute whose mean probability over the object is less is None.
+    logits: as from `models.recogniser.Recogniser`.
+    sure: least mean probability over the object of a word that is reported.
 
   Returns:
-    A dict each: the word or None under each kind of ATTRIBUTES; `mask` bool
-    [s, t]; `box` (top, left, bottom, right) in [0, 1] as `scenes.boxes` has
-    it; `confidence`, the mean probability of the likeliest word by kind.
+    A dict per object: for each kind of ATTRIBUTES the word, or None if unsure;
+    `mask` bool [s, t]; `box` (top, left, bottom, right) in [0, 1] as in
+    `scenes.boxes`; `confidence`, by kind the mean probability of the likeliest
+    word.
   """
   words = probabilities(logits)
   color = np.argmax(words[..., _slice("color")], -1)
@@ -51,9 +52,9 @@ def objects(
 def split(
   foreground: Bool[np.ndarray, "s t"], color: Int[np.ndarray, "s t"]
 ) -> list[Bool[np.ndarray, "s t"]]:
-  """Masks of the connected objects; what touches is split where colours meet.
+  """Masks of connected objects, split where colours meet.
 
-  Objects of one colour that touch stay one.
+  Objects of one colour that touch stay one object.
   """
   least = _LEAST_AREA * foreground.size
   masks = []
@@ -68,30 +69,30 @@ def split(
 
 
 def _parts(component, color, least: float):
-  """The connected patches of one colour that are no mere edges."""
-  found = []
+  """The connected patches of one colour that are large enough."""
+  parts = []
   for value in np.unique(color[component]):
     labels, count = scipy.ndimage.label(component & (color == value))
     patches = (labels == i for i in range(1, count + 1))
-    found += [patch for patch in patches if patch.sum() >= least]
-  return found
+    parts += [patch for patch in patches if patch.sum() >= least]
+  return parts
 
 
 def _nearest(component, parts):
-  """Gives each pixel of a component to the nearest of its parts."""
+  """Assigns each pixel of a component to the nearest of its parts."""
   apart = [scipy.ndimage.distance_transform_edt(~part) for part in parts]
   owner = np.argmin(apart, 0)
   return [component & (owner == i) for i in range(len(parts))]
 
 
 def _describe(mask, words: Float[np.ndarray, "15"], sure: float) -> Object:
-  found: Object = {"mask": mask, "box": _box(mask), "confidence": {}}
+  described: Object = {"mask": mask, "box": _box(mask), "confidence": {}}
   for kind, names in ATTRIBUTES.items():
     likely = words[_slice(kind)]
     best = int(np.argmax(likely))
-    found["confidence"][kind] = float(likely[best])
-    found[kind] = names[best] if likely[best] >= sure else None
-  return found
+    described["confidence"][kind] = float(likely[best])
+    described[kind] = names[best] if likely[best] >= sure else None
+  return described
 
 
 def _slice(kind: str) -> slice:

@@ -1,9 +1,9 @@
-"""A CLEVR-like world: random scenes and their pictures, in pure JAX.
+"""A CLEVR-like world: samples and renders random scenes in pure JAX.
 
 Cubes, spheres and cylinders of rubber or metal, of two sizes and CLEVR's eight
-colours, stand on a grey floor (Johnson et al., CVPR 2017, section 3). Rays
-meet them in closed form, so a picture is exact at any resolution, and where
-every pixel looks is known. Lengths are in the units of CLEVR's scenes.
+colours, stand on a grey floor (Johnson et al., CVPR 2017, section 3). Rays meet
+them in closed form, so images are exact at any resolution, and each pixel's
+object is known. Lengths are in the units of CLEVR's scenes.
 """
 
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from vgsgan.worlds.attributes import ATTRIBUTES
 from vgsgan.worlds.solids import FAR, meet, unit
 
-MOST = 2  # Objects for which the floor has always room.
+MOST = 2  # The floor always has room for so many objects.
 
 # CLEVR's colours, in the order of ATTRIBUTES["color"].
 _COLORS = (
@@ -39,22 +39,22 @@ _RADII = np.array((0.45, 0.85), np.float32)  # small, large
 _FLOOR = np.array((0.62, 0.62, 0.61), np.float32)
 _REACH = 1.2  # Objects stand within this distance of the axes.
 _GAP = 0.1  # Least distance between two objects.
-# The camera sees distances in depth shortened: what is apart looks apart.
+# Weights of distances: the camera shortens depth, and gaps must be visible.
 _DEPTH = np.array((1.0, 0.6), np.float32)
 _CANDIDATES = 32  # Places tried for each object.
-_ARRANGEMENTS = 16  # Of all objects, tried from the beginning.
+_ARRANGEMENTS = 16  # Arrangements of all objects that are tried.
 
 
 class Scene(NamedTuple):
   """A scene of up to n objects; a batch of scenes has one more axis in front.
 
   Attributes:
-    present: which of the n are there.
+    present: True for the objects that exist.
     size, color, material, shape: indices into ATTRIBUTES[...].
-    position: of the centre, on the floor.
-    angle: about the vertical axis, radians.
-    light: where the key light is.
-    camera: where the camera is; it looks at the middle of the floor.
+    position: position of the centre on the floor.
+    angle: rotation about the vertical axis, radians.
+    light: position of the key light.
+    camera: position of the camera, which points at the middle of the floor.
   """
 
   present: Bool[Array, "*b n"]
@@ -69,13 +69,13 @@ class Scene(NamedTuple):
 
 
 class Picture(NamedTuple):
-  """What the camera sees.
+  """A rendered image and its labels.
 
   Attributes:
     image: RGB in [0, 1].
-    masks: the pixels of each object: those of which it covers more than half.
-    boxes: of the masks, (top, left, bottom, right) in [0, 1]; zeros where
-      nothing of an object shows.
+    masks: pixels of which each object covers more than half.
+    boxes: boxes of the masks, (top, left, bottom, right) in [0, 1]; zeros for
+      an empty mask.
   """
 
   image: Float[Array, "*b s s 3"]
@@ -84,9 +84,9 @@ class Picture(NamedTuple):
 
 
 def sample(key: PRNGKeyArray, fewest: int, most: int) -> Scene:
-  """A random scene of `fewest` to `most` objects.
+  """Samples a scene of `fewest` to `most` objects.
 
-  Two objects never touch. Of three some are in each other in 0.5 % of scenes.
+  Two objects never touch. With three, some overlap in 0.5 % of scenes.
   """
   keys = jax.random.split(key, 9)
   count = jax.random.randint(keys[0], (), fewest, most + 1)
@@ -111,10 +111,10 @@ def sample(key: PRNGKeyArray, fewest: int, most: int) -> Scene:
 def _places(
   key: PRNGKeyArray, radius: Float[Array, "n"], present: Bool[Array, "n"]
 ) -> Float[Array, "n 2"]:
-  """Places on the floor that are clear of each other.
+  """Samples places on the floor for objects that do not touch.
 
-  Of several whole arrangements the first that is clear is taken, or else the
-  clearest: one large object in the middle leaves no room for another.
+  Several arrangements are tried, since a large object in the middle leaves no
+  room for another. The first clear one is used, else that of the largest gap.
   """
   keys = jax.random.split(key, _ARRANGEMENTS)
   places, gaps = jax.vmap(_arrange, (0, None, None))(keys, radius, present)
@@ -122,25 +122,25 @@ def _places(
 
 
 def _arrange(key: PRNGKeyArray, radius, present):
-  """Places one object after the other; returns the least gap as well.
+  """Places one object after the other; returns places and the least gap.
 
-  Of the candidates the first that is clear is taken, or else the clearest.
+  The first clear candidate is used, else that of the largest gap.
   """
   shape = (len(radius), _CANDIDATES, 2)
-  drawn = jax.random.uniform(key, shape, minval=-_REACH, maxval=_REACH)
-  places, least = [drawn[0, 0]], jnp.array(_GAP)
+  candidates = jax.random.uniform(key, shape, minval=-_REACH, maxval=_REACH)
+  places, least = [candidates[0, 0]], jnp.array(_GAP)
   for i in range(1, len(radius)):
-    before = jnp.stack(places)
-    apart = jnp.linalg.norm((drawn[i][:, None] - before) * _DEPTH, axis=-1)
-    gap = jnp.min(apart - radius[:i] - radius[i], axis=1)
+    offsets = candidates[i][:, None] - jnp.stack(places)
+    distance = jnp.linalg.norm(offsets * _DEPTH, axis=-1)
+    gap = jnp.min(distance - radius[:i] - radius[i], axis=1)
     best = jnp.argmax(jnp.minimum(gap, _GAP))
-    places.append(drawn[i, best])
+    places.append(candidates[i, best])
     least = jnp.where(present[i], jnp.minimum(least, gap[best]), least)
   return jnp.stack(places), least
 
 
 def gap(scene: Scene) -> float:
-  """Least distance between two objects of one scene; below 0 they touch."""
+  """Least gap between two objects of one scene; negative if they touch."""
   there = np.flatnonzero(scene.present)
   place = np.asarray(scene.position)[there] * _DEPTH
   radius = _RADII[np.asarray(scene.size)[there]]
@@ -150,12 +150,12 @@ def gap(scene: Scene) -> float:
 
 
 def render(scene: Scene, size: int, samples: int = 2) -> Picture:
-  """Draws one scene as a square picture.
+  """Renders one scene as a square image.
 
   Args:
-    scene: without batch axes; use `jax.vmap` for a batch.
-    size: pixels a side.
-    samples: rays a pixel along each axis.
+    scene: a scene without batch axes; use `jax.vmap` for a batch.
+    size: side of the image, pixels.
+    samples: rays per pixel along each axis.
   """
   fine = size * samples
   rays = _rays(scene.camera, fine)
@@ -198,7 +198,7 @@ def _rays(camera: Float[Array, "3"], fine: int) -> Float[Array, "r 3"]:
 
 
 def _nearest(scene: Scene, origin, rays):
-  """Distance, normal and number of what each ray meets first; -1: floor."""
+  """Distance, normal and index of the object that each ray meets; -1: floor."""
   distance, normal = jax.vmap(
     lambda *o: meet(*o, jnp.broadcast_to(origin, rays.shape), rays)
   )(*_solids(scene))
@@ -217,7 +217,7 @@ def _nearest(scene: Scene, origin, rays):
 
 
 def _blocked(scene: Scene, points, rays):
-  """Whether an object stands between a point and the light."""
+  """True where an object stands between a point and the light."""
   distance, _ = jax.vmap(lambda *o: meet(*o, points, rays))(*_solids(scene))
   return jnp.any((distance < FAR) & scene.present[:, None], 0)
 
@@ -229,7 +229,7 @@ def _solids(scene: Scene):
 
 
 def _shade(scene: Scene, seen, point, rays, normal, to_light, lit):
-  """RGB of what each ray meets: matt rubber, or metal that mirrors a room."""
+  """RGB at each ray's end: matt rubber, or metal that reflects a room."""
   base = jnp.asarray(_COLORS)[scene.color[seen]]
   metal = (scene.material[seen] == 1)[:, None]
   facing = jnp.maximum(jnp.sum(normal * to_light, -1), 0.0) * lit
@@ -237,9 +237,9 @@ def _shade(scene: Scene, seen, point, rays, normal, to_light, lit):
   floor = jnp.asarray(_FLOOR) * (0.55 + 0.5 * facing)[:, None]
   mirrored = rays - 2 * jnp.sum(rays * normal, -1, keepdims=True) * normal
   lamp = jnp.maximum(jnp.sum(mirrored * to_light, -1), 0.0) ** 24
-  # A bright wall behind the camera: a streak down a cylinder's side.
+  # A bright wall behind the camera makes a streak down a cylinder's side.
   wall = jnp.maximum(-unit(mirrored[:, :2])[:, 1], 0.0) ** 12
-  # What stands on a floor mirrors it: dark at its foot, where its shadow is.
+  # An object reflects the floor, so it is dark at its foot, in its own shadow.
   foot = jnp.clip(
     point[:, 2] / (2 * jnp.asarray(_RADII)[scene.size[seen]]), 0, 1
   )

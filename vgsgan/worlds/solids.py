@@ -1,15 +1,15 @@
-"""Rays and solids that stand on a floor: where they meet, in closed form."""
+"""Intersections of rays with solids that stand on a floor, in closed form."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 CUBE, SPHERE, CYLINDER = range(3)
-FAR = 1e6  # The distance of what a ray does not meet.
+FAR = 1e6  # Distance of a ray that misses.
 
 
 def unit(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
-  """x at length 1 along its last axis; zeros stay zeros."""
+  """Scales x to length 1 along its last axis; zeros stay zeros."""
   squared = jnp.sum(x * x, -1, keepdims=True)
   return x * jax.lax.rsqrt(jnp.maximum(squared, 1e-12))
 
@@ -22,41 +22,41 @@ def meet(
   origins: Float[Array, "r 3"],
   rays: Float[Array, "r 3"],
 ) -> tuple[Float[Array, "r"], Float[Array, "r 3"]]:
-  """Where rays from outside first meet one solid.
+  """First intersections of rays from outside with one solid.
 
   Args:
     shape: CUBE, SPHERE or CYLINDER.
-    center: at the height `radius` above the floor, on which the solid stands.
-    radius: of the sphere; a cube's side is radius * sqrt(2), a cylinder's
-      radius 0.8 radius and its height twice that.
-    angle: about the vertical axis, radians.
-    origins: of the rays.
+    center: position at the height `radius`; the solid stands on the floor.
+    radius: radius of a sphere; a cube's side is radius * sqrt(2), a cylinder's
+      radius is 0.8 radius and its height twice that.
+    angle: rotation about the vertical axis, radians.
+    origins: origins of the rays.
     rays: unit directions.
 
   Returns:
-    Distances, FAR for a ray that misses, and outward unit normals, which mean
-    nothing for a ray that misses.
+    Distances, FAR for a ray that misses, and outward unit normals, arbitrary
+    for a ray that misses.
   """
   c, s = jnp.cos(angle), jnp.sin(angle)
   turn = jnp.array([[c, s, 0.0], [-s, c, 0.0], [0.0, 0.0, 1.0]])
   o, d = _turned(origins - center, turn), _turned(rays, turn)
-  found = [
+  intersections = [
     _meet_cube(o, d, radius * 2**-0.5, radius),
     _meet_sphere(o, d, radius),
     _meet_cylinder(o, d, radius * 0.8, radius),
   ]
-  distance = jnp.stack([t for t, _ in found])[shape]
-  normal = jnp.stack([n for _, n in found])[shape]
+  distance = jnp.stack([t for t, _ in intersections])[shape]
+  normal = jnp.stack([n for _, n in intersections])[shape]
   return distance, _turned(normal, turn.T)
 
 
 def _turned(x: Float[Array, "r 3"], turn: Float[Array, "3 3"]):
-  # Accelerators multiply matrices coarsely unless told not to.
+  # By default accelerators multiply matrices in low precision.
   return jnp.matmul(x, turn.T, precision=jax.lax.Precision.HIGHEST)
 
 
 def _slab(o, d, half):
-  """Where lines enter and leave -half < x < half, for each coordinate."""
+  """Distances where lines enter and leave -half < x < half, by coordinate."""
   safe = jnp.where(jnp.abs(d) < 1e-6, 1e-6, d)
   a, b = (-half - o) / safe, (half - o) / safe
   return jnp.minimum(a, b), jnp.maximum(a, b)
@@ -67,7 +67,7 @@ def _hit(enter, leave):
 
 
 def _meet_cube(o, d, half, lift):
-  # It is centred at the height `lift` and has to stand on the floor.
+  # The centre is at the height `lift`; move the cube down to the floor.
   o = o + jnp.array((0.0, 0.0, 1.0)) * (lift - half)
   enter, leave = _slab(o, d, half)
   axis = jnp.argmax(enter, -1)

@@ -1,8 +1,8 @@
 """Plays the instruments of `orchestra`: random notes, chords and noise.
 
-A synthesiser with the samples of a SoundFont makes the sound: tinysoundfont,
-of the extra `sounds`. TimGM6mb, of Debian's package timgm6mb-soundfont, is a
-small SoundFont with all programs of General MIDI.
+The synthesiser is tinysoundfont (extra `sounds`) with the samples of a
+SoundFont. TimGM6mb, of Debian's package timgm6mb-soundfont, is a small one with
+all programs of General MIDI.
 """
 
 import importlib
@@ -19,30 +19,30 @@ from jaxtyping import Float, Int16
 from vgsgan.common.errors import UserError
 from vgsgan.worlds.orchestra import Instrument
 
-SOUNDFONT = "/usr/share/sounds/sf2/TimGM6mb.sf2"  # Where Debian puts it.
+SOUNDFONT = "/usr/share/sounds/sf2/TimGM6mb.sf2"  # Debian's path.
 
-_OVER = 2  # Synthesis at so many times the rate: what folds is filtered out.
-_BEAT = (0.12, 0.3)  # Seconds; a step has one or two.
-_HELD = (0.6, 1.0)  # Share of a step that its keys are down.
-_LEAP = 7  # The largest between a note and the next, semitones.
+_OVER = 2  # Oversampling of the synthesis, so that aliases are filtered out.
+_BEAT = (0.12, 0.3)  # Seconds; a step has one or two beats.
+_HELD = (0.6, 1.0)  # Share of a step during which its keys are down.
+_LEAP = 7  # Largest interval between a note and the next, semitones.
 _CHORDS = ((0, 4, 7), (0, 3, 7), (0, 5), (0, 7))  # Semitones.
-_CHORD_SHARE = 0.3  # Of steps.
-_VELOCITY = (50, 117)  # Of a whole track, of 127; a note's is near it.
-_ACCENT = 10
+_CHORD_SHARE = 0.3  # Share of steps that are chords.
+_VELOCITY = (50, 117)  # MIDI velocity of a track, up to 127.
+_ACCENT = 10  # Largest difference of a note's velocity from the track's.
 _LOUDNESS = (-30.0, -14.0)  # Decibels of the root mean square; full scale is 0.
 _NOISE = (10.0, 40.0)  # Signal to noise, decibels.
 _PEAK = 0.95
-_CLICK = 0.0004  # Seconds in which a tick falls to a third.
+_CLICK = 0.0004  # Time constant of a tick, seconds.
 
 
 class Step(NamedTuple):
   """Keys struck together.
 
   Attributes:
-    keys: of MIDI.
-    velocity: how hard, 1 to 127.
-    held: seconds until they are let go.
-    seconds: until the next step.
+    keys: MIDI keys.
+    velocity: MIDI velocity, 1 to 127.
+    held: seconds until the keys are released.
+    seconds: seconds until the next step.
   """
 
   keys: tuple[int, ...]
@@ -59,10 +59,10 @@ class Player:
 
     Args:
       soundfont: path of a .sf2 file.
-      sample_rate: of the waveforms, Hz.
+      sample_rate: rate of the waveforms, Hz.
 
     Raises:
-      UserError: tinysoundfont is missing; the file is missing or no SoundFont.
+      UserError: tinysoundfont or the file is missing, or it is no SoundFont.
     """
     package = _package()
     check_soundfont(soundfont)
@@ -80,15 +80,15 @@ class Player:
   def play(
     self, rng: np.random.Generator, instrument: Instrument, seconds: float
   ) -> Int16[np.ndarray, "n"]:
-    """A random melody with noise; what was played before changes nothing.
+    """Plays a random melody with noise, independent of earlier tracks.
 
     Args:
-      rng: decides notes, chords, tempo, dynamics, loudness and noise.
-      instrument: what plays.
+      rng: draws notes, chords, tempo, dynamics, loudness and noise.
+      instrument: the instrument.
       seconds: length of the track.
 
     Raises:
-      UserError: the SoundFont has no such program, or nothing of it sounds.
+      UserError: the SoundFont lacks the program, or the program is silent.
     """
     # All random numbers of the notes come before those of the noise.
     steps = list(melody(rng, instrument, seconds))
@@ -123,14 +123,14 @@ class Player:
       for key in step.keys:
         synth.noteoff(0, key)
       parts.append(self._generate(step.seconds - step.held))
-    # What still sounds fades within 10 ms, and must not into the next track.
+    # Sounding notes fade within 10 ms; they must not enter the next track.
     synth.sounds_off(0)
     self._generate(0.1)
     sound = scipy.signal.resample_poly(np.concatenate(parts), 1, _OVER)
     return sound[: round(seconds * self._sample_rate)]
 
   def _generate(self, seconds: float) -> Float[np.ndarray, "n"]:
-    # Rounded up: all steps together are never shorter than the track.
+    # Rounded up, so that the steps together are never shorter than the track.
     count = math.ceil(seconds * _OVER * self._sample_rate)
     both = np.frombuffer(self._synth.generate(count), np.float32)
     return both.reshape(-1, 2).mean(axis=1, dtype=np.float64)
@@ -139,9 +139,9 @@ class Player:
 def melody(
   rng: np.random.Generator, instrument: Instrument, seconds: float
 ) -> Iterator[Step]:
-  """Notes and chords within the instrument's range, for `seconds` or more.
+  """Draws notes and chords in the instrument's range, for `seconds` or more.
 
-  A step follows at once on the step before, so no half second is silent.
+  Each step follows immediately, so no half second is silent.
   """
   beat = rng.uniform(*_BEAT)
   loudness = rng.integers(*_VELOCITY)
@@ -168,16 +168,16 @@ def tick(
   level: float,
   rate: float = 25.0,
 ) -> Int16[np.ndarray, "n"]:
-  """Adds the ticks of a camera: one for each picture of a film.
+  """Adds the ticks of a film camera, one per frame.
 
-  Their phase is that of the track, so they tell where in it an excerpt is, to
-  the length of a picture, and nothing of what sounds.
+  Their phase is fixed to the track. So they tell an excerpt's position within a
+  frame, and nothing of the sound.
 
   Args:
     waveform: the whole track.
-    sample_rate: Hz.
-    level: of a tick's first sample, where full scale is 1.
-    rate: ticks in a second; the first is at the start.
+    sample_rate: rate of the waveform, Hz.
+    level: level of a tick's first sample, where full scale is 1.
+    rate: ticks per second; the first is at the start.
   """
   train = np.zeros(len(waveform))
   count = int(np.ceil(len(waveform) * rate / sample_rate))
@@ -189,7 +189,7 @@ def tick(
 
 
 def check_soundfont(path: str | pathlib.Path) -> None:
-  """UserError unless the file is there."""
+  """Raises UserError unless the file exists."""
   if not pathlib.Path(path).is_file():
     raise UserError(
       f"config.data.soundfont: no SoundFont {path}: "

@@ -1,7 +1,7 @@
-"""Speaks captions, the same way each time, with the words' times where known.
+"""Speaks captions deterministically, with word times if the engine gives them.
 
 A voice is "espeak:ACCENT", "espeak:ACCENT+VARIANT" or "pico:ACCENT"; see
-`engines`. The extra `speech` installs what they need.
+`engines`. The extra `speech` installs both engines.
 """
 
 import concurrent.futures
@@ -29,22 +29,22 @@ VOICES = (
   "espeak:en-gb+steph",
   "pico:en-GB",
 )
-HELD_OUT = "pico:en-US"  # Another woman and accent, heard in tests only.
+HELD_OUT = "pico:en-US"  # Another woman and accent, used only in tests.
 
 LOUDNESS = 0.1  # Root mean square of the speech, where full scale is 1.
-_PEAK = 0.95  # Louder than this it gets at no sample.
-_SILENCE = 0.01  # Of the peak: what is below is silence.
+_PEAK = 0.95  # Largest sample, where full scale is 1.
+_SILENCE = 0.01  # Samples below this share of the peak are silence.
 _MARGIN = 0.03  # Seconds of silence kept at either end.
 
 
 @dataclass(frozen=True)
 class Spoken:
-  """One text as one voice says it.
+  """A text spoken by a voice.
 
   Attributes:
-    waveform: of `LOUDNESS`, with at most 50 ms of silence at either end.
-    words: (word, start, end) in seconds, in order; empty where the engine
-      gives no times. Two words that are run together, as "of a", are one.
+    waveform: samples at `LOUDNESS`, with up to 50 ms of silence at either end.
+    words: (word, start, end) in seconds, in order; empty if the engine gives no
+      times. Words that the engine runs together, such as "of a", are one.
   """
 
   waveform: Int16[np.ndarray, "n"]
@@ -55,12 +55,12 @@ def speak(text: str, voice: str, sample_rate: int = 16000) -> Spoken:
   """Speaks a text; the same text and voice give the same samples.
 
   Args:
-    text: English.
-    voice: one of VOICES, HELD_OUT, or as the module says.
-    sample_rate: of the waveform, Hz.
+    text: English text.
+    voice: one of VOICES, HELD_OUT, or another of the module's form.
+    sample_rate: rate of the waveform, Hz.
 
   Raises:
-    UserError: no such voice, or its package is missing.
+    UserError: there is no such voice, or its package is missing.
     ValueError: nothing in the text can be spoken.
   """
   engines.check_voice(voice)
@@ -86,20 +86,19 @@ def speak(text: str, voice: str, sample_rate: int = 16000) -> Spoken:
 def speak_all(
   jobs: Sequence[tuple[str, str]], sample_rate: int, workers: int
 ) -> Iterator[Spoken]:
-  """Speaks many texts, in order, a bounded number ahead of the reader.
+  """Speaks many texts in order, a bounded number ahead of the reader.
 
   Args:
     jobs: pairs of text and voice.
-    sample_rate: Hz.
-    workers: processes that speak; with 0 it is this one. The samples do not
-      depend on it.
+    sample_rate: rate of the waveforms, Hz.
+    workers: number of processes; 0 uses the caller's. The samples do not depend
+      on it.
 
   Returns:
-    What `speak` returns for each job. Closing the iterator, or an error,
-    stops the processes.
+    An iterator of `Spoken`. Closing it, or an error, stops the processes.
 
   Raises:
-    UserError: as `speak`, before anything is spoken.
+    UserError: as in `speak`, before any text is spoken.
   """
   for voice in sorted({voice for _, voice in jobs}):
     engines.check_voice(voice)
@@ -135,7 +134,7 @@ def _loud(sound: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
 def _speak_in_processes(
   jobs: Sequence[tuple[str, str]], sample_rate: int, workers: int
 ) -> Iterator[Spoken]:
-  # Spawned, not forked: the caller may have the threads of JAX.
+  # Spawn, not fork: the caller may have threads of JAX.
   pool = concurrent.futures.ProcessPoolExecutor(
     workers, multiprocessing.get_context("spawn"), _start_worker
   )
@@ -152,7 +151,7 @@ def _speak_in_processes(
 
 
 def _start_worker() -> None:
-  """Leaves Ctrl-C to the parent, and ends with it however it ends."""
+  """Ignores Ctrl-C, and ends the worker when its parent ends in any way."""
   signals.signal(signals.SIGINT, signals.SIG_IGN)
   threading.Thread(target=_end_with_parent, daemon=True).start()
 

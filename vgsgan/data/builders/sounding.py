@@ -202,11 +202,11 @@ def drawing(config: SoundingConfig) -> Draw:
 def dressed(
   key: PRNGKeyArray, scene: scenes.Scene
 ) -> tuple[scenes.Scene, Int[Array, "n"]]:
-  """Gives n objects the looks of n different leaves, and says which."""
-  looks = jnp.array(orchestra.looks())
+  """Gives n objects the appearances of n different leaves; returns both."""
+  appearances = jnp.array(orchestra.appearances())
   most = scene.present.shape[0]
-  leaves = jax.random.choice(key, len(looks), (most,), replace=False)
-  shape, material, color = looks[leaves].T
+  leaves = jax.random.choice(key, len(appearances), (most,), replace=False)
+  shape, material, color = appearances[leaves].T
   scene = scene._replace(shape=shape, material=material, color=color)
   return scene, leaves.astype(jnp.int32)
 
