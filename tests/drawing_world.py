@@ -19,7 +19,7 @@ from vgsgan.models import audio, pretrained
 from vgsgan.models.generator import Generator
 from vgsgan.negatives import impostors
 from vgsgan.parallel import mesh
-from vgsgan.tasks import drawing, grounding
+from vgsgan.tasks import drawing, grounding, towers
 from vgsgan.train.state import TrainState
 
 KEY = jax.random.key(3)
@@ -58,7 +58,7 @@ def plain_inputs(self, batch, key):
 @pytest.fixture(scope="module", autouse=True)
 def quick_to_compile():
   with pytest.MonkeyPatch.context() as patched:
-    patched.setitem(grounding.SPEECH_TOWERS, "small", short_tower)
+    patched.setitem(towers.SPEECH_TOWERS, "small", short_tower)
     patched.setattr(grounding.Grounding, "inputs", plain_inputs)
     yield
 

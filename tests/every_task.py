@@ -29,6 +29,7 @@ from vgsgan.data import pipeline
 from vgsgan.models import mixture, pretrained
 from vgsgan.models.generator import Generator
 from vgsgan.tasks import classification, correspondence, grounding
+from vgsgan.tasks.towers import SPEECH_TOWERS
 
 SIGNAL_AT = 2  # Of the batches, the one whose fetching sends the signal.
 
@@ -129,7 +130,7 @@ def made(folder: pathlib.Path, task: str) -> Iterator[ConfigDict]:
     for module in (mixture, classification, correspondence):
       patch(module, "global_max", lambda x: jnp.mean(x, (1, 2)))
     towers = {"small": drawing_world.short_tower}
-    patched.enter_context(mock.patch.dict(grounding.SPEECH_TOWERS, towers))
+    patched.enter_context(mock.patch.dict(SPEECH_TOWERS, towers))
     yield config
 
 

@@ -12,7 +12,7 @@ from tests.test_options import load
 from vgsgan import data, tasks
 from vgsgan.common.errors import UserError
 from vgsgan.parallel import mesh
-from vgsgan.tasks import grounding
+from vgsgan.tasks import grounding, towers
 from vgsgan.tools.bench import step
 from vgsgan.tools.bench.case import Case
 from vgsgan.train.task import Task
@@ -77,7 +77,7 @@ def pair_of(monkeypatch):
   make_mesh = mesh.make_mesh
   # Both sides begin after the front end; quicker to compile.
   monkeypatch.setattr(grounding.Grounding, "inputs", plain_inputs)
-  monkeypatch.setitem(grounding.SPEECH_TOWERS, "small", short_tower)
+  monkeypatch.setitem(towers.SPEECH_TOWERS, "small", short_tower)
   monkeypatch.setattr(Case, "state_of", drawn_state)
   monkeypatch.setattr(mesh, "make_mesh", lambda model=1: make_mesh(1, model))
   monkeypatch.setattr(data, "load", lambda config: {"train": rows})

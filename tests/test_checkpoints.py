@@ -22,7 +22,7 @@ from tests.saved_states import (
   sharding,
 )
 from vgsgan.common.errors import UserError
-from vgsgan.train.checkpoints import folders, manager
+from vgsgan.train.checkpoints import folders, manager, writing
 from vgsgan.train.checkpoints.integrity import describe, seal
 from vgsgan.train.checkpoints.manager import Checkpoints
 from vgsgan.train.state import TrainState
@@ -78,7 +78,7 @@ def test_what_saves_lets_other_threads_go_first(tmp_path, monkeypatch):
   monkeypatch.setattr(manager, "describe", describing)
   with Checkpoints(tmp_path) as saved:
     saved.save(1, make_state(1), {})
-  assert found == [manager.NICE]
+  assert found == [writing.NICE]
   assert priority() == before
 
 

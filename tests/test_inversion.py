@@ -17,7 +17,7 @@ from vgsgan.data.builders.scenes import encode
 from vgsgan.data.examples import DrawnPairExample
 from vgsgan.models import pretrained
 from vgsgan.negatives import inversion
-from vgsgan.tasks import drawing
+from vgsgan.tasks import drawing, drawing_words
 
 quick_to_compile = drawing_world.quick_to_compile
 generator = drawing_world.generator
@@ -260,10 +260,10 @@ def test_records_without_latents_need_an_encoder():
 
 def test_recordings_are_grouped_by_voice_or_language():
   voices = [{"held_out": False, "language": b"en"}, {"held_out": True}]
-  assert {k: v.tolist() for k, v in drawing.groups(voices).items()} == {
+  assert {k: v.tolist() for k, v in drawing_words.groups(voices).items()} == {
     "training_voices": [True, False],
     "held_out_voice": [False, True],
   }
   languages = [{"language": b"fr"}, {"language": b"ro"}]
-  assert set(drawing.groups(languages)) == {"fr", "ro"}
-  assert drawing.groups([{"id": b"1"}]) == {}
+  assert set(drawing_words.groups(languages)) == {"fr", "ro"}
+  assert drawing_words.groups([{"id": b"1"}]) == {}

@@ -14,7 +14,7 @@ from tests import drawing_world
 from tests.filling import filled
 from tests.placing import placed
 from vgsgan.parallel import mesh
-from vgsgan.tasks import grounding
+from vgsgan.tasks import grounding, towers
 from vgsgan.train import saving
 from vgsgan.train.runs import Run
 from vgsgan.train.step import jit_step
@@ -35,7 +35,7 @@ def run(request):
   """`(state, batch)` and a compiled step; networks whole, or split by four."""
   with pytest.MonkeyPatch.context() as patched:
     patched.setattr(mesh, "SMALLEST_SPLIT", 64)
-    patched.setitem(grounding.SPEECH_TOWERS, "small", drawing_world.short_tower)
+    patched.setitem(towers.SPEECH_TOWERS, "small", drawing_world.short_tower)
     config = drawing_world.small("", batch=DEVICES)
     config.loss.name = "regular"
     devices = mesh.make_mesh(DEVICES, model=request.param)

@@ -33,7 +33,6 @@ from vgsgan.tasks import check_batch, drawing_words, grounding
 from vgsgan.tasks.drawing_concepts import Refresh
 from vgsgan.tasks.grounding_evaluation import (
   Reader,
-  by_language,
   mean_recall_at_10,
 )
 from vgsgan.train import forward
@@ -294,20 +293,6 @@ def check_used(loss: str, phases: dict[int, str]) -> None:
     )
 
 
-def groups(records: Records) -> dict[str, np.ndarray]:
-  """Groups of recordings: by voice if one is held out, else by language."""
-  if "held_out" in records[0]:
-    return by_voice(records)
-  return by_language(records) if "language" in records[0] else {}
-
-
-def by_voice(records: Records) -> dict[str, np.ndarray]:
-  """Masks of the records with a training voice, and with the held-out one."""
-  held_out = np.array([records[i]["held_out"] for i in range(len(records))])
-  voices = {"training_voices": ~held_out, "held_out_voice": held_out}
-  return {name: rows for name, rows in voices.items() if rows.any()}
-
-
 def build(
   config: ml_collections.ConfigDict,
   mesh: Mesh,
@@ -320,7 +305,7 @@ def build(
   data = config.data
   in_eval = DrawnPairExample(int(config.eval.seconds * data.sample_rate), False)
   reader = Reader(model, in_eval, mesh)
-  subsets = functools.cache(lambda split: groups(splits[split]))
+  subsets = functools.cache(lambda split: drawing_words.groups(splits[split]))
 
   def evaluate(state: TrainState, split: str, poll: Poll) -> dict[str, Any]:
     maps = reader.read(state, splits[split], poll)

@@ -15,7 +15,7 @@ from vgsgan.data.records import Record, Records
 from vgsgan.evals import attributes
 from vgsgan.evals.retrieval import score_blocks
 from vgsgan.losses import scores
-from vgsgan.tasks.grounding_evaluation import Reader
+from vgsgan.tasks.grounding_evaluation import Reader, by_language
 from vgsgan.train.state import TrainState
 from vgsgan.train.task import Poll
 
@@ -91,3 +91,17 @@ def semantic_test(
   return attributes.semantic_test(
     score(records), np.stack(negatives, axis=1), changed
   )
+
+
+def groups(records: Records) -> dict[str, np.ndarray]:
+  """Groups of recordings: by voice if one is held out, else by language."""
+  if "held_out" in records[0]:
+    return by_voice(records)
+  return by_language(records) if "language" in records[0] else {}
+
+
+def by_voice(records: Records) -> dict[str, np.ndarray]:
+  """Masks of the records with a training voice, and with the held-out one."""
+  held_out = np.array([records[i]["held_out"] for i in range(len(records))])
+  voices = {"training_voices": ~held_out, "held_out_voice": held_out}
+  return {name: rows for name, rows in voices.items() if rows.any()}

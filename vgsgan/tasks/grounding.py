@@ -9,7 +9,6 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -23,20 +22,20 @@ from vgsgan.data.examples import PairExample
 from vgsgan.data.records import Records
 from vgsgan.losses import contrastive, objectives, primitives, scores
 from vgsgan.losses.exchange import EXCHANGES
-from vgsgan.models import audio, image
 from vgsgan.models.layers import NORMS, frame_mask
 from vgsgan.parallel import mesh as mesh_lib
 from vgsgan.tasks import check_batch, grounding_evaluation
+from vgsgan.tasks.towers import (
+  IMAGE_TOWERS,
+  SPEECH_TOWERS,
+  image_tower,
+  make_score,
+  speech_tower,
+)
 from vgsgan.train import forward, keys
 from vgsgan.train.state import TrainState, check_optimizer, optimizer, schedule
 from vgsgan.train.task import Batch, Metrics, Poll, Task
 
-SPEECH_TOWERS = {
-  "davenet": audio.davenet,
-  "small": audio.small,
-  "large": audio.large,
-}
-IMAGE_TOWERS = ("resnet", "vgg")
 LOSSES = ("triplet", "infonce", *objectives.DRAWN)
 _PIXELS = 32  # Sides of images are multiples of it.
 NEEDS = (
@@ -72,39 +71,6 @@ NEEDS = (
 )
 # (key, params, batch_stats, batch, images, maps) -> edits, weights [b], metrics
 Edit = Callable[..., tuple[jax.Array, jax.Array, Metrics]]
-
-
-def speech_tower(model: ml_collections.ConfigDict) -> audio.SpeechTower:
-  """The named tower, with kernels up to `max_kernel`, or as published if 0."""
-  tower = SPEECH_TOWERS[model.tower](
-    model.embed, model.width, norm=model.norm, final_relu=model.final_relu
-  )
-  longest = model.max_kernel or max(tower.kernels)
-  return tower.clone(kernels=tuple(min(k, longest) for k in tower.kernels))
-
-
-def image_tower(model: ml_collections.ConfigDict) -> nn.Module:
-  if model.tower == "vgg":
-    return image.Vgg(
-      model.embed, model.width, model.final_relu, norm=model.norm
-    )
-  return image.ResNet(
-    model.embed,
-    tuple(model.widths),
-    tuple(model.blocks),
-    tuple(model.strides),
-    model.norm,
-    model.final_relu,
-  )
-
-
-def make_score(config: ml_collections.ConfigDict) -> Callable:
-  """All-pairs score `(images, speech, valid) -> [b, c]` from `config.score`."""
-
-  def score(images, speech, valid):
-    return scores.score(config.kind, images, speech, valid, config.normalize)
-
-  return score
 
 
 def objective(

@@ -19,20 +19,15 @@ rename; buckets are used through a mount.
 """
 
 import contextlib
-import dataclasses
 import logging
 import math
 import os
 import pathlib
-import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
 from typing import Any, SupportsFloat
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 
@@ -42,43 +37,20 @@ from vgsgan.train.checkpoints import folders, reader
 from vgsgan.train.checkpoints.integrity import (
   DamagedError,
   describe,
-  read_record,
   refusal,
   seal,
 )
-
-# Of the threads that save: of a core that training wants too they get a 70th.
-# SCHED_IDLE would stall a step less, but gets a 340th, and of a machine that
-# others keep busy holds up Python, or ends no save for minutes.
-NICE = 19
-
-
-class _Manager(ocp.CheckpointManager):
-  """Orbax's manager, without its own look at preemption.
-
-  `Preemption` counts every poll. If Orbax polled too, with step numbers, the
-  processes could agree on a tick that none of them ever reaches.
-  """
-
-  def reached_preemption(self, step: int) -> bool:
-    return False
-
-
-@dataclasses.dataclass
-class _KeepBest(ocp.checkpoint_managers.PreservationPolicy):
-  """Keeps the step with the highest score; steps without one do not count."""
-
-  scores: dict[int, float]
-
-  def best(self, steps: Sequence[int]) -> int | None:
-    scored = [(self.scores[s], s) for s in steps if s in self.scores]
-    return max(scored)[1] if scored else None
-
-  def should_preserve(
-    self, checkpoints: Sequence[Any], *, context: Any
-  ) -> Sequence[bool]:
-    best = self.best([info.step for info in checkpoints])
-    return [info.step == best for info in checkpoints]
+from vgsgan.train.checkpoints.writing import (
+  KeepBest,
+  Manager,
+  agree,
+  copy,
+  everyone,
+  not_raised_again,
+  on_host,
+  read_scores,
+  step_aside,
+)
 
 
 class Checkpoints:
@@ -107,19 +79,18 @@ class Checkpoints:
     self._sign = 1.0 if larger_is_better else -1.0
     self._replacing = True  # a run killed while replacing may have left one
     self._writing: futures.Future | None = None
-    self._writer = futures.ThreadPoolExecutor(1, initializer=_step_aside)
-    # Orbax and `_agree` meet in the coordination service, never on the devices,
-    # where what a thread of its own asks for would mix with the training.
-    self._everyone = set(range(jax.process_count()))
+    self._writer = futures.ThreadPoolExecutor(1, initializer=step_aside)
     self._restorer = reader.Restorer()
     for logger in ("absl", "asyncio"):
-      logging.getLogger(logger).addFilter(_not_raised_again)
+      logging.getLogger(logger).addFilter(not_raised_again)
     policies = ocp.checkpoint_managers
     with self._explained():
       self.folder.mkdir(parents=True, exist_ok=True)
       self._settle()
-      self._scored = _KeepBest(self._read_scores())
-      self._manager = _Manager(
+      self._scored = KeepBest(
+        read_scores(self.folder, self.steps(), self._sign)
+      )
+      self._manager = Manager(
         self.folder,
         options=ocp.CheckpointManagerOptions(
           create=False,
@@ -130,7 +101,7 @@ class Checkpoints:
             [policies.LatestN(keep), self._scored]
           ),
           multiprocessing_options=ocp.options.MultiprocessingOptions(
-            active_processes=self._everyone
+            active_processes=everyone()
           ),
         ),
       )
@@ -181,7 +152,7 @@ class Checkpoints:
     score = self._score(metrics)
     self.wait()
     self._writing = self._writer.submit(
-      self._write, step, _copy(state), meta, score
+      self._write, step, copy(state), meta, score
     )
 
   def _write(
@@ -197,7 +168,7 @@ class Checkpoints:
       jax.transfer_guard("allow"),
     ):
       # On the host once, for the checksums and for Orbax.
-      state = jax.tree.map(_on_host, state)
+      state = jax.tree.map(on_host, state)
       arrays = describe(state, True)
       record = seal({"meta": meta, "score": score, "arrays": arrays})
       # Not `steps()`: a process that looked late would find it already gone.
@@ -339,19 +310,10 @@ class Checkpoints:
     score = float(metrics[self._best])
     return score if math.isfinite(score) else None
 
-  def _read_scores(self) -> dict[int, float]:
-    scores = {}
-    for step in self.steps():
-      with contextlib.suppress(DamagedError):
-        score = read_record(self.folder / str(step))["score"]
-        if score is not None:
-          scores[step] = self._sign * score
-    return scores
-
   def _set_aside(self, why: str, step: int) -> None:
     if jax.process_index() == 0:
       folders.set_aside(self.folder, why, step)
-    self._agree(f"set aside {why} {step}")
+    agree(f"set aside {why} {step}")
     self._manager.reload()
 
   def _settle(self) -> None:
@@ -360,14 +322,8 @@ class Checkpoints:
       return
     if jax.process_index() == 0:
       folders.settle(self.folder)
-    self._agree("settled replaced checkpoints")
+    agree("settled replaced checkpoints")
     self._replacing = False
-
-  def _agree(self, what: str) -> None:
-    """Returns when all processes have done this, or raises after a limit."""
-    ocp.multihost.sync_global_processes(
-      what, timeout=int(processes.STALL_SECONDS), processes=self._everyone
-    )
 
   @contextlib.contextmanager
   def _explained(self) -> Iterator[None]:
@@ -389,30 +345,3 @@ class Checkpoints:
         f"cannot save a checkpoint in {self.folder}: {reason}; the last good"
         f" checkpoint is {last}; mend this (free some space?) and start again"
       ) from error
-
-
-@jax.jit
-def _copy(state: Any) -> Any:
-  return jax.tree.map(jnp.copy, state)
-
-
-def _on_host(x: jax.Array) -> jax.Array | np.ndarray:
-  """The array as NumPy's, unless it is of keys or spread over processes.
-
-  Whoever reads NumPy's without a target needs no devices like these.
-  """
-  numbers = isinstance(x.dtype, np.dtype)  # Keys have dtypes of JAX's own.
-  whole = x.is_fully_replicated or x.is_fully_addressable
-  return jax.device_get(x) if numbers and whole else x
-
-
-def _step_aside() -> None:
-  """Has this thread, and those that it starts, let the others go first."""
-  if sys.platform == "linux":  # Elsewhere it would be the whole process.
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
-
-
-def _not_raised_again(record: logging.LogRecord) -> bool:
-  """Drops the tracebacks logged of what Orbax then raises to us anyway."""
-  orbax = "orbax" in record.pathname or "OCDBT" in record.getMessage()
-  return not (record.exc_info and orbax)
