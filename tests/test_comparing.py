@@ -95,7 +95,7 @@ def test_the_first_runs_are_those_of_the_first_seed():
     ({"loss": {"name": {"a": 1}}}, "ConfigDict"),
   ],
 )
-def test_what_an_arm_cannot_set_is_named_in_one_line(
+def test_a_wrong_field_of_an_arm_is_one_line(
   fields, said, tmp_path, monkeypatch
 ):
   wrong = config()
@@ -144,14 +144,14 @@ def test_the_table_by_hand():
     ("step", "'step' is no figure"),
   ],
 )
-def test_what_is_no_figure_is_named(path, said):
+def test_a_path_without_a_figure_is_named(path, said):
   with pytest.raises(UserError) as refused:
     tables.summary({"plain": [results(0.2, 0.5)]}, {"A": path})
   assert f"config.compare.columns: {said}" in str(refused.value)
   assert "\n" not in str(refused.value)
 
 
-def test_what_is_no_figure_shows_after_the_first_run(runs, tmp_path):
+def test_a_path_without_a_figure_stops_after_the_first_run(runs, tmp_path):
   made, _ = runs
   wrong = config()
   wrong.compare.columns = (("all", "splits.test.words"),)
@@ -194,7 +194,7 @@ def drawn(found, columns):
   return rects, lines, texts, numbers(root, "width", "height")
 
 
-def test_bars_are_as_high_as_what_is_known_above_chance():
+def test_bars_begin_at_chance():
   rects, lines, texts, (width, height) = drawn(worked(), ("all", "R@10"))
   # The lowest is the chance of R@10, 10 per cent, the highest 100.
   pixels = 260 / 90
@@ -224,7 +224,7 @@ def test_bars_are_as_high_as_what_is_known_above_chance():
   assert {"all", "R@10", "plain", "quick", "chance"} <= set(texts)
 
 
-def test_arms_of_other_chance_have_each_its_own():
+def test_arms_with_other_chances_have_their_own_lines():
   """No arm stands beside the chance of another, nor a seed of its own."""
   found = tables.summary(
     {
@@ -246,7 +246,7 @@ def test_arms_of_other_chance_have_each_its_own():
   assert heights == pytest.approx([5, 25], abs=0.01)
 
 
-def test_the_real_of_other_arms_is_their_own():
+def test_arms_with_other_real_values_have_their_own_rows():
   runs = {
     name: [{"d": {"value": 0.5, "chance": 0.1, "real": real}}]
     for name, real in (("plain", 0.9), ("quick", 0.7))
@@ -351,7 +351,7 @@ def test_a_finished_arm_of_another_config_is_refused(runs, tmp_path):
     comparison.run(other, tmp_path, "train")
 
 
-def test_arms_that_were_tested_on_other_data_are_no_table(runs, tmp_path):
+def test_arms_on_other_data_are_refused(runs, tmp_path):
   _, run = runs
   names = ("image_size", "sample_rate", "max_bad_share")
   fields = {"dataset": "clevrgan_folder"} | dict.fromkeys(names, 1)
@@ -370,7 +370,7 @@ def test_arms_that_were_tested_on_other_data_are_no_table(runs, tmp_path):
   comparison.run(one, tmp_path / "anew", "train")
 
 
-def test_rows_take_parts_of_an_arm_and_may_lack_figures():
+def test_rows_have_parts_of_an_arm_and_may_lack_figures():
   run = {
     "plain": {"near": {"value": 0.3, "chance": 0.1}},
     "fitted": {
@@ -394,7 +394,7 @@ def test_a_column_that_no_row_has_is_named():
     tables.summary({"a": [run]}, {"far": "plain.far"}, [("a", "a", "")])
 
 
-def test_numbers_that_are_no_shares_stay_as_they_are():
+def test_numbers_are_not_shown_in_per_cent():
   runs = [{"d": {"value": v, "chance": 7.0}} for v in (1.0, 2.0)]
   found = tables.summary({"one": runs}, {"Frechet": "d"})
   assert tables.table(found, ["Frechet"])[2:] == [
@@ -409,7 +409,7 @@ def test_numbers_that_are_no_shares_stay_as_they_are():
   ]
 
 
-def test_what_the_real_would_have_is_a_row():
+def test_values_of_real_data_are_a_row():
   runs = [
     {
       "a": {"value": v, "chance": 0.1, "real": 0.9},
@@ -425,7 +425,7 @@ def test_what_the_real_would_have_is_a_row():
   ]
 
 
-def test_figures_without_a_part_are_in_an_arm_s_first_row():
+def test_figures_of_an_arm_are_in_its_first_row():
   run = {"told": {"value": 0.7, "chance": 0.5}, "plain": {}, "fitted": {}}
   for part in ("plain", "fitted"):
     run[part] = {"near": {"value": 0.3, "chance": 0.1}}

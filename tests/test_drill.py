@@ -22,7 +22,7 @@ from vgsgan.train.checkpoints.manager import Checkpoints
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def test_a_short_drill(tmp_path):
+def test_a_short_drill_passes(tmp_path):
   kinds = ("kill-saving", "damaged-data", "kill-one-of-two")
   done = subprocess.run(
     [
@@ -74,7 +74,7 @@ def test_a_difference_of_one_bit_is_found(tmp_path):
       compare.require_equal(leave(tmp_path / name, **fields), one)
 
 
-def test_rounding_is_told_from_a_difference(tmp_path):
+def test_rounding_is_no_difference(tmp_path):
   one = leave(tmp_path / "one")
   near = leave(tmp_path / "near", weight=1.0001, loss=0.50001)
   assert 0 < compare.require_close(near, one) < 1e-4
@@ -94,9 +94,9 @@ def place(tmp_path):
   return runs.Place(tmp_path, "c", (), tmp_path / "data", tmp_path / "cache")
 
 
-def test_a_drill_that_fails_is_counted_and_kept(place, monkeypatch):
-  def lost(this):
-    this.place.folder.mkdir()
+def test_a_failed_drill_is_counted_and_its_folder_stays(place, monkeypatch):
+  def lost(drill):
+    drill.place.folder.mkdir()
     raise runs.FailedError("step 4 is lost")
 
   monkeypatch.setitem(faults.KINDS, "kill-training", lost)
@@ -111,14 +111,12 @@ def test_a_drill_that_fails_is_counted_and_kept(place, monkeypatch):
 
 @pytest.mark.parametrize("code", [143, -15, 1])
 @pytest.mark.parametrize("files", [[], ["metrics.jsonl"], ["results.json"]])
-def test_how_a_run_may_leave_when_it_is_told_to(
-  place, monkeypatch, code, files
-):
+def test_exit_statuses_after_sigterm(place, monkeypatch, code, files):
   """143; by the signal itself where there is nothing to save."""
 
   class Left(runs.Start):
     def __init__(self, place):
-      self.processes, self.seen = [], set()
+      self.processes, self.completed = [], set()
       leave(place.workdir)
       for file in {"metrics.jsonl", "results.json"} - set(files):
         (place.workdir / file).unlink()
@@ -130,31 +128,31 @@ def test_how_a_run_may_leave_when_it_is_told_to(
       return [code]
 
   monkeypatch.setattr(faults, "Start", Left)
-  monkeypatch.setattr(Drill, "training", lambda this, start: None)
-  monkeypatch.setattr(Drill, "again", lambda this, start: {"redone": 0})
-  monkeypatch.setattr(Drill, "same", lambda this: None)
-  this = Drill(place, random.Random(0), lambda processes: place.workdir)
+  monkeypatch.setattr(Drill, "training", lambda drill, start: None)
+  monkeypatch.setattr(Drill, "again", lambda drill, start: {"redone": 0})
+  monkeypatch.setattr(Drill, "same", lambda drill: None)
+  drill = Drill(place, random.Random(0), lambda processes: place.workdir)
   if code == 143 or (code == -15 and files != ["metrics.jsonl"]):
-    assert faults.terminate("training")(this) == {"redone": 0}
+    assert faults.terminate("training")(drill) == {"redone": 0}
   else:
     with pytest.raises(runs.FailedError, match=f"left with {code}"):
-      faults.terminate("training")(this)
+      faults.terminate("training")(drill)
 
 
 @pytest.mark.parametrize(
-  ("drill", "codes"),
+  ("fault", "codes"),
   [
     (faults.terminate("training"), [143]),
     (faults.terminate_one_of_two, [143, 143]),
     (faults.devices(1, 2), [143]),
   ],
 )
-def test_who_is_told_to_leave_may_lose_no_step(
-  place, monkeypatch, drill, codes
+def test_a_run_that_is_asked_to_leave_loses_no_step(
+  place, monkeypatch, fault, codes
 ):
   class Left(runs.Start):
     def __init__(self, place, **how):
-      self.processes, self.seen = [], set()
+      self.processes, self.completed = [], set()
 
     def send(self, *signal):
       pass
@@ -168,15 +166,15 @@ def test_who_is_told_to_leave_may_lose_no_step(
   monkeypatch.setattr(Drill, "again", lambda *_, **how: dict(redone))
   monkeypatch.setattr(Drill, "same", lambda *_: None)
   monkeypatch.setattr(compare, "require_close", lambda *_: 0.0)
-  this = Drill(place, random.Random(0), lambda processes: place.workdir)
-  assert drill(this)["redone"] == 0
+  drill = Drill(place, random.Random(0), lambda processes: place.workdir)
+  assert fault(drill)["redone"] == 0
   redone["redone"] = 1
   with pytest.raises(runs.FailedError, match="1 steps were done again"):
-    drill(this)
+    fault(drill)
 
 
-def test_a_drill_that_breaks_is_a_failure(place, monkeypatch):
-  def broken(this):
+def test_an_error_in_a_drill_is_a_failure(place, monkeypatch):
+  def broken(drill):
     raise FileExistsError("run")
 
   monkeypatch.setitem(faults.KINDS, "kill-training", broken)
@@ -195,7 +193,7 @@ def test_a_drill_that_breaks_is_a_failure(place, monkeypatch):
     ([], "is not empty"),
   ],
 )
-def test_mistakes_are_told_in_one_line(tmp_path, args, said):
+def test_mistakes_are_one_line(tmp_path, args, said):
   (tmp_path / "drills.jsonl").touch()
   done = subprocess.run(
     [
@@ -211,11 +209,11 @@ def test_mistakes_are_told_in_one_line(tmp_path, args, said):
   assert line.startswith("vgsgan: ") and said in line
 
 
-def test_a_moment_that_was_missed_is_tried_again(place, monkeypatch):
+def test_a_missed_drill_is_repeated(place, monkeypatch):
   moments = []
 
   def late(this):
-    this.place.folder.mkdir()
+    drill.place.folder.mkdir()
     moments.append(this.chance.random())
     if len(moments) < 3:
       raise runs.MissedError
@@ -234,18 +232,18 @@ def test_a_moment_that_was_missed_is_tried_again(place, monkeypatch):
   )
 
 
-def test_a_checkpoint_that_goes_missing_is_noticed(place):
+def test_a_lost_checkpoint_is_a_failure(place):
   """A start that was seen to complete step 4, of which 2 is left."""
   start = object.__new__(runs.Start)
-  start.seen = {2, 4}
+  start.completed = {2, 4}
   (place.workdir / "checkpoints/2").mkdir(parents=True)
-  this = Drill(place, random.Random(0), lambda processes: place.workdir)
+  drill = Drill(place, random.Random(0), lambda processes: place.workdir)
   with pytest.raises(runs.FailedError, match="step 4 is lost"):
-    this.again(start)
+    drill.again(start)
   shutil.rmtree(place.workdir)
 
 
-def test_a_hundred_drills_are_shared_out():
+def test_a_hundred_drills_have_their_shares():
   kinds = collections.Counter(faults.plan(100, list(faults.KINDS)))
   assert kinds.total() == 100 and set(kinds) == set(faults.KINDS)
   for kind, share in faults.SHARES.items():

@@ -23,8 +23,8 @@ def arms(config: ml_collections.ConfigDict) -> Iterator[Arm]:
   """Yields each run that `config.compare` describes, seed by seed.
 
   Raises:
-    UserError: there are none, or an arm sets what is no field, or no value of
-      its type.
+    UserError: there are none, or an arm sets an unknown field or a value of
+      another type.
   """
   check_compare(config.compare)
   compare = config.compare
@@ -44,7 +44,7 @@ def arms(config: ml_collections.ConfigDict) -> Iterator[Arm]:
 
 @contextlib.contextmanager
 def named(arm: str) -> Iterator[None]:
-  """Names the arm in front of what is refused; '' is no arm."""
+  """Adds the name of an arm to a UserError; '' adds none."""
   try:
     yield
   except UserError as error:
@@ -58,7 +58,7 @@ def first_runs(
 ) -> Iterator[tuple[str, ml_collections.ConfigDict]]:
   """Yields the name and config of each arm, with the first seed.
 
-  A config that compares nothing is itself copied, under no name.
+  A config without arms yields a copy of itself, with the name ''.
   """
   if "compare" not in config:
     yield "", ml_collections.ConfigDict(config.to_dict())
@@ -69,10 +69,10 @@ def first_runs(
 
 
 def check_compare(compare: ml_collections.ConfigDict) -> None:
-  """Refuses a comparison without arms, seeds or columns, or of wrong ones.
+  """Checks that a comparison has arms, columns and valid seeds.
 
   Raises:
-    UserError: with the field.
+    UserError: names the wrong field.
   """
   for field in ("seeds", "arms", "columns"):
     if field not in compare or not len(compare[field]):
@@ -92,7 +92,7 @@ def _check_fields(
   fields: ml_collections.ConfigDict,
   path: str = "config",
 ) -> None:
-  """Refuses fields that the config has not: updating would add them."""
+  """Raises UserError for unknown fields, which an update would add."""
   for name, value in fields.items():
     if name not in config:
       raise UserError(

@@ -1,34 +1,36 @@
-"""Bars of the figures of several arms, as an SVG file made by hand."""
+"""Draws the figures of several arms as bars, in an SVG file."""
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 from xml.sax.saxutils import escape
 
-_HEIGHT, _BAR, _GAP = 260.0, 12.0, 26.0  # Of the plot; of and between bars.
+_HEIGHT = 260.0  # Height of the plot.
+_BAR, _GAP = 12.0, 26.0  # Width of a bar; distance between groups of bars.
 _LEFT, _TOP, _FOOT, _ROW = 46.0, 20.0, 34.0, 20.0
 _LEGEND = 150.0  # Width of a name in the legend.
 _FONT = 'font-family="sans-serif" font-size="12"'
 _INK, _GREY, _PALE = "#24292f", "#6e7781", "#e1e4e8"
 
 
-def svg(found: Mapping[str, Any], columns: Sequence[str]) -> str:
-  """A group a column, a bar an arm, from the arm's chance to its mean.
+def svg(summary: Mapping[str, Any], columns: Sequence[str]) -> str:
+  """Draws a group of bars for each column, with a bar for each arm.
 
-  So a bar is as high as what is known, and hangs down below chance. Its whisker
-  is the standard deviation over the seeds, where there are several.
+  A bar begins at the arm's chance and ends at its mean, so that it hangs down
+  if the mean is below chance. Its whisker is the standard deviation over
+  several seeds.
 
   Args:
-    found: as `tables.summary` gives it.
-    columns: those that are drawn.
+    summary: from `tables.summary`.
+    columns: headings of the columns to draw.
   """
-  arms = found["arms"]
+  arms = summary["arms"]
   group = len(arms) * _BAR + _GAP
   width = _LEFT + max(len(columns) * group + _GAP, 2 * _LEGEND)
   across = max(1, int((width - _LEFT) // _LEGEND))
   rows = math.ceil((len(arms) + 1) / across)
   height = _TOP + _HEIGHT + _FOOT + rows * _ROW
-  low, high = _limits(found, columns)
+  low, high = _limits(summary, columns)
 
   def y(percent: float | int) -> float:
     return _TOP + _HEIGHT * (high - percent) / (high - low)
@@ -49,7 +51,7 @@ def svg(found: Mapping[str, Any], columns: Sequence[str]) -> str:
       figure, at = arm["figures"][column], left + k * _BAR
       parts += _bar(at, y, bases[k], name, column, figure, color(k))
     spans = [(left + k * _BAR, left + (k + 1) * _BAR) for k in range(len(arms))]
-    if len({*bases}) == 1:  # One line for all.
+    if len({*bases}) == 1:  # All arms have one line of chance.
       spans = [(left - _GAP / 3, right + _GAP / 3)]
     for base, (begin, end) in zip(bases, spans, strict=False):
       ends = (begin, y(base), end, y(base))
@@ -67,21 +69,21 @@ def svg(found: Mapping[str, Any], columns: Sequence[str]) -> str:
 
 
 def color(k: int) -> str:
-  """The k-th colour: hues a golden angle apart, dark and light in turns."""
+  """The k-th colour: hues at golden angles, alternately dark and light."""
   return f"hsl({(210 + 137.5 * k) % 360:g},60%,{45 + 15 * (k % 2)}%)"
 
 
 def _limits(
-  found: Mapping[str, Any], columns: Sequence[str]
+  summary: Mapping[str, Any], columns: Sequence[str]
 ) -> tuple[int, int]:
-  """Per cent at the lower and upper edge: tens around all that is drawn."""
+  """Per cent at the lower and upper edge: multiples of ten around all bars."""
   ends = []
-  for arm in found["arms"].values():
+  for arm in summary["arms"].values():
     for column in columns:
       figure = arm["figures"][column]
-      away = figure["std"] or 0.0
-      around = figure["mean"] - away, figure["mean"] + away
-      ends += [100 * x for x in (*around, figure["chance"])]
+      std = figure["std"] or 0.0
+      whisker = figure["mean"] - std, figure["mean"] + std
+      ends += [100 * x for x in (*whisker, figure["chance"])]
   low, high = math.floor(min(ends) / 10), math.ceil(max(ends) / 10)
   return 10 * low, 10 * max(high, low + 1)
 
@@ -89,23 +91,23 @@ def _limits(
 def _bar(x, y, base, name, column, figure, fill) -> list[str]:
   mean = 100 * figure["mean"]
   top, bottom = sorted((y(mean), y(base)))
-  said = f"{name}, {column}: {mean:.1f}"
+  title = f"{name}, {column}: {mean:.1f}"
   whisker = []
   if figure["std"] is not None:
-    away = 100 * figure["std"]
-    said += f" ± {away:.1f}"
+    std = 100 * figure["std"]
+    title += f" ± {std:.1f}"
     middle = x + _BAR / 2
-    ends = (middle, y(mean + away), middle, y(mean - away))
+    ends = (middle, y(mean + std), middle, y(mean - std))
     whisker = [_line(*ends, _INK, 'class="whisker"')]
   return [
     _rect(x + 1, top, _BAR - 2, bottom - top, f'fill="{fill}" class="bar"')
-    + f"><title>{escape(said)}</title></rect>",
+    + f"><title>{escape(title)}</title></rect>",
     *whisker,
   ]
 
 
 def _rect(x, y, width, height, more: str) -> str:
-  """The beginning of a rectangle's tag."""
+  """The tag of a rectangle, without its end."""
   place = f'x="{x:g}" y="{y:.2f}"'
   return f'<rect {place} width="{width:g}" height="{height:.2f}" {more}'
 

@@ -22,8 +22,8 @@ class Layout(NamedTuple):
   Attributes:
     columns: paths of figures in the results, by heading.
     rows: see `tables.summary`.
-    numbers: headings of figures that are no shares.
-    bars: headings that are drawn as bars.
+    numbers: headings of figures that are not shares.
+    bars: headings of figures to draw as bars.
   """
 
   columns: Mapping[str, str]
@@ -35,15 +35,15 @@ class Layout(NamedTuple):
 def run(
   config: ml_collections.ConfigDict, workdir: pathlib.Path, mode: str
 ) -> int:
-  """Runs every arm with every seed in a folder of its own; prints the table.
+  """Runs every arm with every seed in its own folder, and prints the table.
 
-  What is finished is not run again, so the same command goes on. The table is
-  kept as `table.md` and `table.json`, and those of its columns that
-  `config.compare.bars` names as `bars.svg`. Figures are shares, shown in per
-  cent, but for the columns that `config.compare.numbers` names.
+  Finished runs do not run again, so the same command resumes a comparison. The
+  table is written as `table.md` and `table.json`, and the columns in
+  `config.compare.bars` as `bars.svg`. Figures are shares, in per cent, except
+  for the columns in `config.compare.numbers`.
 
   Returns:
-    The exit status: that of the first run that was interrupted, or 0.
+    The exit status: that of an interrupted run, or 0.
 
   Raises:
     UserError: `config.compare` or an arm is wrong, a finished run has another
@@ -66,7 +66,7 @@ def run(
     _check_results(read, arm.name, layout)
     results.setdefault(arm.name, []).append(read)
     if len(results) == len(config.compare.arms):
-      # Refuses a column that no row has, before the next seed runs.
+      # This finds a column that no row has, before the next seed runs.
       tables.summary(results, layout.columns, layout.rows)
   if processes.first():
     _write(
@@ -80,7 +80,7 @@ def _folder(workdir: pathlib.Path, arm: Arm) -> pathlib.Path:
 
 
 def _layout(compare: ml_collections.ConfigDict) -> Layout:
-  """Reads the layout from `config.compare`, and refuses unknown names."""
+  """Reads the layout from `config.compare`; UserError for unknown names."""
   check_compare(compare)
   columns, rows = dict(compare.columns), tuple(compare.get("rows", ()))
   headings = {
@@ -97,10 +97,10 @@ def _layout(compare: ml_collections.ConfigDict) -> Layout:
 def _check_runs(
   every: Sequence[Arm], workdir: pathlib.Path, mode: str
 ) -> set[pathlib.Path]:
-  """Refuses mistakes in any arm before the first has run.
+  """Raises UserError for a mistake in any arm, before the first one runs.
 
   Returns:
-    The folders of runs that are finished.
+    The folders of finished runs.
   """
   done = set()
   for arm in every:
@@ -119,9 +119,9 @@ def _check_runs(
 def _require_same(
   folder: pathlib.Path, config: ml_collections.ConfigDict
 ) -> None:
-  """Refuses a finished run of another config."""
-  made = workdirs.read_config(folder)
-  for line in workdirs.differences(made, config):
+  """Raises UserError for a finished run of another config."""
+  before = workdirs.read_config(folder)
+  for line in workdirs.differences(before, config):
     raise UserError(
       f"{folder} is finished, with another {line}; use another --workdir"
     )
@@ -133,13 +133,13 @@ def _require_same_source(
   results: dict[str, Any],
   prepared: dict[str, Any],
 ) -> None:
-  """Refuses runs on equal data whose source has changed between them.
+  """Raises UserError if the source of the data changed between two runs.
 
   Args:
     folder: of the run.
     config: of the run.
-    results: of the run; the key `prepared` names what it has read.
-    prepared: what runs before it have read, by their data; added to.
+    results: of the run; the key `prepared` names the data it has read.
+    prepared: the data that earlier runs have read, by their configs; updated.
   """
   now = results.get("prepared")
   if not now:
@@ -154,10 +154,10 @@ def _require_same_source(
 
 
 def _check_results(results: tables.Results, arm: str, layout: Layout) -> None:
-  """Refuses results that lack figures, before the other arms run.
+  """Checks that results have their figures, before the other arms run.
 
   Raises:
-    UserError: there are no rows and a figure is missing, or a row's part is.
+    UserError: without rows, a figure is missing; with rows, a row's part is.
   """
   if not layout.rows:
     for path in layout.columns.values():

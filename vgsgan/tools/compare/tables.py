@@ -1,8 +1,8 @@
-"""Figures of several arms over their seeds, and the table of them.
+"""Summarises figures of several arms over their seeds, in a table.
 
-A figure is found in a run's results by a path, such as `splits.test.words.all`.
-Where one run has the figures of several systems, a row of the table names its
-part of them, which stands in for `{part}` in the paths.
+A figure has a path in a run's results, such as `splits.test.words.all`. If one
+run has the figures of several systems, a row of the table names its part, which
+replaces `{part}` in the paths.
 """
 
 import functools
@@ -14,8 +14,8 @@ import numpy as np
 
 from vgsgan.common.errors import UserError
 
-_NONE = "–"  # In the place of a figure that a row lacks.
-_KNOWN = ("chance", "real")  # References that a figure may have.
+_NONE = "–"  # The cell of a missing figure.
+_REFERENCES = ("chance", "real")  # References that a figure may have.
 
 Results = dict[str, Any]  # The contents of `results.json`.
 Row = tuple[str, str, str]  # The names of a row, its arm and its part.
@@ -29,27 +29,27 @@ def summary(
   """Averages figures of each row over the seeds of its arm.
 
   Args:
-    results: those of each arm, a seed each.
+    results: the results of each arm's runs, one for each seed.
     columns: the path of a figure, by heading.
-    rows: those of the table; an arm each if empty, and then no figure may be
-      missing. A path without `{part}` is the arm's, so only the first row of an
-      arm has its figure.
+    rows: the rows of the table. If empty, each arm has one, and no figure may
+      be missing. A path without `{part}` belongs to the arm, so only the arm's
+      first row has its figure.
 
   Returns:
     `{"arms": {name: {"seeds": n, "figures": {heading: figure}}}, "chance":
     {heading: mean over all rows}}`, all as shares of 1. A figure is `{"mean",
-    "std", "values", "chance"}`, `std` over n - 1 and None of one seed, `chance`
-    the mean of the row's own; None for a figure that a row lacks. And `real`,
-    like `chance`, for the figures that say what the real would have.
+    "std", "values", "chance"}`, or None if missing; `std` is over n - 1, and
+    None for one seed; `chance` is the mean over the row's seeds. Figures with a
+    value of real data have `real`, like `chance`.
 
   Raises:
-    UserError: a run lacks a figure, or all do, or what is there is none.
+    UserError: a run or every run lacks a figure, or a path has no figure.
   """
   means: dict[str, Any] = {}
-  begun: set[str] = set()
+  with_row: set[str] = set()
   for name, arm, part in rows or [(name, name, "") for name in results]:
-    paths = paths_of(columns, part, whole_arm=arm not in begun)
-    begun.add(arm)
+    paths = paths_of(columns, part, whole_arm=arm not in with_row)
+    with_row.add(arm)
     if rows:
       paths = {
         h: path for h, path in paths.items() if has(results[arm][0], path)
@@ -64,7 +64,7 @@ def summary(
 def paths_of(
   columns: Mapping[str, str], part: str, whole_arm: bool
 ) -> dict[str, str]:
-  """Paths of a row's figures by heading; those of its part, or all."""
+  """Paths of a row's figures by heading: of its part, or of the whole arm."""
   return {
     head: path.replace("{part}", part)
     for head, path in columns.items()
@@ -77,13 +77,13 @@ def _over_seeds(
 ) -> dict[str, Any] | None:
   if path is None:
     return None
-  figures = [figure(one, path) for one in results]
+  figures = [figure(run, path) for run in results]
   values = [x["value"] for x in figures]
   std = float(np.std(values, ddof=1)) if len(values) > 1 else None
   return {"mean": float(np.mean(values)), "std": std, "values": values} | {
-    known: _mean([x[known] for x in figures])
-    for known in _KNOWN
-    if known in figures[0]
+    name: _mean([x[name] for x in figures])
+    for name in _REFERENCES
+    if name in figures[0]
   }
 
 
@@ -97,9 +97,9 @@ def _references_over_rows(
     figures = [figure for figure in figures if figure is not None]
     if not figures:
       raise UserError(f"config.compare.columns: no row has the figure {path!r}")
-    for known in _KNOWN:
-      if values := [x[known] for x in figures if known in x]:
-        references.setdefault(known, {})[head] = _mean(values)
+    for name in _REFERENCES:
+      if values := [x[name] for x in figures if name in x]:
+        references.setdefault(name, {})[head] = _mean(values)
   return references
 
 
@@ -107,19 +107,19 @@ def figure(results: Results, path: str) -> dict[str, float]:
   """Reads the figure at a path of a run's results.
 
   Raises:
-    UserError: nothing is there, or no figure.
+    UserError: nothing is there, or something else than a figure.
   """
   if not has(results, path):
     raise UserError(
       f"config.compare.columns: there is no figure {path!r} in the results"
     )
-  found = _at(results, path)
-  if not isinstance(found, dict) or not {"value", "chance"} <= found.keys():
+  part = _at(results, path)
+  if not isinstance(part, dict) or not {"value", "chance"} <= part.keys():
     raise UserError(
       f"config.compare.columns: {path!r} is no figure with a value and its "
       "chance"
     )
-  return found
+  return part
 
 
 def has(results: Results, path: str) -> bool:
@@ -136,18 +136,20 @@ def _at(results: Results, path: str) -> Any:
 
 
 def _mean(values: list[float | int]) -> float:
-  """Averages figures; the mean of equal ones is that value, to the last bit."""
+  """Averages figures; equal ones give exactly their value."""
   return float(values[0] if len({*values}) == 1 else np.mean(values))
 
 
-def table(found: Mapping[str, Any], numbers: Sequence[str] = ()) -> list[str]:
+def table(
+  averages: Mapping[str, Any], numbers: Sequence[str] = ()
+) -> list[str]:
   """Formats a summary as lines of Markdown.
 
-  In per cent, but for the headings in `numbers`, which are no shares. Chance,
-  and the figures of the real, have a row for all arms if it is the same for
-  all, and else one for each.
+  Figures are in per cent, except those with headings in `numbers`. Chance, and
+  the values of real data, have one row if all arms agree, and else one for each
+  arm.
   """
-  heads = list(found["chance"])
+  heads = list(averages["chance"])
   scales = {
     head: (1.0, ".3g") if head in numbers else (100.0, ".1f") for head in heads
   }
@@ -155,31 +157,33 @@ def table(found: Mapping[str, Any], numbers: Sequence[str] = ()) -> list[str]:
     "| arm | seeds | " + " | ".join(heads) + " |",
     "|---|---|" + "---|" * len(heads),
   ]
-  for name, arm in found["arms"].items():
+  for name, arm in averages["arms"].items():
     cells = " | ".join(_cell(arm["figures"][h], *scales[h]) for h in heads)
     lines.append(f"| {name} | {arm['seeds']} | {cells} |")
-  for known in ("real", "chance"):
-    for name, cells in _references(found["arms"], known, scales).items():
+  for reference in ("real", "chance"):
+    for name, cells in _references(averages["arms"], reference, scales).items():
       lines.append(f"| {name} | | {' | '.join(cells)} |")
   return lines
 
 
 def _references(
-  arms: Mapping[str, Any], known: str, scales: Mapping[str, tuple[float, str]]
+  arms: Mapping[str, Any],
+  reference: str,
+  scales: Mapping[str, tuple[float, str]],
 ) -> dict[str, list[str]]:
-  """Cells of `chance` or `real`: under that name, or one row for each arm."""
+  """Cells of `chance` or `real`, in one row or in one for each arm."""
   rows = {}
   for name, arm in arms.items():
-    mine = {head: figure or {} for head, figure in arm["figures"].items()}
-    rows[f"{known}, {name}"] = [
-      _cell({"mean": mine[head][known], "std": None}, *scale)
-      if known in mine[head]
+    figures = {head: figure or {} for head, figure in arm["figures"].items()}
+    rows[f"{reference}, {name}"] = [
+      _cell({"mean": figures[head][reference], "std": None}, *scale)
+      if reference in figures[head]
       else _NONE
       for head, scale in scales.items()
     ]
   columns = [{*cells} - {_NONE} for cells in zip(*rows.values(), strict=True)]
   if all(len(cells) <= 1 for cells in columns):
-    rows = {known: ["".join(cells) or _NONE for cells in columns]}
+    rows = {reference: ["".join(cells) or _NONE for cells in columns]}
   return {name: row for name, row in rows.items() if {*row} != {_NONE}}
 
 

@@ -1,1 +1,1 @@
-"""Faults, drilled: what a run survives, tried on a real one."""
+"""Drills that break a real run and check that it recovers."""

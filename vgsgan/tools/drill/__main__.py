@@ -3,10 +3,9 @@
     python -m vgsgan.tools.drill --count=100 --workdir=runs/drill
 
 A drill kills the run, ends it, fills its disk or damages its files, starts it
-again, and compares what it leaves with an undisturbed run. Runs use the CPU,
-whatever devices there are. Writes drills.jsonl (a line a drill), drills.json
-(the counts) and the folders of the drills that failed. The exit status is 1 if
-any did.
+again, and compares its files with those of an undisturbed run. Runs use the
+CPU. Writes drills.jsonl (a line a drill), drills.json (the counts) and the
+folders of the drills that failed. The exit status is 1 if any did.
 """
 
 import collections
@@ -28,35 +27,35 @@ from vgsgan.common.errors import UserError, one_line
 from vgsgan.tools.drill import faults, runs
 from vgsgan.tools.drill.moments import Drill
 
-ATTEMPTS = 5  # A run may be over before the moment of its fault.
+ATTEMPTS = 5  # A run may end before the moment of its fault.
 
 
 class Undisturbed:
-  """The runs to compare with, made when first asked for."""
+  """The runs to compare with, by their processes; each runs at first use."""
 
   def __init__(self, place: runs.Place):
     self.place = place
-    self.made: dict[int, pathlib.Path] = {}
+    self.workdirs: dict[int, pathlib.Path] = {}
 
   def __call__(self, processes: int) -> pathlib.Path:
-    if processes not in self.made:
+    if processes not in self.workdirs:
       folder = self.place.folder / f"undisturbed-{processes}"
       place = dataclasses.replace(self.place, folder=folder)
       with runs.Start(place, processes=processes) as start:
         if any(codes := start.ended(2 * runs.START_SECONDS)):
-          said = " ".join(start.lines()).removeprefix("vgsgan: ")
+          reason = " ".join(start.lines()).removeprefix("vgsgan: ")
           raise UserError(
             f"the run fails without any drill, with {codes}: "
-            f"{said or f'see {start.logs[0]}'}"
+            f"{reason or f'see {start.logs[0]}'}"
           )
-      self.made[processes] = place.workdir
-    return self.made[processes]
+      self.workdirs[processes] = place.workdir
+    return self.workdirs[processes]
 
 
 def drilled(
   place: runs.Place, number: int, kind: str, seed: int, undisturbed: Undisturbed
 ) -> dict[str, Any]:
-  """One drill, tried again if the run was too quick for it."""
+  """Makes one drill, and repeats it if the run ended before the fault."""
   began, why, facts = time.monotonic(), "", {}
   for attempt in range(ATTEMPTS):
     folder = place.folder / f"drill-{number}-{kind}-{attempt}"
@@ -68,13 +67,13 @@ def drilled(
       why = f"the moment was missed {ATTEMPTS} times"
       shutil.rmtree(folder)
       continue
-    except Exception as error:  # Whatever it is, the next drills go on.
-      said = (
+    except Exception as error:  # Any error fails this drill alone.
+      reason = (
         error
         if isinstance(error, runs.FailedError)
         else one_line(error, named=True)
       )
-      why = f"{said}; kept in {folder}"
+      why = f"{reason}; kept in {folder}"
       break
     why = ""
     shutil.rmtree(folder)
@@ -88,28 +87,28 @@ def drilled(
   )
 
 
-def counts(found: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-  """Of each kind: drills, failures, most steps done again, longest."""
+def counts(results: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+  """Counts drills, failures and the largest figures of each kind."""
   kinds = collections.defaultdict(list)
-  for one in found:
-    kind = one["kind"]
-    kinds["devices" if kind.startswith("devices") else kind].append(one)
+  for result in results:
+    kind = result["kind"]
+    kinds["devices" if kind.startswith("devices") else kind].append(result)
   return {
     kind: {
-      "drills": len(many),
-      "failed": sum(not one["ok"] for one in many),
-      "most_steps_redone": max(one.get("redone", 0) for one in many),
-      "noticed": sum(one.get("noticed", False) for one in many),
-      "half_written": sum(one.get("half_written", 0) > 0 for one in many),
-      "most_seconds_to_follow": max(one.get("seconds", 0) for one in many),
-      "largest_difference": max(one.get("off", 0) for one in many),
+      "drills": len(group),
+      "failed": sum(not x["ok"] for x in group),
+      "most_steps_redone": max(x.get("redone", 0) for x in group),
+      "noticed": sum(x.get("noticed", False) for x in group),
+      "half_written": sum(x.get("half_written", 0) > 0 for x in group),
+      "most_seconds_to_follow": max(x.get("seconds", 0) for x in group),
+      "largest_difference": max(x.get("off", 0) for x in group),
     }
-    for kind, many in kinds.items()
+    for kind, group in kinds.items()
   }
 
 
 def table(kinds: dict[str, dict[str, Any]]) -> str:
-  """For people: a line a kind."""
+  """A table for people, with a line for each kind."""
   lines = [f"{'kind':22}{'drills':>8}{'failed':>8}  steps done again, at most"]
   for kind, row in kinds.items():
     lines.append(
@@ -154,31 +153,31 @@ def main(argv: list[str]) -> int:
   with files.explain_os_errors(folder):
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
-      # What drills left before, or is half done, would be taken for a run's.
+      # Files of earlier drills would be taken for those of a run.
       raise UserError(f"{folder} is not empty: name a new --workdir")
   place = runs.Place(
     folder, given.config, tuple(passed), folder / "data", folder / "cache"
   )
   undisturbed = Undisturbed(place)
-  undisturbed(1)  # Prepares the data, too.
+  undisturbed(1)  # This prepares the data as well.
   logging.set_verbosity(logging.ERROR)
   jax.config.update("jax_platforms", "cpu")
-  found = []
+  results = []
   kinds = given.kinds or list(faults.KINDS)
   bar = tqdm.tqdm(list(faults.plan(given.count, kinds)), unit="drill")
   for number, kind in enumerate(bar):
     bar.set_description(kind)
-    one = drilled(place, number, kind, given.seed, undisturbed)
-    found.append(one)
+    result = drilled(place, number, kind, given.seed, undisturbed)
+    results.append(result)
     with open(folder / "drills.jsonl", "a") as file:
-      file.write(f"{json.dumps(one)}\n")
-    if not one["ok"]:
-      tqdm.tqdm.write(f"{kind}: {one['why']}", file=sys.stderr)
-    report = {"seed": given.seed, "kinds": counts(found)}
+      file.write(f"{json.dumps(result)}\n")
+    if not result["ok"]:
+      tqdm.tqdm.write(f"{kind}: {result['why']}", file=sys.stderr)
+    report = {"seed": given.seed, "kinds": counts(results)}
     jsonfiles.write_json(folder / "drills.json", report)
-  print(table(counts(found)))
-  return int(any(not one["ok"] for one in found))
+  print(table(counts(results)))
+  return int(any(not x["ok"] for x in results))
 
 
-if __name__ == "__main__":  # `--config.FIELD=VALUE` is left, for the runs.
+if __name__ == "__main__":  # `--config.FIELD=VALUE` is passed on to the runs.
   commands.start(main, define_flags, unknown_flags=True)

@@ -1,4 +1,4 @@
-"""Whether two runs left the same: metric lines, results, parameters."""
+"""Compares two runs: metric lines, results and parameters."""
 
 import itertools
 import json
@@ -12,22 +12,22 @@ from vgsgan.tools.drill import runs
 from vgsgan.tools.drill.runs import FailedError
 from vgsgan.train.checkpoints import integrity
 
-# What says how fast a run was.
+# Metrics of a run's speed, which are not compared.
 _TIMINGS = ("step_seconds", "examples_per_second", "input_share")
-# Sums over another number of parts, through ten steps of Adam.
+# Allows for other orders of sums in ten steps of Adam.
 TOLERANCE = 2e-3
 
 
 def require_equal(run: pathlib.Path, undisturbed: pathlib.Path) -> None:
-  """Refuses any bit of a difference.
+  """Checks that two runs are equal, bit for bit.
 
   Raises:
-    FailedError: the first one that is found.
+    FailedError: the first difference.
   """
   mine, its = _lines(run), _lines(undisturbed)
-  for one, other in zip(mine, its, strict=False):
-    if one != other:
-      raise FailedError(f"metric line {one} instead of {other}")
+  for line, other in zip(mine, its, strict=False):
+    if line != other:
+      raise FailedError(f"metric line {line} instead of {other}")
   if len(mine) != len(its):
     raise FailedError(f"{len(mine)} metric lines instead of {len(its)}")
   mine, its = arrays(run), arrays(undisturbed)
@@ -39,24 +39,24 @@ def require_equal(run: pathlib.Path, undisturbed: pathlib.Path) -> None:
 
 
 def require_close(run: pathlib.Path, undisturbed: pathlib.Path) -> float:
-  """Refuses differences beyond rounding; returns the largest.
+  """Checks that two runs differ by rounding alone; returns the difference.
 
-  Of the logged losses, and of each network's parameters as one vector, relative
-  to the undisturbed run.
+  It is the largest relative difference of the logged losses, and of each
+  network's parameters as one vector.
 
   Raises:
-    FailedError: one is larger than `TOLERANCE`, or something is missing.
+    FailedError: it is larger than `TOLERANCE`, or something is missing.
   """
   mine, its = (
-    {x["step"]: x["loss"] for x in _lines(one) if x["split"] == "train"}
-    for one in (run, undisturbed)
+    {x["step"]: x["loss"] for x in _lines(folder) if x["split"] == "train"}
+    for folder in (run, undisturbed)
   )
   if list(mine) != list(its):
     raise FailedError(f"steps {list(mine)} are logged instead of {list(its)}")
   far = {f"loss {k}": abs(mine[k] / its[k] - 1) for k in its}
   far |= apart(arrays(run), arrays(undisturbed))
   for name, share in far.items():
-    if not share <= TOLERANCE:  # NaN is not either.
+    if not share <= TOLERANCE:  # NaN fails, too.
       raise FailedError(f"{name} is {share:.2g} off the undisturbed run")
   if _results(run).keys() != _results(undisturbed).keys():
     raise FailedError("results.json has other entries")
@@ -66,12 +66,12 @@ def require_close(run: pathlib.Path, undisturbed: pathlib.Path) -> float:
 def apart(
   mine: dict[str, np.ndarray], its: dict[str, np.ndarray]
 ) -> dict[str, float]:
-  """How far each network's parameters are off, as a share of their length."""
+  """Differences of each network's parameters, as shares of their length."""
   names = [n for n in _same_names(mine, its) if n.startswith("params/")]
   far = {}
   for network, group in itertools.groupby(names, lambda n: n.split("/")[1]):
-    some = list(group)
-    a, b = (np.concatenate([x[n].ravel() for n in some]) for x in (mine, its))
+    own = list(group)
+    a, b = (np.concatenate([x[n].ravel() for n in own]) for x in (mine, its))
     length = max(np.linalg.norm(b), np.finfo(b.dtype).tiny)
     far[f"params/{network}"] = float(np.linalg.norm(a - b) / length)
   return far
@@ -93,7 +93,7 @@ def _results(run: pathlib.Path) -> dict[str, Any]:
 
 
 def arrays(run: pathlib.Path, last: int = runs.STEPS) -> dict[str, np.ndarray]:
-  """Everything in the checkpoint of step `last`, by path."""
+  """The arrays in the checkpoint of step `last`, by path."""
   steps = runs.complete(run)
   if not steps or steps[-1] != last:
     raise FailedError(f"the checkpoints in the end are {steps}")

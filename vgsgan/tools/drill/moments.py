@@ -1,4 +1,4 @@
-"""A drill: its random moment, the next start, and what must hold then."""
+"""A drill: its random moment, the next start, and the checks after it."""
 
 import dataclasses
 import pathlib
@@ -11,18 +11,24 @@ from vgsgan.tools.drill import compare, runs
 from vgsgan.tools.drill.runs import FailedError, Place, Start
 
 Facts = dict[str, Any]
-# A save takes a while from the step after which it began.
+# Steps that may be done again: a save ends some steps after it began.
 _AGAIN = 2 * runs.SAVE_EVERY
-_BREATH = 0.3  # Seconds; about a step or two.
+_BREATH = 0.3  # Seconds, about one or two steps.
 
 
 @dataclasses.dataclass
 class Drill:
-  """One fault: where, with what chances, and what it is compared with."""
+  """One drill.
+
+  Attributes:
+    place: the run's folder and command.
+    chance: random numbers for its moment.
+    undisturbed: number of processes -> workdir of the run to compare with.
+  """
 
   place: Place
   chance: random.Random
-  undisturbed: Callable[[int], pathlib.Path]  # Of so many processes.
+  undisturbed: Callable[[int], pathlib.Path]
 
   @property
   def workdir(self) -> pathlib.Path:
@@ -36,20 +42,20 @@ class Drill:
     else:
       words = ("opening", "restoring", "initialising", "compiling")
       word = self.chance.choice(words)
-      start.until(lambda: word in start.said())
+      start.until(lambda: word in start.output())
     time.sleep(self.chance.uniform(0, _BREATH))
 
   def evaluating(self, start: Start) -> None:
     """Waits for a random moment of one of the evaluations."""
-    which = self.chance.randint(1, runs.STEPS // runs.EVAL_EVERY + 2)
+    number = self.chance.randint(1, runs.STEPS // runs.EVAL_EVERY + 2)
     begun = "evaluating on "
     start.until(
       lambda: (
         sum(
           line.startswith(begun) and line.endswith("...")
-          for line in start.said().splitlines()
+          for line in start.output().splitlines()
         )
-        >= which
+        >= number
       )
     )
     time.sleep(self.chance.uniform(0, _BREATH))
@@ -61,11 +67,12 @@ class Drill:
     time.sleep(self.chance.uniform(0, 0.02))
 
   def again(self, start: Start, **how: int) -> Facts:
-    """The same command, to the end; checks where it goes on from."""
+    """Runs the same command to the end; checks the step it resumes from."""
     on_disk, reached = runs.complete(self.workdir), runs.reached(self.workdir)
     newest = max(on_disk, default=0)
-    if newest < max(start.seen, default=0):
-      raise FailedError(f"step {max(start.seen)} is lost: {on_disk} are there")
+    last = max(start.completed, default=0)
+    if newest < last:
+      raise FailedError(f"step {last} is lost: {on_disk} are there")
     with Start(self.place, **how) as second:
       second_codes = second.ended()
     if any(second_codes):

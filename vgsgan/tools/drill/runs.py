@@ -1,4 +1,4 @@
-"""Starts of a run under drill: followed, ended, and read afterwards."""
+"""Starts a run for a drill, follows it, ends it, and reads its files."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ from typing import Any
 from vgsgan.train.checkpoints import folders
 
 STEPS, SAVE_EVERY, EVAL_EVERY = 10, 2, 5
-# What makes a run short, and its batches such as eight devices can share.
+# Flags that make a run short, with batches that divide over eight devices.
 FLAGS = (
   f"--config.train.steps={STEPS}",
   f"--config.train.save_every={SAVE_EVERY}",
@@ -26,29 +26,29 @@ FLAGS = (
   "--config.train.batch=8",
   "--config.eval.batch=8",
 )
-START_SECONDS = 300.0  # No start may take longer, on a busy machine.
-LOST_SECONDS = 60.0  # In which a process follows another that is gone.
+START_SECONDS = 300.0  # Limit of a start, for a busy machine.
+LOST_SECONDS = 60.0  # Limit until a process ends after another is killed.
 _POLL = 0.005
 
 
 class FailedError(Exception):
-  """What a drill found; one line."""
+  """A drill failed; the message is one line."""
 
 
 class MissedError(Exception):
-  """The run was over before the moment of the fault; to be tried again."""
+  """The run ended before the moment of the fault; the drill is repeated."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-  """Where a run is drilled, and what it is.
+  """The folders and the command of a drilled run.
 
   Attributes:
-    folder: of this drill; the run's workdir is `run` in it.
-    config: as `--config` takes it.
-    flags: of `vgsgan.main` besides.
+    folder: the drill's folder; the run's workdir is `run` in it.
+    config: the value of `--config`.
+    flags: other flags of `vgsgan.main`.
     data: the folder of the data.
-    cache: of compiled programs.
+    cache: the folder of compiled programs.
   """
 
   folder: pathlib.Path
@@ -66,12 +66,12 @@ class Start:
   """One start of a run, of one process or several on this machine.
 
   Attributes:
-    seen: steps that were complete on disk at some moment.
+    completed: steps that were complete on disk at some moment.
   """
 
   def __init__(self, place: Place, devices: int = 1, processes: int = 1):
-    """`devices` of each process."""
-    self.place, self.seen = place, set()
+    """Starts the processes, each with `devices` devices."""
+    self.place, self.completed = place, set()
     place.folder.mkdir(parents=True, exist_ok=True)
     before = len(list(place.folder.glob("start-*-0.log")))
     self.logs = [
@@ -122,18 +122,18 @@ class Start:
     """
     deadline = time.monotonic() + START_SECONDS
     while not condition():
-      self.seen |= set(complete(self.place.workdir))
+      self.completed |= set(complete(self.place.workdir))
       if any(process.poll() is not None for process in self.processes):
         raise MissedError
       if time.monotonic() > deadline:
         raise FailedError(f"no progress in {START_SECONDS} s")
       time.sleep(_POLL)
-    self.seen |= set(complete(self.place.workdir))
+    self.completed |= set(complete(self.place.workdir))
 
-  def send(self, number: signal.Signals, which: int | None = None) -> None:
-    """A signal to all processes, or to one."""
+  def send(self, number: signal.Signals, process_id: int | None = None) -> None:
+    """Sends a signal to all processes, or to one."""
     for i, process in enumerate(self.processes):
-      if which in (None, i):
+      if process_id in (None, i):
         if process.poll() is not None:
           raise MissedError
         process.send_signal(number)
@@ -143,7 +143,7 @@ class Start:
     limit: float = START_SECONDS,
     meanwhile: Callable[[], Any] = lambda: None,
   ) -> list[int]:
-    """The exit statuses, once all processes have ended.
+    """Waits until all processes have ended; returns their exit statuses.
 
     Raises:
       FailedError: they have not within `limit` seconds.
@@ -156,22 +156,22 @@ class Start:
       time.sleep(_POLL)
     return [process.returncode for process in self.processes]
 
-  def said(self, which: int = 0) -> str:
-    return self.logs[which].read_text(errors="replace")
+  def output(self, process_id: int = 0) -> str:
+    return self.logs[process_id].read_text(errors="replace")
 
-  def lines(self, which: int = 0) -> list[str]:
-    """What it said to its user in the end: the lines of `vgsgan`."""
-    said = self.said(which).splitlines()
-    return [line for line in said if line.startswith("vgsgan: ")]
+  def lines(self, process_id: int = 0) -> list[str]:
+    """The error lines of the program, which begin with `vgsgan: `."""
+    lines = self.output(process_id).splitlines()
+    return [line for line in lines if line.startswith("vgsgan: ")]
 
   def resumed(self) -> int:
-    """The step from which it went on; 0 if from none."""
-    found = re.search(r"going on from step (\d+)", self.said())
-    return int(found[1]) if found else 0
+    """The step from which it resumed; 0 if it began anew."""
+    match = re.search(r"going on from step (\d+)", self.output())
+    return int(match[1]) if match else 0
 
 
 def complete(workdir: pathlib.Path) -> list[int]:
-  """Steps whose checkpoint is whole, ascending."""
+  """Steps with a complete checkpoint, ascending."""
   try:
     return folders.steps(workdir / "checkpoints")
   except FileNotFoundError:
@@ -179,28 +179,28 @@ def complete(workdir: pathlib.Path) -> list[int]:
 
 
 def unfinished(workdir: pathlib.Path) -> list[int]:
-  """Steps that are being written."""
+  """Steps whose checkpoints are being written."""
   try:
     names = os.listdir(workdir / "checkpoints")
   except FileNotFoundError:
     return []
-  found = [re.match(r"(\d+)\..*tmp", name) for name in names]
-  return sorted(int(match[1]) for match in found if match)
+  matches = [re.match(r"(\d+)\..*tmp", name) for name in names]
+  return sorted(int(match[1]) for match in matches if match)
 
 
 def metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
-  """The lines of metrics.jsonl, but one torn by a kill."""
-  path, found = workdir / "metrics.jsonl", []
+  """The lines of metrics.jsonl, except one torn by a kill."""
+  path, lines = workdir / "metrics.jsonl", []
   for line in path.read_bytes().split(b"\n") if path.exists() else ():
     try:
-      found.append(json.loads(line))
+      lines.append(json.loads(line))
     except ValueError:
       continue
-  return found
+  return lines
 
 
 def reached(workdir: pathlib.Path) -> int:
-  """The last step that was logged."""
+  """The last logged step."""
   steps = [x["step"] for x in metrics(workdir) if x["split"] == "train"]
   return max(steps, default=0)
 
