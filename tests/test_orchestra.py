@@ -50,7 +50,7 @@ def test_programs_belong_to_their_family_of_general_midi():
     ("clarinet", 72, 65),
   ],
 )
-def test_labels_name_the_right_instruments(name, program, note):
+def test_instruments_have_their_program_and_range(name, program, note):
   instrument = next(each for each in INSTRUMENTS if each.name == name)
   assert instrument.program == program - 1
   assert instrument.low < note < instrument.high

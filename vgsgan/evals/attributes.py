@@ -2,9 +2,9 @@
 
 After "Learning Words by Drawing Images" (Surís et al., CVPR 2019) and its
 published code. There the semantic test has negatives that the GAN edited; here
-they are rendered (`data.builders.contrasts`), so figures are not comparable. As
-in `ranking`, ties count in expectation over random orders, and NaN ranks below
-every number.
+they are rendered (`data.builders.clevrgan.contrasts`), so figures are not
+comparable. As in `ranking`, ties count in expectation over random orders, and
+NaN ranks below every number.
 """
 
 from collections.abc import Sequence

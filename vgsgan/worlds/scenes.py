@@ -159,14 +159,14 @@ def render(scene: Scene, size: int, samples: int = 2) -> Picture:
   """
   fine = size * samples
   rays = _rays(scene.camera, fine)
-  distance, normal, seen = _nearest(scene, scene.camera, rays)
+  distance, normal, hit = _nearest(scene, scene.camera, rays)
   point = scene.camera + distance[:, None] * rays
   to_light = unit(scene.light - point)
   lit = ~_blocked(scene, point + 1e-3 * normal, to_light)
-  color = _shade(scene, seen, point, rays, normal, to_light, lit)
+  color = _shade(scene, hit, point, rays, normal, to_light, lit)
   image = color.reshape(size, samples, size, samples, 3).mean((1, 3))
   ids = jnp.arange(scene.present.shape[0])[:, None]
-  masks = (seen == ids).reshape(-1, size, samples, size, samples)
+  masks = (hit == ids).reshape(-1, size, samples, size, samples)
   masks = masks.mean((2, 4)) > 0.5
   return Picture(image, masks, boxes(masks))
 
@@ -204,15 +204,15 @@ def _nearest(scene: Scene, origin, rays):
   )(*_solids(scene))
   distance = jnp.where(scene.present[:, None], distance, FAR)
   floor = jnp.where(rays[:, 2] < -1e-4, -origin[2] / rays[:, 2], FAR)
-  seen = jnp.argmin(distance, 0)
-  first = jnp.take_along_axis(distance, seen[None], 0)[0]
+  hit = jnp.argmin(distance, 0)
+  first = jnp.take_along_axis(distance, hit[None], 0)[0]
   on_floor = floor <= first
-  normal = jnp.take_along_axis(normal, seen[None, :, None], 0)[0]
+  normal = jnp.take_along_axis(normal, hit[None, :, None], 0)[0]
   up = jnp.array((0.0, 0.0, 1.0))
   return (
     jnp.minimum(floor, first),
     jnp.where(on_floor[:, None], up, normal),
-    jnp.where(on_floor, -1, seen),
+    jnp.where(on_floor, -1, hit),
   )
 
 
@@ -228,10 +228,10 @@ def _solids(scene: Scene):
   return scene.shape, center, radius, scene.angle
 
 
-def _shade(scene: Scene, seen, point, rays, normal, to_light, lit):
+def _shade(scene: Scene, hit, point, rays, normal, to_light, lit):
   """RGB at each ray's end: matt rubber, or metal that reflects a room."""
-  base = jnp.asarray(_COLORS)[scene.color[seen]]
-  metal = (scene.material[seen] == 1)[:, None]
+  base = jnp.asarray(_COLORS)[scene.color[hit]]
+  metal = (scene.material[hit] == 1)[:, None]
   facing = jnp.maximum(jnp.sum(normal * to_light, -1), 0.0) * lit
   diffuse = (0.35 + 0.1 * normal[:, 2] + 0.7 * facing)[:, None]
   floor = jnp.asarray(_FLOOR) * (0.55 + 0.5 * facing)[:, None]
@@ -241,12 +241,12 @@ def _shade(scene: Scene, seen, point, rays, normal, to_light, lit):
   wall = jnp.maximum(-unit(mirrored[:, :2])[:, 1], 0.0) ** 12
   # An object reflects the floor, so it is dark at its foot, in its own shadow.
   foot = jnp.clip(
-    point[:, 2] / (2 * jnp.asarray(_RADII)[scene.size[seen]]), 0, 1
+    point[:, 2] / (2 * jnp.asarray(_RADII)[scene.size[hit]]), 0, 1
   )
   room = 0.15 + 0.7 * jnp.maximum(mirrored[:, 2], 0.0) + 0.75 * wall * foot
   shine = (room + 0.9 * foot**2)[:, None]
   metal_color = base * (0.2 * diffuse + shine) + 0.16 * shine
   metal_color = metal_color + (0.9 * lit * lamp)[:, None]
   color = jnp.where(metal, metal_color, base * diffuse)
-  color = jnp.where((seen < 0)[:, None], floor, color)
+  color = jnp.where((hit < 0)[:, None], floor, color)
   return jnp.clip(color, 0.0, 1.0)
