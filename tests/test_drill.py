@@ -212,9 +212,9 @@ def test_mistakes_are_one_line(tmp_path, args, said):
 def test_a_missed_drill_is_repeated(place, monkeypatch):
   moments = []
 
-  def late(this):
+  def late(drill):
     drill.place.folder.mkdir()
-    moments.append(this.chance.random())
+    moments.append(drill.chance.random())
     if len(moments) < 3:
       raise runs.MissedError
     return {"redone": 1}
