@@ -1,4 +1,4 @@
-"""What the towers see: log mel spectrograms and normalised images.
+"""Inputs of the towers: log-mel spectrograms and normalised images.
 
 Pure functions of arrays, to be called inside the compiled step: on a CPU the
 front end costs less there than as numpy in a worker, and on an accelerator

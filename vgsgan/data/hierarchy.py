@@ -1,4 +1,4 @@
-"""How far labels are apart in a tree of classes, and what that is worth.
+"""Distances of labels in a tree of classes, and the relevance they give.
 
 After "Objects that Sound" (Arandjelović and Zisserman, ECCV 2018, A): the
 relevance of one clip for another is a constant minus the length of the path
@@ -79,7 +79,7 @@ class Hierarchy:
   def relevance(
     self, one: Int[np.ndarray, "n j"], other: Int[np.ndarray, "m k"]
   ) -> Int[np.ndarray, "n m"]:
-    """What each of m clips is worth to each of n: C - d.
+    """The relevance of each of m clips to each of n: C - d.
 
     Args:
       one: labels of n clips; -1 is padding.

@@ -69,7 +69,7 @@ def shortened(lines: Iterable[str]) -> Iterator[str]:
 
 
 def explained(text: str) -> str:
-  """What the service said before it ended the process, as one line."""
+  """The service's last words before it ended the process, as one line."""
   for pattern, how in _REASONS:
     if found := re.search(pattern, text):
       how = how.format(**found.groupdict()).strip(" ,")

@@ -53,7 +53,7 @@ _ADDRESS = re.compile(r"(?:\[[^\[\]\s]+\]|[^:\s]+):(\d{1,5})")
 
 @dataclasses.dataclass
 class Waiting:
-  """What this process does, and how long that may take without moving on."""
+  """A stage of the run: what this process does, and how long it may take."""
 
   what: str
   limit: float  # Seconds.
@@ -146,7 +146,7 @@ def _check_address(address: str, process_id: int | None) -> None:
 
 
 def first() -> bool:
-  """Whether this process is the one that writes and speaks."""
+  """Tells whether this process is the one that writes and speaks."""
   return jax.process_index() == 0
 
 

@@ -105,7 +105,7 @@ def hardest(
 def _judged(
   model: Drawing, kind: str, state: TrainState, records: Records
 ) -> Iterator[list[dict[str, Any]]]:
-  """What is found of the records, in their order, a batch at a time."""
+  """Yields the scores and edits of the records, in order, batch by batch."""
   config, rows = model.config, model.config.eval.batch
   samples = int(config.eval.seconds * config.data.sample_rate)
   stream = pipeline.EvalStream(

@@ -1,4 +1,4 @@
-"""What the sets of pictures with sounds have in common.
+"""Records that all sets of pictures with sounds share.
 
 A record is `id`, UTF-8 bytes; `clip_id`, int32, over all splits, equal for
 what is the same clip; `image`, an encoded square picture; `waveform`, int16
@@ -15,7 +15,7 @@ from vgsgan.data.hierarchy import Hierarchy
 
 
 def features(size: int, encoding: str) -> tfds.features.FeaturesDict:
-  """Of such a record; `encoding` of the pictures is 'png' or 'jpeg'."""
+  """Features of such a record; `encoding` of pictures is 'png' or 'jpeg'."""
   return tfds.features.FeaturesDict(
     {
       "id": tfds.features.Text(),

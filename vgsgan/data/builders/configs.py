@@ -39,7 +39,7 @@ class Config(tfds.core.BuilderConfig):
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class FolderConfig(Config):
-  """What to prepare of a folder of pictures and recordings.
+  """Settings for data prepared from a folder of pictures and recordings.
 
   Attributes:
     source: the folder.

@@ -1,4 +1,4 @@
-"""What TFDS has stored, parsed.
+"""Parses the examples that TFDS has stored.
 
 TFDS finds its way through nested and ragged features at every record, in
 Python, where threads wait for each other. Of flat features, which all data sets
@@ -45,7 +45,7 @@ def parser(features: tfds.features.FeaturesDict) -> Parse:
 
 
 def _reader(name: str, feature: Any) -> Callable[[Any], Any] | None:
-  """What takes a feature's value out of the message that holds it.
+  """The function that takes a feature's value out of its message.
 
   None if it is of a kind, or of a shape, that is not known here.
   """

@@ -28,7 +28,7 @@ from vgsgan.data.records import REAL, Labelled, Splits
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class RealSoundsConfig(FolderConfig):
-  """What to prepare; `source` is the folder of the stamps, or the one above."""
+  """Settings; `source` is the folder of the stamps, or the one above."""
 
   SECONDS: ClassVar[int] = 5
   MEND: ClassVar[str] = (

@@ -42,7 +42,7 @@ SCENE_FIELDS = {
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class ScenesConfig(Config):
-  """What to render.
+  """Settings of the rendered scenes.
 
   Attributes:
     image_size: side of the square pictures, pixels.

@@ -39,7 +39,7 @@ Draw = Callable[[int, np.ndarray], dict[str, Array]]
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class SoundingConfig(scene_sets.ScenesConfig):
-  """What to make; `fingerprint` is of the SoundFont.
+  """Settings of the set; `fingerprint` is of the SoundFont.
 
   Attributes:
     sample_rate: of the tracks, Hz.
@@ -212,7 +212,7 @@ def dressed(
 
 
 def source(key: PRNGKeyArray, masks: Bool[Array, "n s s"]) -> Int[Array, ""]:
-  """Which object sounds: any of which enough shows, or else the largest."""
+  """Draws the object that sounds: any that shows enough, else the largest."""
   share = jnp.mean(masks, (1, 2))
   heard = (share >= _SHOWN) | (share == jnp.max(share))
   return jax.random.categorical(key, jnp.where(heard, 0.0, -jnp.inf))

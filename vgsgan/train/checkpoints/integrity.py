@@ -1,4 +1,4 @@
-"""Whether a checkpoint is what was written, and why one could not be."""
+"""Checksums of checkpoints, and readable reasons for failed writes."""
 
 import functools
 import json
@@ -69,7 +69,7 @@ def seal(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_record(step: pathlib.Path) -> dict[str, Any]:
-  """What was kept beside the arrays of a step's folder.
+  """Reads the record beside the arrays of a step's folder.
 
   Raises:
     DamagedError: it is not what was written.
@@ -126,7 +126,7 @@ def require_same_model(
 
 
 def refusal(error: BaseException | None) -> str | None:
-  """What the operating system said, in Orbax's and TensorStore's wrappings."""
+  """The operating system's reason inside Orbax's and TensorStore's errors."""
   while error is not None:
     if isinstance(error, OSError) and error.errno:
       return os.strerror(error.errno)

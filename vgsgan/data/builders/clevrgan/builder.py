@@ -103,7 +103,7 @@ class Clevrgan(tfds.core.GeneratorBasedBuilder):
 def items(
   config: ClevrganConfig, draw: pictures.Draw, split: str
 ) -> Iterator[Item]:
-  """What the records of a split are to hold, in order."""
+  """Yields the contents of the records of a split, in order."""
   index = pictures.SPLITS.index(split)
   if split == "words":
     yield from _words(config)

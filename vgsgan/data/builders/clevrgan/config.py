@@ -10,7 +10,7 @@ from vgsgan.data.builders.configs import Config
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class ClevrganConfig(Config):
-  """What to make; `fingerprint` is of the two networks.
+  """Settings of the set; `fingerprint` is of the two networks.
 
   Attributes:
     generator: .npz of the network that draws; '' is the packaged one.

@@ -34,7 +34,7 @@ from vgsgan.worlds import speech
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class ClevrganFolderConfig(FolderConfig):
-  """What to prepare of a folder; `splits` are those whose lists are read."""
+  """Settings for a prepared folder; `splits` are those whose lists are read."""
 
   SECONDS: ClassVar[int] = 10
 

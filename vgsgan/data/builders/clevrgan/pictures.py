@@ -35,7 +35,7 @@ Draw = Callable[[int, np.ndarray, np.ndarray], tuple[Array, Array, Array]]
 
 @dataclass(frozen=True)
 class Picture:
-  """What is known of a picture.
+  """A picture and all that is known of it.
 
   Attributes:
     z: the latent it was drawn from.
@@ -141,7 +141,7 @@ def pictures(
 
 
 def usable(objects: Sequence[Mapping[str, Any]], most: int) -> bool:
-  """Whether there is something true to say of a picture, and all is known."""
+  """Tells whether a true caption of a picture can be made."""
   if not 1 <= len(objects) <= most:
     return False
   return all(o["shape"] is not None or o["color"] is not None for o in objects)

@@ -40,7 +40,7 @@ VALIDATION_SHARE = 0.1  # Of the videos of train.csv.
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class ClipsConfig(FolderConfig):
-  """What to prepare of a folder of clips.
+  """Settings for data prepared from a folder of clips.
 
   Attributes:
     under: names or IDs of classes of the ontology; clips with a label that is

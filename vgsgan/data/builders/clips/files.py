@@ -62,7 +62,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Files:
-  """Where sounds are, and frames or folders of them, by CLIP."""
+  """Paths of sounds, and of frames or folders of them, by CLIP."""
 
   sounds: dict[str, pathlib.Path]
   frames: dict[str, pathlib.Path]

@@ -36,7 +36,7 @@ SOURCE = "/usr/share/tuxpaint/stamps"
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class StampsConfig(FolderConfig):
-  """What to prepare of the stamps.
+  """Settings for data prepared from the stamps.
 
   Attributes:
     source: the folder of the stamps, or the one that has them in `stamps/`.
