@@ -1,11 +1,12 @@
-"""What one object and one instrument are: the judge of generated pairs.
+"""Classifies one object and one instrument: the judge of generated pairs.
 
     python -m vgsgan.main --config=configs/classification.py \\
       --workdir=runs/classifier
 
-Some six minutes of one core of an AMD EPYC, after the data set is made. On 1000
-clips of the test split (seed 0, 21 November 2026): pictures 98.6 %, sounds
-99.9 % (chance 5.6, the commonest of 24 classes).
+Training takes some six minutes on one core of an AMD EPYC, after the data set
+is made. On 1000 clips of the test split (seed 0, 21 November 2026) the accuracy
+is 98.6 % for images and 99.9 % for sounds (chance 5.6, the commonest of 24
+classes).
 
 Arguments:
   smoke           a few hundred clips and steps, seconds

@@ -1,10 +1,10 @@
-"""Sections that several configs share: each field, and what it means, once.
+"""Sections that several configs share, with the meaning of each field.
 
-A config calls these and states the numbers that are its own:
+A config calls these functions and gives its own numbers:
 
     config.train = common.train(batch=64, steps=1200, log_every=10)
 
-`**own` takes any other field of the section, in place of the default here.
+`**own` takes any other field of the section, which replaces its default.
 """
 
 from collections.abc import Mapping
@@ -16,36 +16,36 @@ from vgsgan.common import options
 
 
 def base(task: str) -> ml_collections.ConfigDict:
-  """A config with the fields that every task has, and no sections but mesh."""
+  """A config with the fields that every task has, and the section mesh."""
   return ml_collections.ConfigDict(
     {
       "task": task,
       "seed": 0,
-      # "disallow" in tests: a hidden copy between host and device is an error.
+      # Tests set "disallow": implicit copies between host and device then fail.
       "transfer_guard": "allow",
-      "compilation_cache": "~/.cache/vgsgan/jax",  # "": none.
-      "mesh": {"model": 1},  # Devices that share one copy of what is trained.
+      "compilation_cache": "~/.cache/vgsgan/jax",  # "" for none.
+      "mesh": {"model": 1},  # Devices that share one copy of the parameters.
     }
   )
 
 
 def splits(train: int, validation: int, test: int) -> dict[str, int]:
-  """Sizes of a made data set: records of each split."""
+  """Numbers of records in the splits of a synthetic data set."""
   return {"num_train": train, "num_validation": validation, "num_test": test}
 
 
 def data(dataset: str, **fields: Any) -> ml_collections.ConfigDict:
-  """A data set, where it is kept and how it is read; with its own fields."""
+  """A data set, its folder, its readers and its own fields."""
   every = {
     "data_dir": "~/.cache/vgsgan",
-    "num_workers": 0,  # Processes that read records; 0: this one.
+    "num_workers": 0,  # Processes that read records; 0 for this one.
     "num_threads": 2,
   }
   return ml_collections.ConfigDict({"dataset": dataset, **every, **fields})
 
 
 def speech_features(seconds: float, mean_normalize: bool) -> dict[str, Any]:
-  """Recordings, cut or padded to so many seconds, as log-mel spectrograms."""
+  """Recordings, cut or padded to `seconds`, as log-mel spectrograms."""
   return {
     "sample_rate": 16000,
     "seconds": seconds,
@@ -63,21 +63,21 @@ def spoken_scenes(
   num_probe: int,
   num_semantic: int,
 ) -> ml_collections.ConfigDict:
-  """Scenes that a generator draws, and their captions, spoken."""
+  """Scenes that a generator draws, with spoken captions."""
   return data(
     "clevrgan",
-    generator="",  # The packaged one, which draws 32 pixels.
-    recogniser="",  # The packaged one.
-    more="",  # Folders with more training pairs: `vgsgan.tools.select`.
+    generator="",  # "" for the packaged one, which draws 32 pixels a side.
+    recogniser="",  # "" for the packaged one.
+    more="",  # Folders of `vgsgan.tools.select` with more training pairs.
     image_size=image_size,
     most=3,  # Objects in a scene.
-    truncation=0.0,  # Largest number in a latent; 0: no limit.
+    truncation=0.0,  # Largest number in a latent; 0 for no limit.
     **size,
     num_probe=num_probe,
     num_semantic=num_semantic,
     scene_seed=0,
     speech_workers=2,
-    # The mean of a word said alone is most of what it sounds like.
+    # Without the mean, a word that is spoken alone loses most of its sound.
     **speech_features(seconds, mean_normalize=False),
   )
 
@@ -96,14 +96,14 @@ def scenes(size: Mapping[str, int]) -> ml_collections.ConfigDict:
 
 
 def sounding(size: Mapping[str, int], **own: Any) -> ml_collections.ConfigDict:
-  """Pictures of instruments with what they sound like: one in each."""
+  """Images of instruments with their sounds, one instrument in each."""
   section = data(
     "sounding",
     soundfont="/usr/share/sounds/sf2/TimGM6mb.sf2",
     image_size=32,
     sample_rate=16000,
-    track=2.0,  # Seconds of sound that a record holds, and
-    seconds=1.0,  # of it that the model hears.
+    track=2.0,  # Seconds of sound in a record.
+    seconds=1.0,  # Seconds of it that the model gets.
     spectrogram="log_mel",
     num_mels=64,
     frames=96,
@@ -117,26 +117,26 @@ def sounding(size: Mapping[str, int], **own: Any) -> ml_collections.ConfigDict:
 
 
 def speech_augment(**own: Any) -> ml_collections.ConfigDict:
-  """Changes of pictures and recordings in training: none."""
+  """Augmentation of images and recordings; none by default."""
   fields = {
     "shift": 0,  # Pixels.
     "flip": False,
     "tempo": 0.0,  # Largest change, as a share.
     "vocal_tract": 0.0,  # Largest change, as a share.
-    "time_share": 0.0,  # Longest stretch that is hidden, as a share.
-    "frequencies": 0,  # Widest band that is hidden, in mel bands.
+    "time_share": 0.0,  # Longest masked stretch, as a share.
+    "frequencies": 0,  # Widest masked band, in mel bands.
   }
   return _with(fields, own)
 
 
 def small_speech(**own: Any) -> ml_collections.ConfigDict:
-  """The small tower of recordings, a quarter of the published width."""
+  """The small speech tower, with a quarter of the published width."""
   fields = {
     "tower": "small",
     "embed": 128,
     "width": 0.25,
-    # The published kernels of 11 and 17 learn a small set by heart.
-    "max_kernel": 5,  # 0: as published.
+    # The published kernels of 11 and 17 overfit a small data set.
+    "max_kernel": 5,  # 0 for the published kernels.
     "norm": "batch",
     "final_relu": True,
   }
@@ -144,17 +144,17 @@ def small_speech(**own: Any) -> ml_collections.ConfigDict:
 
 
 def published_speech(tower: str, embed: int) -> ml_collections.ConfigDict:
-  """A tower of recordings as published."""
+  """A published speech tower."""
   own = {"tower": tower, "embed": embed, "width": 1.0, "max_kernel": 0}
   return small_speech(**own, norm="none")
 
 
 def image(**own: Any) -> ml_collections.ConfigDict:
-  """A residual tower of pictures, with a stage for each of `widths`."""
+  """A residual image tower, with a stage for each of `widths`."""
   fields = {
     "tower": "resnet",
     "embed": 128,
-    "width": 1.0,  # The VGG's; the ResNet has the next three.
+    "width": 1.0,  # Of the VGG; the ResNet has the next three fields.
     "widths": (16, 32, 64),
     "blocks": (1, 1, 1),
     "strides": (2, 2, 2),
@@ -170,7 +170,7 @@ def score(kind: str, normalize: bool = False) -> ml_collections.ConfigDict:
     {
       "kind": kind,
       "normalize": normalize,
-      "exchange": "gather",  # Or "ring": see vgsgan/losses/exchange.py.
+      "exchange": "gather",  # Or "ring"; see vgsgan/losses/exchange.py.
     }
   )
 
@@ -178,35 +178,35 @@ def score(kind: str, normalize: bool = False) -> ml_collections.ConfigDict:
 def contrastive(
   name: str, negatives: str, margin: float
 ) -> ml_collections.ConfigDict:
-  """A loss of the scores."""
+  """A contrastive loss."""
   return ml_collections.ConfigDict(
     {
       "name": name,
       "negatives": negatives,
       "margin": margin,  # Of triplets.
-      "temperature": 0.07,  # Of InfoNCE, at first.
+      "temperature": 0.07,  # Initial temperature of InfoNCE.
     }
   )
 
 
 def edits(refresh_every: int, **own: Any) -> ml_collections.ConfigDict:
-  """Edits of drawn pictures: strengths and concepts as published."""
+  """Edits of drawn images, with the published strengths and concepts."""
   fields = {
     "curriculum": "regular@0",
     "layers": "up1",
-    # From the weakest edit to the strongest: units that are switched off, how
-    # far the latent moves, how much has to change in the region, and how much
-    # of the peak still belongs to it.
+    # From the weakest edit to the strongest: the number of units switched off,
+    # the distance the latent moves, the least change in the region, and the
+    # share of the peak that bounds the region.
     "counts": (),
     "strengths": tuple(0.1 * rung for rung in range(1, 11)),
     "changes": (),
     "shares": (),
-    # Where counts is empty, the published counts, changes and shares: so many,
-    # the first of so many units.
+    # If counts is empty: the number of published counts, changes and shares,
+    # and the first count.
     "rungs": 10,
     "first_count": 140,
     "train_generator": False,
-    "inverter": "",  # Finds latents of pictures; else the records'.
+    "inverter": "",  # Encoder for latents; "" uses those of the records.
     "inversion_steps": 4,
     "inversion_limit": 0.5,
     "directions": 16,
@@ -225,40 +225,40 @@ def adam(lr: float, **own: Any) -> ml_collections.ConfigDict:
     "name": "adam",
     "lr": lr,
     "schedule": "cosine",
-    "decay_steps": 0,  # Of the schedule "step" alone.
+    "decay_steps": 0,  # For the schedule "step" alone.
     "warmup_steps": 50,
     "momentum": 0.9,
     "b2": 0.999,
     "weight_decay": 0.0,
-    "clip_norm": 1.0,  # 0.0: none.
+    "clip_norm": 1.0,  # 0.0 for no clipping.
   }
   return _with(fields, own)
 
 
 def constant_adam(lr: float, momentum: float) -> ml_collections.ConfigDict:
-  """Adam for networks that play a game: one rate, and a shorter memory."""
+  """Adam for adversarial networks: a constant rate and shorter averages."""
   own = {"schedule": "constant", "warmup_steps": 0, "clip_norm": 0.0}
   return adam(lr, momentum=momentum, b2=0.99, **own)
 
 
 def sgd(lr: float, decay_steps: int) -> ml_collections.ConfigDict:
-  """SGD as published: the rate falls to a tenth every `decay_steps`."""
+  """The published SGD; the rate falls to a tenth every `decay_steps`."""
   own = {"warmup_steps": 0, "weight_decay": 5e-7, "clip_norm": 0.0}
   return adam(lr, name="sgd", schedule="step", decay_steps=decay_steps, **own)
 
 
 def train(batch: int, steps: int, **own: Any) -> ml_collections.ConfigDict:
-  """How long training lasts, in updates, and in what precision."""
+  """The length of training in updates, its precision, and its checkpoints."""
   fields = {
     "batch": batch,
     "dtype": "float32",  # Or "bfloat16", for accelerators.
     "accumulate": 1,  # Parts in which a batch passes the networks.
-    "remat": False,  # True: less memory, more work.
+    "remat": False,  # True for less memory and more computation.
     "steps": steps,
     "log_every": 20,
     "eval_every": 500,
     "save_every": 500,
-    "keep": 2,  # Checkpoints.
+    "keep": 2,  # Number of checkpoints.
   }
   return _with(fields, own)
 
@@ -271,7 +271,7 @@ def shorten(
   every: int = 10,
   log_every: int = 5,
 ) -> None:
-  """Makes a run a few steps long, as the variant `smoke` does."""
+  """Shortens a run to a few steps, for the variant `smoke`."""
   config.train.update(batch=batch, steps=steps, log_every=log_every)
   config.train.update(eval_every=every, save_every=every)
   config.eval.batch = batch
@@ -280,7 +280,7 @@ def shorten(
 def _with(
   fields: Mapping[str, Any], own: Mapping[str, Any]
 ) -> ml_collections.ConfigDict:
-  """The fields with a config's own values; refuses a field that is not one."""
+  """The fields with a config's own values; TypeError for unknown fields."""
   for name in own:
     if name not in fields:
       near = options.nearest(name, list(fields))

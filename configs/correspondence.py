@@ -1,23 +1,23 @@
-"""Audio-visual correspondence: do a picture and a sound belong together?
+"""Audio-visual correspondence: do an image and a sound belong together?
 
     python -m vgsgan.main --config=configs/correspondence.py:ave --workdir=DIR
 
-on a world of 24 sounding objects: about four minutes to prepare it and four to
+trains on a world of 24 sounding objects: four minutes to prepare it and four to
 train, on one core of an AMD EPYC. After 1,000 steps (seeds 0 to 2, 2026-11-21)
-the nDCG@30 from image to audio is 24.3 ± 4.4 (chance 9.5), and 75.5 ± 1.3 % of
-pairs are told (50); the table of all systems is in docs/correspondence.md.
+the nDCG@30 from image to audio is 24.3 ± 4.4 (chance 9.5), and the accuracy on
+pairs is 75.5 ± 1.3 % (50); docs/correspondence.md has the table of all systems.
 
 Arguments, combined with commas:
   l3          L3-Net ("Look, Listen and Learn", ICCV 2017), with its baselines
   ave         AVE-Net ("Objects that Sound", ECCV 2018); the default
-  avol        AVOL-Net (likewise): what in the picture makes the sound
-  shortcut    sounds that go with a picture start at a video frame, others
-              anywhere: the mistake of "Objects that Sound", section 3.3
-  judge       one object a picture, of 32 pixels: judges configs/generation.py
+  avol        AVOL-Net (the same paper): localises the sound in the image
+  shortcut    sounds of matching pairs start at a video frame, others anywhere:
+              the mistake of "Objects that Sound", section 3.3
+  judge       one object an image, of 32 pixels: judges configs/generation.py
   clips       a folder of clips in AudioSet's layout: --config.data.source=DIR
   published   the published towers, front end and batch, for accelerators
   table       the three systems, and AVE-Net with the shortcut, three seeds
-  smoke       a few steps on a handful of pictures, about a minute on 2 cores
+  smoke       a few steps on a handful of images, about a minute on 2 cores
 """
 
 from typing import Any
@@ -39,7 +39,7 @@ ARMS = {
   "ave_shortcut": arm("ave", shortcut=True),
 }
 
-# Name, arm, and which of its figures of retrieval.
+# Name of a row, its arm, and the part of the arm's retrieval figures.
 ROWS = (
   ("L3-Net", "l3", "retrieval"),
   ("L3-Net with CCA", "l3", "cca"),
@@ -74,12 +74,12 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
 def default() -> ml_collections.ConfigDict:
   config = common.base("correspondence")
-  # The ticks are what the shortcut can tell the time by.
+  # The ticks let a model tell the time, which the shortcut needs.
   config.data = common.sounding(
     common.splits(4000, 400, 500), image_size=64, most=3, tick=0.03
   )
   config.data.shortcut = False
-  config.data.real = False  # Test on real pictures with real sounds as well.
+  config.data.real = False  # True tests on real images and sounds as well.
   config.data.augment = ml_collections.ConfigDict()
   config.data.augment.shift = 4
   config.data.augment.flip = True
@@ -113,9 +113,9 @@ def shortcut(config: ml_collections.ConfigDict) -> None:
 
 
 def clips(config: ml_collections.ConfigDict) -> None:
-  """What `data` has of the sounding world gives way to a folder."""
-  made = ("soundfont", "track", "fewest", "most", "scene_seed", "tick")
-  for name in (*made, "num_train", "num_validation", "num_test"):
+  """Replaces the sounding world in `data` with a folder of clips."""
+  synthetic = ("soundfont", "track", "fewest", "most", "scene_seed", "tick")
+  for name in (*synthetic, "num_train", "num_validation", "num_test"):
     del config.data[name]
   config.data.dataset = "clips"
   config.data.source = ""

@@ -3,12 +3,11 @@
     python -m vgsgan.main --config=configs/drawing.py \\
       --config.data.generator=GENERATOR.npz --workdir=runs/drawing
 
-The towers, score, loss, optimiser and edits of Surís et al. (CVPR 2019), on
-pictures of a 128 px generator that `configs/scenes_gan.py:published` trains and
-`python -m vgsgan.tools.export` takes out of its run. The published generator is
-a progressive GAN, this one a BigGAN; its 8 x 8 layer, `up1`, stands for
-`layer4`.
-Not trained yet; no results are known.
+The towers, score, loss, optimiser and edits are those of Surís et al. (CVPR
+2019). `configs/scenes_gan.py:published` trains the 128 px generator, and
+`python -m vgsgan.tools.export` takes it out of its run. It is a BigGAN, the
+published one a progressive GAN; its 8 x 8 layer, `up1`, replaces `layer4`. This
+config has not been trained; there are no results.
 
 Arguments, combined with commas (`configs/drawing.py:random`):
   regular, hard    losses without edits
@@ -18,10 +17,10 @@ Arguments, combined with commas (`configs/drawing.py:random`):
                    --config.data.source=DIR
   smoke            the packaged 32 px generator and narrow towers, for CPU
 
-The published pictures are of a progressive GAN that is not here, so nothing can
-be drawn of their latents. A folder of another generator's pictures brings its
-latents as `z.npy`; it takes edits with --config.task=drawing,
---config.loss.name=both and --config.data.generator=GENERATOR.npz.
+The progressive GAN of the published images is not available, so their latents
+cannot be drawn. A folder of another generator's images has its latents in
+`z.npy`. It gets edits with --config.task=drawing, --config.loss.name=both and
+--config.data.generator=GENERATOR.npz.
 """
 
 import ml_collections
@@ -45,7 +44,7 @@ def default() -> ml_collections.ConfigDict:
     num_probe=4000,
     num_semantic=500,
   )
-  config.data.source = ""  # A folder; of `folder` alone, as is the next field.
+  config.data.source = ""  # For `folder` alone, as is the next field.
   config.data.max_bad_share = 0.01
   config.data.augment = common.speech_augment()
   config.data.augment.shortest = 0.0

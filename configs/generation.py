@@ -1,27 +1,26 @@
-"""Generation: pictures alone, and pictures with their sounds.
+"""Generation: images alone, and images with their sounds.
 
     python -m vgsgan.main --config=configs/generation.py:idea-gan \\
       --workdir=runs/idea-gan
 
 Arguments, combined with commas (`configs/generation.py:idea-gan,smoke`):
-  idea, idea-ae   pictures and sounds through one representation: autoencoder
-  idea-vae        variational
-  idea-gan        and adversarial, against an audio-visual correspondence net
-  idea-vae-gan    all of that
-  ae, vae         autoencoder of pictures alone; variational
-  gan             pictures of random latents; the generator's loss does not
-                  saturate
-  minimax         the same with the loss of the game as it stands
+  idea, idea-ae   images and sounds through one representation: autoencoder
+  idea-vae        variational autoencoder
+  idea-gan        autoencoder against an audio-visual correspondence network
+  idea-vae-gan    variational autoencoder against the same network
+  ae, vae         autoencoder of images alone; variational
+  gan             images of random latents, with the non-saturating loss
+  minimax         gan with the minimax loss
   dcgan           gan with the architecture and the optimiser of DCGAN
-  table           the four of `idea` with three seeds; wants judges
+  table           the four of `idea` with three seeds; needs judges
   smoke           a few steps of small networks
 
 2,000 steps take eight minutes without an adversary and fourteen with one, on
-one core of an AMD EPYC. Test pairs of three seeds, 2026-11-21: Frechet distance
-129 ± 26 with `idea-gan` and 235 ± 13 with `idea-ae` (524 for the mean pair, 13
-for real ones), more in docs/generation.md.
+one core of an AMD EPYC. The Frechet distance of test pairs (three seeds,
+2026-11-21) is 129 ± 26 with `idea-gan` and 235 ± 13 with `idea-ae` (524 for the
+mean pair, 13 for real ones); docs/generation.md has more.
 
-Two frozen networks judge what is generated, if they are named:
+Two frozen networks judge generated clips, if they are named:
 
     python -m vgsgan.main --config=configs/classification.py \\
       --workdir=runs/classifier
@@ -77,7 +76,7 @@ def default() -> ml_collections.ConfigDict:
   config.idea.pools = 2
   config.idea.picture_decoder = (64, 32, 16)
   config.idea.sound_decoder = (64, 32, 16, 8)
-  config.idea.drop = 0.3  # Share without the picture, and without the sound.
+  config.idea.drop = 0.3  # Share without the image, and without the sound.
   config.idea.weight = 300.0  # Of the squared errors.
   config.idea.kl_weight = 3e-2
 
@@ -96,7 +95,7 @@ def default() -> ml_collections.ConfigDict:
 
   config.eval = ml_collections.ConfigDict()
   config.eval.batch = 50
-  config.eval.fitted = 1000  # Training clips whose latents new ones are like.
+  config.eval.fitted = 1000  # Training clips for the Gaussian of new latents.
   return config
 
 
@@ -107,8 +106,8 @@ def idea(kind: str) -> options.Variant:
   return variant
 
 
-def pictures(kind: str, **fields: Any) -> options.Variant:
-  """Pictures alone."""
+def images(kind: str, **fields: Any) -> options.Variant:
+  """A variant that generates images alone."""
 
   def variant(config: ml_collections.ConfigDict) -> None:
     if config.task != "idea" or config.idea.kind != "ae":
@@ -132,7 +131,7 @@ def pictures(kind: str, **fields: Any) -> options.Variant:
 
 
 def dcgan(config: ml_collections.ConfigDict) -> None:
-  pictures("gan", network="dcgan", latent=100, widths=(16, 32, 64))(config)
+  images("gan", network="dcgan", latent=100, widths=(16, 32, 64))(config)
   for name in ("generator", "discriminator"):
     config.optim[name].update({"lr": 2e-4, "b2": 0.999})
   config.train.batch = 128
@@ -172,10 +171,10 @@ def smoke(config: ml_collections.ConfigDict) -> None:
 VARIANTS = {
   "idea": lambda config: None,
   **{f"idea-{kind}": idea(kind) for kind in IDEA},
-  "ae": pictures("ae"),
-  "vae": pictures("vae"),
-  "gan": pictures("gan"),
-  "minimax": pictures("gan", loss="minimax"),
+  "ae": images("ae"),
+  "vae": images("vae"),
+  "gan": images("gan"),
+  "minimax": images("gan", loss="minimax"),
   "dcgan": dcgan,
   "table": table,
   "smoke": smoke,

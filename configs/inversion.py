@@ -1,4 +1,4 @@
-"""An encoder that finds the latents of pictures, for `edits.inverter`.
+"""An encoder from images to latents, for `edits.inverter`.
 
     python -m vgsgan.main --config=configs/inversion.py --workdir=runs/inversion
     python -m vgsgan.tools.export --workdir=runs/inversion --network=inverter \\
@@ -6,12 +6,12 @@
     python -m vgsgan.main --config=configs/quickstart.py:chunk \\
       --config.edits.inverter=inverter.npz --workdir=runs/inverted
 
-It belongs to the generator that it was trained with. Seven minutes on one core
-of an AMD EPYC (2,000 steps, seed 0, 21 November 2026). On the test split the
-median error, relative to a blank sheet of the mean colour, is 0.23 for drawn
-pictures (0.32 by the encoder alone; 1.24 with another picture's latent) and
-0.55 for rendered ones (0.67; 1.27), of which the gate lets 39 % through (none
-with another picture's latent), and 94 % of drawn ones.
+It belongs to the generator that it was trained with. Training takes seven
+minutes on one core of an AMD EPYC (2,000 steps, seed 0, 21 November 2026). On
+the test split the median error, relative to a blank image of the mean colour,
+is 0.23 for drawn images (0.32 by the encoder alone; 1.24 with another image's
+latent) and 0.55 for rendered ones (0.67; 1.27). 94 % of drawn and 39 % of
+rendered images pass the gate, and none with another image's latent.
 
 Arguments:
   smoke           a few steps of a small network
@@ -29,7 +29,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
 def default() -> ml_collections.ConfigDict:
   config = common.base("inversion")
-  # Only to see how well it does; what is learned from is drawn in the step.
+  # Data are for evaluation alone; the step draws its training images.
   config.data = common.scenes(common.splits(1000, 200, 1000))
   config.data.num_threads = 1
   config.data.generator = ""  # The packaged one.

@@ -6,7 +6,7 @@ trains `regular` and `edited` on the same data with the same number of steps.
 Arguments, with commas (`configs/quickstart.py:table,smoke`):
   table      the arms of TABLE with three seeds and 500 steps; or
   ARM        one arm alone: see ARMS below
-  smoke      a few steps on a handful of pictures, about a minute on 2 cores
+  smoke      a few steps on a handful of images, about a minute on 2 cores
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ from vgsgan.common.errors import UserError
 
 
 def arm(loss: str, *phases: str) -> dict[str, Any]:
-  """Fields of an arm: its loss, and its edits from some step on."""
+  """Fields of an arm: its loss, and its phases of edits."""
   curriculum = ",".join(["regular@0", *phases])
   return {"loss": {"name": loss}, "edits": {"curriculum": curriculum}}
 
@@ -36,7 +36,7 @@ ARMS = {
   "gaussian": arm("edited", "gaussian@100"),
   "chunk": arm("edited", "chunk@100"),
   "direction": arm("edited", "direction@100"),
-  # InfoNCE over all pairs of the batch, an edit being one more impostor.
+  # InfoNCE over all pairs of the batch; an edit is one more impostor.
   "infonce": arm("infonce"),
   "infonce_gradient": arm("infonce", "random@100", "gradient@200"),
   "infonce_chunk": arm("infonce", "chunk@100"),
@@ -79,12 +79,12 @@ def default() -> ml_collections.ConfigDict:
     num_probe=2000,
     num_semantic=300,
   )
-  # No shift or flip: the edits know where things are in the picture as drawn.
+  # No shift or flip: edits use the places of objects in the drawn image.
   config.data.augment = common.speech_augment(tempo=0.1, vocal_tract=0.1)
   config.data.augment.shortest = 0.4  # Seconds of a recording, at least.
 
   config.speech = common.small_speech(final_relu=False)
-  # Its norm meets edits and originals in equal terms.
+  # Group normalisation treats edits and originals alike.
   config.image = common.image(
     widths=(32, 64), blocks=(1, 1), strides=(1, 2), norm="group"
   )
@@ -124,7 +124,7 @@ def default() -> ml_collections.ConfigDict:
 
 
 def alone(name: str) -> options.Variant:
-  """One arm, as a run of its own."""
+  """A variant with one arm, as a run of its own."""
 
   def variant(config: ml_collections.ConfigDict) -> None:
     if "compare" not in config:
@@ -151,8 +151,8 @@ def smoke(config: ml_collections.ConfigDict) -> None:
   config.image.update({"embed": 32, "widths": (8, 16)})
   config.edits.update({"concepts": 8, "concept_pairs": 64, "refresh_every": 1})
   arms = config.compare.arms.values() if "compare" in config else [config]
-  for one in arms:
-    one.edits.curriculum = one.edits.curriculum.replace("00", "")
+  for fields in arms:
+    fields.edits.curriculum = fields.edits.curriculum.replace("00", "")
   common.shorten(config, steps=4, log_every=1, every=4)
   config.eval.block = 32
   config.optim.warmup_steps = 5

@@ -3,7 +3,7 @@
     python -m vgsgan.main --config=configs/scenes_gan.py --workdir=runs/gan
 
 Arguments, combined with commas (`configs/scenes_gan.py:labels`):
-  labels     a projection discriminator, told which words are true
+  labels     a projection discriminator, conditioned on the true words
   published  128 px and the published widths: for accelerators
   smoke      a few steps of small networks, under a minute on 2 cores
 """
@@ -32,7 +32,7 @@ def default() -> ml_collections.ConfigDict:
   config.gan.discriminator_spectral = False
   config.gan.labels = False
   config.gan.r1 = 0.5
-  config.gan.r1_rows = 4  # Of the batch, every fourth picture.
+  config.gan.r1_rows = 4  # Every fourth image of the batch.
   config.gan.orthogonal = 0.0
   config.gan.shift = 4
   config.gan.average = 0.999
@@ -47,7 +47,7 @@ def default() -> ml_collections.ConfigDict:
   config.eval = ml_collections.ConfigDict()
   config.eval.batch = 100
   config.eval.samples = 2000
-  config.eval.recogniser = ""  # The packaged one.
+  config.eval.recogniser = ""  # "" for the packaged one.
   return config
 
 

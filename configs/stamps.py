@@ -1,4 +1,4 @@
-"""Pictures of the Tux Paint stamps and people describing them.
+"""Images of the Tux Paint stamps with spoken descriptions.
 
     python -m vgsgan.main --config=configs/stamps.py --workdir=runs/stamps
 
@@ -27,7 +27,7 @@ def default() -> ml_collections.ConfigDict:
   config.data.protocol = "cells"
   config.data.languages = "fr,ro,ru,ca,bg,es"
   config.data.symbols = False
-  config.data.max_stamps = 0  # 0 for all of them.
+  config.data.max_stamps = 0  # 0 for all stamps.
   config.data.max_bad_share = 0.01
   config.data.split_seed = 0
   config.data.permuted = False

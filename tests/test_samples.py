@@ -88,7 +88,7 @@ def test_without_librosa_one_line_says_what_to_install(monkeypatch):
   assert "\n" not in str(refused.value)
 
 
-def test_a_page_has_pictures_above_their_spectrograms():
+def test_a_page_has_images_above_their_spectrograms():
   white, black = np.ones((2, 4, 4, 3), np.float32), -np.ones((2, 4, 4, 3))
   low = -np.ones((2, 96, 8), np.float32)
   low[..., 0] = 1  # The lowest band alone.
@@ -108,7 +108,9 @@ def files_of(folder):
   return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_files_of_a_run_of_pairs(tmp_path, monkeypatch, in_memory):
+def test_a_run_of_pairs_gives_a_sheet_and_sounds(
+  tmp_path, monkeypatch, in_memory
+):
   config = small("vae")
   config.train.update({"steps": 1, "eval_every": 1, "save_every": 1})
   assert run_config(config, tmp_path / "run") == 0
@@ -138,7 +140,7 @@ def test_files_of_a_run_of_pairs(tmp_path, monkeypatch, in_memory):
     assert abs(int(spectrogram_.mean(0).argmax()) - tone) <= 1
 
 
-def test_a_sheet_of_a_run_of_pictures_alone(tmp_path, in_memory):
+def test_a_run_of_images_gives_a_sheet_alone(tmp_path, in_memory):
   config = small_pictures("gan")
   config.train.update({"steps": 1, "eval_every": 1, "save_every": 1})
   assert run_config(config, tmp_path / "run") == 0
@@ -150,9 +152,9 @@ def test_a_sheet_of_a_run_of_pictures_alone(tmp_path, in_memory):
 
 def test_mistakes_are_named_in_one_line(tmp_path):
   with pytest.raises(UserError, match="no config") as refused:
-    samples.made(tmp_path)
+    samples.generate(tmp_path)
   config = load("quickstart").get_config("random").to_dict()
   jsonfiles.write_json(tmp_path / "config.json", config)
   with pytest.raises(UserError, match="a run of 'drawing'") as other:
-    samples.made(tmp_path)
+    samples.generate(tmp_path)
   assert "\n" not in str(refused.value) + str(other.value)

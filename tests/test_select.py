@@ -160,7 +160,7 @@ def test_the_pairs_with_the_highest_loss_are_chosen(
   assert names == [str(rank) for rank in range(7)]
 
 
-def test_what_does_not_count_is_not_chosen(
+def test_edits_that_do_not_count_are_not_chosen(
   run, records, tmp_path, monkeypatch, in_memory
 ):
   def none(*arguments):
@@ -181,7 +181,7 @@ def test_what_does_not_count_is_not_chosen(
   refused(run[0], 99, tmp_path / "file" / "out", str(tmp_path / "file"))
 
 
-def test_edits_are_drawn_and_scored_as_they_are_written(
+def test_written_edits_have_the_written_scores(
   run, records, tmp_path, in_memory
 ):
   out = tmp_path / "out"
@@ -202,7 +202,7 @@ def test_edits_are_drawn_and_scored_as_they_are_written(
     assert np.any(image != decode(record["image"]))
 
 
-def test_the_mark_is_round_the_box():
+def test_the_frame_is_round_the_box():
   region = np.zeros((4, 4), bool)
   region[1, 2:] = region[2, 3] = True
   edges = select.box(region, 32)
@@ -303,7 +303,7 @@ def test_the_folder_is_read_as_more_training_pairs(tmp_path):
   ],
   ids=["flat", "float64", "infinite", "objects", "bytes"],
 )
-def test_latents_that_are_none_are_one_line(tmp_path, z):
+def test_invalid_latents_are_one_line(tmp_path, z):
   test_clevrgan_folder.make(tmp_path)
   if isinstance(z, bytes):
     (tmp_path / "z.npy").write_bytes(z)
@@ -320,7 +320,7 @@ def refused(workdir, count, out, *words, kind=""):
   drawing_world.one_line(error, *words)
 
 
-def test_what_is_wrong_is_one_line(run, generator, tmp_path, in_memory):
+def test_mistakes_are_one_line(run, generator, tmp_path, in_memory):
   out = tmp_path / "out"
   refused(tmp_path / "gone", 3, out, f"no run in {tmp_path / 'gone'}")
   assert not (tmp_path / "gone").exists()
@@ -347,7 +347,7 @@ def test_runs_without_edits_or_checkpoints_are_one_line(
   refused(tmp_path, 3, tmp_path / "out", "a run of 'grounding'", "no edits")
 
 
-def test_the_last_phase_says_which_edit(run):
+def test_the_last_phase_gives_the_kind_of_edit(run):
   _, model, state = run
   restored = drawn_runs.Restored(model, 3, state)
   assert drawn_runs.kind_of(restored, "") == "random"

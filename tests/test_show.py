@@ -37,14 +37,14 @@ def spoken(record, words=WORDS):
   ("seconds", "best"),
   [(0.0, 0), (0.05, 0), (0.3, 1), (0.69, 1), (0.71, 2), (1.2, 2), (9.0, 2)],
 )
-def test_the_word_of_a_time_is_that_or_the_nearest(seconds, best):
-  assert show.heard(spoken({}), seconds) == (("a", "shiny", "right of"), best)
+def test_the_word_nearest_to_a_time_is_chosen(seconds, best):
+  assert show.word_at(spoken({}), seconds) == (("a", "shiny", "right of"), best)
 
 
 @pytest.mark.parametrize("words", [b"[]", b""])
-def test_without_times_there_is_a_caption_and_no_word(words):
+def test_a_caption_without_times_has_no_best_word(words):
   record = {"words": words, "caption": b"a cube"}
-  assert show.heard(record, 0.3) == (("a cube",), None)
+  assert show.word_at(record, 0.3) == (("a cube",), None)
 
 
 # -------------------------------------------------------------------- rows
@@ -101,12 +101,12 @@ def encoder(model):
   return jax.jit(model.encode)
 
 
-def test_rows_hold_the_scores_of_both_pictures(model, state, pairs, shown):
+def test_rows_hold_the_scores_of_both_images(model, state, pairs, shown):
   assert len(shown) == B and all(row.counts for row in shown)
   for record, row in zip(pairs, shown, strict=False):
     score, (y, x, frame) = best_match(model, state, record)
     np.testing.assert_allclose(row.before, score, rtol=1e-4, atol=1e-6)
-    np.testing.assert_array_equal(row.picture, decode(record["image"]))
+    np.testing.assert_array_equal(row.image, decode(record["image"]))
     # One pool, so two hundredths of a second a frame.
     assert row.best == min((4 * frame + 1) // 20, 3)
     assert row.region[y, x] and row.region.dtype == bool
@@ -114,7 +114,7 @@ def test_rows_hold_the_scores_of_both_pictures(model, state, pairs, shown):
     stored = record | {"image": encode(row.edited)}
     score, _ = best_match(model, state, stored)
     np.testing.assert_allclose(row.after, score, rtol=1e-4, atol=1e-5)
-    assert np.any(row.edited != row.picture)
+    assert np.any(row.edited != row.image)
 
 
 def test_the_first_pairs_with_an_edit_are_chosen(
@@ -166,11 +166,11 @@ def row_of(**fields):
   return made._replace(**fields)
 
 
-def test_the_light_falls_on_the_region_alone():
+def test_the_spotlight_darkens_all_but_the_region():
   row = row_of()
-  large = np.kron(row.picture, np.ones((32, 32, 1), np.uint8))
+  large = np.kron(row.image, np.ones((32, 32, 1), np.uint8))
   inside = np.kron(row.region, np.ones((64, 64), bool))
-  lit = show.spotlight(row.picture, row.region)
+  lit = show.spotlight(row.image, row.region)
   np.testing.assert_array_equal(
     lit[~inside], np.floor(0.35 * large[~inside]).astype(np.uint8)
   )
@@ -189,7 +189,7 @@ def colors(page, left, top, right, bottom):
   return set(map(tuple, part.tolist()))
 
 
-def test_the_sheet_has_a_row_of_three_pictures_and_a_text():
+def test_a_row_of_the_sheet_has_three_images_and_a_text():
   rows = [row_of(), row_of(after=0.5), row_of(best=None, counts=False)]
   page = show.sheet(rows)
   pixels = np.asarray(page)
@@ -198,8 +198,8 @@ def test_the_sheet_has_a_row_of_three_pictures_and_a_text():
   for k, row in enumerate(rows):
     top = 24 + 44 + k * 280
     cells = [
-      show.enlarged(row.picture),
-      show.spotlight(row.picture, row.region),
+      show.enlarged(row.image),
+      show.spotlight(row.image, row.region),
       show.enlarged(row.edited),
     ]
     for i, cell in enumerate(cells):
@@ -215,7 +215,7 @@ def test_the_sheet_has_a_row_of_three_pictures_and_a_text():
   assert colors(page, page.width - 24, 0, *page.size) == {(255, 255, 255)}
 
 
-def test_long_captions_are_broken_and_every_word_of_an_entry_is_marked():
+def test_long_captions_wrap_and_every_word_of_an_entry_is_marked():
   def underlined(*words):
     page = np.asarray(show.sheet([row_of(words=words)]))
     blue = np.all(page == (9, 105, 218), axis=-1)

@@ -2,7 +2,7 @@
 
     python -m vgsgan.main --config=configs/stamps.py --workdir=runs/stamps
 
-The same command goes on with a run that was interrupted.
+The same command resumes a run that was interrupted.
 """
 
 import gc
@@ -27,7 +27,7 @@ MODES = ("train", "eval", "compile")
 
 
 def define_flags(values: flags.FlagValues) -> None:
-  """Defines the flags of a run; a process of several has the last four."""
+  """Defines the flags of a run; the last four are for several processes."""
   config_flags.DEFINE_config_file(
     "config",
     None,
@@ -36,7 +36,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flag_values=values,
   )
   options.define_path(
-    values, "workdir", None, "Folder of the run, new or to go on."
+    values, "workdir", None, "Folder of the run, a new one or one to resume."
   )
   flags.DEFINE_enum(
     "mode",
@@ -49,14 +49,14 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_string(
     "topology",
     None,
-    "With --mode=compile: a slice of TPUs, such as v5e:16x16; else the devices "
-    "of this machine.",
+    "With --mode=compile: a slice of TPUs, such as v5e:16x16; the devices of "
+    "this machine if empty.",
     values,
   )
   flags.DEFINE_bool(
     "distributed",
     False,
-    "Join the other processes of a cluster that JAX finds by itself.",
+    "Join the other processes of a cluster that JAX detects.",
     flag_values=values,
   )
   flags.DEFINE_string(
@@ -80,7 +80,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def resolved_config(given: flags.FlagValues) -> ml_collections.ConfigDict:
-  """The config of the flags, or else the one of the run in the workdir."""
+  """The config of the flags; for `eval` without one, that of the workdir."""
   if not given.workdir and given.mode != "compile":
     raise UserError("--workdir is missing: name the folder of the run")
   if given.config is None and given.mode == "eval":
@@ -95,7 +95,7 @@ def main(argv: list[str]) -> None:
   commands.require(argv)
   config = resolved_config(given)
   if given.topology and given.mode != "compile":
-    raise UserError("--topology is of --mode=compile alone")
+    raise UserError("--topology needs --mode=compile")
   alone = not (given.distributed or given.coordinator_address)
   if alone and (given.num_processes, given.process_id) != (None, None):
     raise UserError(
@@ -106,7 +106,7 @@ def main(argv: list[str]) -> None:
     processes.start(*cluster)
   workdir = pathlib.Path(given.workdir) if given.workdir else None
   ranges.check(config)
-  if not given.topology:  # JAX keeps programs of devices that are here.
+  if not given.topology:  # JAX caches only programs for local devices.
     compile_cache.start_for(config)
   if given.mode == "compile":
     sys.exit(program.run(config, given.topology, workdir))
@@ -118,15 +118,15 @@ def main(argv: list[str]) -> None:
 
 
 def run() -> None:
-  """The entry point: errors a user can mend are one line, without traceback."""
+  """The entry point; a UserError is one line, without a traceback."""
   jax.config.config_with_absl()
   memory.keep_freed()
-  # Tracing makes many objects and little garbage: a sixth of a start is saved.
+  # Tracing makes many objects and little garbage. A sixth of a start is saved.
   gc.set_threshold(50_000)
   try:
     commands.start(main, define_flags)
   except KeyboardInterrupt:
-    # Before training or after it, where there is nothing to save.
+    # Training catches signals itself; elsewhere there is nothing to save.
     sys.exit(128 + signal.SIGINT)
 
 

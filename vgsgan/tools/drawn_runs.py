@@ -1,4 +1,4 @@
-"""Finished runs of `drawing`: the model they made, and the edits it meets."""
+"""Loads models of `drawing` from finished runs, and scores edits with them."""
 
 import pathlib
 from typing import NamedTuple
@@ -32,10 +32,10 @@ class Restored(NamedTuple):
 
 
 def restored(workdir: pathlib.Path) -> Restored:
-  """The best checkpoint of a run, on one device.
+  """Restores the best checkpoint of a run, on one device.
 
   Raises:
-    UserError: there is no such run, or none that was evaluated.
+    UserError: there is no such run, or no checkpoint was evaluated.
   """
   config = tasks.config_of(workdir)
   if config.task != "drawing":
@@ -61,10 +61,10 @@ def define_kind(values: flags.FlagValues) -> None:
 
 
 def kind_of(run: Restored, name: str) -> str:
-  """The kind of edit of that name; the curriculum's last if it is ''.
+  """The named kind of edit; the curriculum's last one if the name is ''.
 
   Raises:
-    UserError: it is no kind, or the state has not what it needs.
+    UserError: the kind is unknown, or needs clusters that the state lacks.
   """
   kind = name or list(run.model.phases.values())[-1]
   if kind == "regular":
@@ -73,8 +73,8 @@ def kind_of(run: Restored, name: str) -> str:
     )
   if kind not in KINDS:
     raise UserError(f"--kind={kind!r} is unknown: {nearest(kind, KINDS)}")
-  known = run.state.batch_stats.get("concepts")
-  if kind == "cluster" and (known is None or not known.centroids.any()):
+  concepts = run.state.batch_stats.get("concepts")
+  if kind == "cluster" and (concepts is None or not concepts.centroids.any()):
     raise UserError(
       f"the best checkpoint, of step {run.step}, has no clusters: choose "
       "another --kind than 'cluster'"
@@ -83,7 +83,7 @@ def kind_of(run: Restored, name: str) -> str:
 
 
 def check_records(run: Restored, kind: str, records: Records) -> None:
-  """Refuses edits that the model cannot look at, or without known latents."""
+  """Raises UserError if the model or the records do not suit these edits."""
   check_norm(run.model.config, {0: kind})
   size = run.model.generator.latent_size
   check_latents(run.model.config, {0: kind}, size, records[0])
@@ -96,25 +96,25 @@ def judge(
   batch: Batch,
   key: Key[Array, ""],
 ) -> dict[str, Array]:
-  """An edit of each picture of a batch, and how far it misleads the model.
+  """Edits each image of a batch, and scores how far this misleads the model.
 
   Returns:
-    `true` and `edited` [b], the caption's scores with its picture and with the
-    edit; `loss` [b], the hinge between them, 0 where the edit does not count;
+    `true` and `edited` [b], the caption's scores with its image and with the
+    edit; `loss` [b], the hinge between them, 0 if the edit does not count;
     `counts` [b], whether it does; `picture` [b, s, s, 3], the edit as uint8;
-    `region` [b, h, w], where picture and caption match best, and `frame` [b],
-    when; `real` [b].
+    `region` [b, h, w] and `frame` [b] of the best match of image and caption;
+    `real` [b].
   """
-  pictures, mel, num_frames = model.inputs(batch, None)
+  images, mel, num_frames = model.inputs(batch, None)
   weights = state.params, state.batch_stats
 
   def maps_of(x):
     return model.maps(*weights, x, mel, num_frames, train=False)[0]
 
-  maps = maps_of(pictures)
-  drawn, weight, _ = model.edit(kind, key, *weights, batch, pictures, maps)
+  maps = maps_of(images)
+  drawn, weight, _ = model.edit(kind, key, *weights, batch, images, maps)
   true, edited = (
-    scores.paired(model.score, *found) for found in (maps, maps_of(drawn))
+    scores.paired(model.score, *x) for x in (maps, maps_of(drawn))
   )
   hinge = jax.nn.relu(model.config.loss.margin + edited - true)
   peak = edits.peak(model.matchmap(*maps[:2]), maps[2])

@@ -22,10 +22,10 @@ from vgsgan.train import finished, terminal
 
 
 def export(workdir: pathlib.Path, network: str, out: pathlib.Path) -> None:
-  """Writes the network of the best checkpoint.
+  """Writes a network of the best checkpoint to a file.
 
   Raises:
-    UserError: the run is not finished, or goes on, or has no such network.
+    UserError: the run is not finished, or in use, or has no such network.
   """
   config = tasks.config_of(workdir)
   results = finished.results_of(workdir)
@@ -44,7 +44,7 @@ def export(workdir: pathlib.Path, network: str, out: pathlib.Path) -> None:
     "params": state.params[network],
     "batch_stats": state.batch_stats.get(network, {}),
   }
-  if network == "generator":  # Its average draws better than itself.
+  if network == "generator":  # The averaged generator draws better images.
     tree = state.batch_stats.get("average", tree)
   meta = {"network": network, "config": config.to_dict(), "results": results}
   command = ["python", "-m", "vgsgan.tools.export", *sys.argv[1:]]

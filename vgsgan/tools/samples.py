@@ -5,7 +5,7 @@
 sheet.png shows the first validation clips, and what the run's best checkpoint
 makes of them and of random latents: each image above its spectrogram. A run of
 image and sound pairs also gives NAME-NUMBER.wav, the sound of each spectrogram.
-Real sounds are made from their spectrograms, too, so that both lack the same:
+Real sounds are made from their spectrograms, too, so that both lack the same
 phases and loudness. Sounds need the extra `sounds`.
 """
 
@@ -32,17 +32,17 @@ from vgsgan.tasks.generation_evaluation import sheet
 from vgsgan.tasks.idea_evaluation import upright
 from vgsgan.train import compile_cache, finished, terminal
 
-FEW = 6  # Clips that are shown and heard.
+FEW = 6  # Number of clips.
 _PEAK = 0.9
-_LINE, _SIZE = 20, 14  # Pixels: of a heading, and of its letters.
+_LINE, _SIZE = 20, 14  # Height of a heading and size of its text, in pixels.
 
-# The front end's: `features.log_mel`.
+# Parameters of `features.log_mel`.
 _WINDOW, _HOP, _LOWEST, _PREEMPHASIS = 0.025, 0.010, 20.0, 0.97
-_ROUNDS = 60  # Of guessing phases.
+_ITERATIONS = 60  # Of the Griffin-Lim algorithm.
 
 
 def evaluation_of(config: ml_collections.ConfigDict, devices: Any) -> tuple:
-  """The model of a config, and what makes figures of it; without judges."""
+  """The model of a config and its evaluation, without judges."""
   config.judges.update({"classifier": "", "correspondence": ""})
   splits = data.load(config.data)
   if config.task == "idea":
@@ -53,13 +53,15 @@ def evaluation_of(config: ml_collections.ConfigDict, devices: Any) -> tuple:
   return model, generation.figures.Evaluation(model, devices, splits)
 
 
-def made(workdir: pathlib.Path) -> tuple[dict[str, Clips], int]:
-  """Clips by the names of `tasks.idea_figures`, and their sample rate.
+def generate(workdir: pathlib.Path) -> tuple[dict[str, Clips], int]:
+  """Generates clips, by their names, and gives their sample rate.
 
-  Of pictures alone, the sounds are of no frames.
+  `tasks.idea_evaluation` lists the names. A run of images alone gives sounds
+  without frames.
 
   Raises:
-    UserError: there is no such run, it generates nothing, or nothing was kept.
+    UserError: there is no such run, it generates nothing, or it has no
+      evaluated checkpoint.
   """
   config = tasks.config_of(workdir)
   if config.task not in ("idea", "generation"):
@@ -82,22 +84,22 @@ def made(workdir: pathlib.Path) -> tuple[dict[str, Clips], int]:
 
 
 def page(clips: dict[str, Clips]) -> UInt8[np.ndarray, "h w 3"]:
-  """A heading, pictures and their spectrograms, for each name."""
+  """Draws a heading, images and their spectrograms for each name."""
   width = max(next(iter(clips.values())).sound.shape[1], 96)
   rows = []
-  for name, (pictures, sounds) in clips.items():
+  for name, (images, sounds) in clips.items():
     larger = [
       np.asarray(
-        Image.fromarray(sheet([picture[None]])).resize(
+        Image.fromarray(sheet([image[None]])).resize(
           (width, width), Image.Resampling.NEAREST
         )
       )
-      for picture in pictures
+      for image in images
     ]
-    rows += [heading(name, width * len(pictures)), np.hstack(larger)]
+    rows += [heading(name, width * len(images)), np.hstack(larger)]
     if sounds.shape[1]:
       spectrograms = sheet([upright(sounds)])
-      size = (width * len(pictures), spectrograms.shape[0])
+      size = (width * len(images), spectrograms.shape[0])
       rows.append(np.asarray(Image.fromarray(spectrograms).resize(size)))
   return np.concatenate(rows)
 
@@ -113,11 +115,11 @@ def heading(name: str, width: int) -> UInt8[np.ndarray, "h w 3"]:
 def waveform(
   spectrogram: Float[np.ndarray, "t f"], sample_rate: int
 ) -> Float[np.ndarray, "n"]:
-  """A sound of this log-mel spectrogram, of `features.spectrogram`.
+  """Synthesises a sound from a log-mel spectrogram of `features.spectrogram`.
 
-  Bands are undone by least squares and phases guessed (Griffin and Lim, IEEE
-  Transactions on Acoustics, Speech, and Signal Processing, 1984), from the same
-  random ones each time.
+  Least squares invert the mel bands. The phases are estimated from random ones
+  with a fixed seed (Griffin and Lim, IEEE Transactions on Acoustics, Speech,
+  and Signal Processing, 1984).
 
   Raises:
     UserError: librosa is not installed.
@@ -130,9 +132,9 @@ def waveform(
       "sounds are made by librosa, which is not installed: "
       'pip install -e ".[sounds]"'
     ) from error
-  # librosa 1.0, of Python 3.12 and newer, has another name for it.
-  named = inspect.signature(griffinlim).parameters
-  seed = "rng" if "rng" in named else "random_state"
+  # librosa 1.0, for Python 3.12 and newer, has another name for the seed.
+  parameters = inspect.signature(griffinlim).parameters
+  seed = "rng" if "rng" in parameters else "random_state"
   window = round(_WINDOW * sample_rate)
   magnitudes = inverse.mel_to_stft(
     10.0 ** (4.0 * (np.float64(spectrogram.T) - 1.0)),
@@ -142,7 +144,7 @@ def waveform(
   )
   emphasised = griffinlim(
     magnitudes,
-    n_iter=_ROUNDS,
+    n_iter=_ITERATIONS,
     hop_length=round(_HOP * sample_rate),
     n_fft=window,
     window=np.hamming(window),
@@ -156,7 +158,7 @@ def write(workdir: pathlib.Path, out: pathlib.Path) -> None:
   """Writes the sheet, and the sounds if there are any."""
   say = terminal.Terminal()
   with say.status(f"restoring {workdir} and generating"):
-    clips, sample_rate = made(workdir)
+    clips, sample_rate = generate(workdir)
   with say.status("making pictures and sounds"):
     contents = rendered(clips, sample_rate)
   with files.explain_os_errors(out):
@@ -169,7 +171,7 @@ def write(workdir: pathlib.Path, out: pathlib.Path) -> None:
 def rendered(
   clips: dict[str, Clips], sample_rate: int
 ) -> dict[str, io.BytesIO]:
-  """The sheet, and every sound, by the names of their files."""
+  """Contents of the files, the sheet and every sound, by their names."""
   contents = {}
   for name, (_, sounds) in clips.items():
     for number, spectrogram in enumerate(sounds):

@@ -6,9 +6,9 @@ Writes into DIR: images/ID.png, the edited images; marked/ID.png, the same
 enlarged, with a red box where image and caption match best, for the people who
 describe them; selection.jsonl, a line a pair: rank (its ID), record, loss,
 scores with the true and the edited image, caption, box (pixels: left, top,
-right, bottom); z.npy; name_list_train.txt. Once audio/ID.wav and, optionally,
-text/ID.txt are there for each line of that list (delete the others),
---config.data.more=DIR adds them to the training pairs. This is the active
+right, bottom); z.npy; name_list_train.txt. Then add audio/ID.wav and, if you
+like, text/ID.txt for each line of that list, and delete the other lines.
+--config.data.more=DIR adds these to the training pairs. This is the active
 selection of "Learning Words by Drawing Images" (CVPR 2019).
 """
 
@@ -39,13 +39,13 @@ from vgsgan.tools import drawn_runs
 from vgsgan.train import keys, terminal
 from vgsgan.train.state import TrainState
 
-_MARKED = 256  # Pixels that the side of a marked picture has at least.
+_MARKED = 256  # Least side of a marked image, in pixels.
 
 
 def select(
   workdir: pathlib.Path, count: int, out: pathlib.Path, kind: str
 ) -> int:
-  """Writes the folder; returns how many pairs were chosen.
+  """Writes the folder; returns the number of chosen pairs.
 
   Raises:
     UserError: there is no such run, edit or number, or the folder is not empty.
@@ -63,7 +63,7 @@ def select(
   drawn_runs.check_records(run, kind, records)
   new = not out.exists()
   with files.explain_os_errors(out):
-    out.mkdir(parents=True, exist_ok=True)  # Before the pass, not after it.
+    out.mkdir(parents=True, exist_ok=True)  # An error comes before the pass.
   chosen = hardest(run.model, kind, run.state, records, count)
   if not chosen:
     if new:
@@ -84,12 +84,12 @@ def hardest(
   records: Records,
   count: int,
 ) -> list[dict[str, Any]]:
-  """The `count` records with the highest loss, the highest first.
+  """The `count` records with the highest loss above 0, the highest first.
 
-  Fewer where fewer have any. Of equals the first.
+  Records with equal losses are in their order.
 
   Returns:
-    For each its `record` (index) and what `judge` says.
+    For each its `record` (index) and the outputs of `drawn_runs.judge`.
   """
 
   def loss_then_order(row):
@@ -105,7 +105,7 @@ def hardest(
 def _judged(
   model: Drawing, kind: str, state: TrainState, records: Records
 ) -> Iterator[list[dict[str, Any]]]:
-  """Yields the scores and edits of the records, in order, batch by batch."""
+  """Yields the outputs of `drawn_runs.judge` for each batch of records."""
   config, rows = model.config, model.config.eval.batch
   samples = int(config.eval.seconds * config.data.sample_rate)
   stream = pipeline.EvalStream(
@@ -121,39 +121,37 @@ def _judged(
     for number, local in enumerate(host):
       key = keys.of(config.seed, "selection", number)
       batch = mesh_lib.shard(local, model.mesh)
-      found = jax.device_get(run(state, batch, key))
-      count = int(found.pop("real").sum())  # The filling comes last.
+      outputs = jax.device_get(run(state, batch, key))
+      count = int(outputs.pop("real").sum())  # Padding comes last.
       yield [
         {"record": number * rows + i}
-        | {name: value[i] for name, value in found.items()}
+        | {name: value[i] for name, value in outputs.items()}
         for i in range(count)
       ]
       bar.update(count)
 
 
 def box(region: Bool[np.ndarray, "h w"], size: int) -> Int[np.ndarray, "4"]:
-  """Left, top, right and bottom edge of a region, in pixels of a picture."""
+  """Left, top, right and bottom edge of a region, in pixels of an image."""
   edges = []
-  for axis in (0, 1):  # Over rows for the columns, and so on.
+  for axis in (0, 1):  # The region's columns are nonzero over axis 0.
     cells = np.flatnonzero(region.any(axis))
-    of = region.shape[1 - axis]
-    edges.append((cells[0] * size // of, -(-(cells[-1] + 1) * size // of)))
+    n = region.shape[1 - axis]
+    edges.append((cells[0] * size // n, -(-(cells[-1] + 1) * size // n)))
   (left, right), (top, bottom) = edges
   return np.array([left, top, right, bottom])
 
 
 def marked(
-  picture: UInt8[np.ndarray, "s s 3"], edges: Int[np.ndarray, "4"]
+  image: UInt8[np.ndarray, "s s 3"], edges: Int[np.ndarray, "4"]
 ) -> UInt8[np.ndarray, "t t 3"]:
-  """The picture enlarged by a whole factor, a red box round its region."""
-  size = len(picture)
-  factor = max(1, -(-_MARKED // size))
-  large = picture.repeat(factor, axis=0).repeat(factor, axis=1)
-  image = Image.fromarray(large)
+  """Enlarges an image by a whole factor, with a red box round its region."""
+  factor = max(1, -(-_MARKED // len(image)))
+  large = Image.fromarray(image.repeat(factor, axis=0).repeat(factor, axis=1))
   left, top, right, bottom = (int(edge) * factor for edge in edges)
   corners = (left, top, right - 1, bottom - 1)
-  ImageDraw.Draw(image).rectangle(corners, outline=(255, 0, 0), width=2)
-  return np.asarray(image)
+  ImageDraw.Draw(large).rectangle(corners, outline=(255, 0, 0), width=2)
+  return np.asarray(large)
 
 
 def write(
@@ -162,11 +160,11 @@ def write(
   records: Records,
   latent_size: int,
 ) -> None:
-  """Writes what was chosen as a folder that `clevrgan_folder` reads.
+  """Writes the chosen pairs as a folder that `clevrgan_folder` reads.
 
-  A picture's ID is its rank, 0 the hardest. Nothing draws it from a latent
-  alone, so its `z` is NaN, and where these pairs are trained on they get no
-  edit but by `edits.inverter`.
+  An image's ID is its rank, 0 for the hardest. No latent alone draws an edited
+  image, so `z` is NaN. In training these pairs get edits only with
+  `edits.inverter`.
 
   Raises:
     UserError: the folder cannot be written.
@@ -196,7 +194,7 @@ def write(
   np.save(latents, np.full(shape, np.nan, np.float32))
   files.replace(folder / LATENTS_FILE, latents.getvalue())
   files.replace(folder / "selection.jsonl", "".join(lines).encode())
-  # Last: without it the folder is not taken for one that is whole.
+  # The list comes last, because readers need it: the folder is then complete.
   names = "".join(f"{rank}\n" for rank in range(len(chosen)))
   files.replace(folder / "name_list_train.txt", names.encode())
 

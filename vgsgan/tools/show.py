@@ -28,39 +28,39 @@ from vgsgan.train import keys, predict, terminal
 
 Pixels = UInt8[np.ndarray, "s s 3"]
 
-_FEW = 5  # Pairs that are shown by default.
+_FEW = 5  # Default number of pairs.
 _HOP = 0.01  # Seconds between frames of the log-mel.
 
-# All in pixels, about twice the size at which it is read.
-_SIDE = 256  # Of an enlarged picture, at most.
+# Sizes in pixels, for an image that is shown at half its size.
+_SIDE = 256  # Largest side of an enlarged image.
 _GAP = 24
-_TEXT = 560  # Width of the text beside the pictures.
+_TEXT = 560  # Width of the text beside the images.
 _LINE = 44
-_SIZE, _SMALL = 32, 24  # Of letters.
+_SIZE, _SMALL = 32, 24  # Sizes of text and of headings.
 
 _PAPER, _INK, _GREY = (255, 255, 255), (36, 41, 47), (110, 119, 129)
 _WORD, _LESS, _MORE = (9, 105, 218), (26, 127, 55), (207, 34, 46)
 _FRAME = (255, 221, 51)
-_DIM = 0.35  # How much light is left outside the region.
+_DIM = 0.35  # Brightness outside the region.
 
 HEADS = ("the picture", "where the word is", "drawn anew", "what is said")
 
 
 class Shown(NamedTuple):
-  """A row.
+  """A row of the sheet.
 
   Attributes:
-    picture: as it is stored.
-    edited: as it is drawn anew; the same where no edit changes it enough.
-    region: where the word is.
-    words: of the caption; one string if the voice tells no times.
-    best: which of them the best match is in; None without times.
-    before: the caption's score with `picture`.
-    after: with `edited`.
+    image: the stored image.
+    edited: the edited image; equal to `image` if no edit changes it enough.
+    region: the region of the word.
+    words: words of the caption; one string if their times are unknown.
+    best: index of the word with the best match; None without times.
+    before: the caption's score with `image`.
+    after: the caption's score with `edited`.
     counts: whether an edit changes the region enough.
   """
 
-  picture: Pixels
+  image: Pixels
   edited: Pixels
   region: Bool[np.ndarray, "h w"]
   words: tuple[str, ...]
@@ -70,10 +70,12 @@ class Shown(NamedTuple):
   counts: bool
 
 
-def heard(record: Record, seconds: float) -> tuple[tuple[str, ...], int | None]:
-  """The words of a caption, and which of them is said at a time.
+def word_at(
+  record: Record, seconds: float
+) -> tuple[tuple[str, ...], int | None]:
+  """The words of a caption, and the index of the word nearest to a time.
 
-  The nearest where that is a pause; None where the record has no times.
+  The index is None if the record has no times.
   """
   timed = json.loads(record.get("words") or "[]")
   if not timed:
@@ -103,7 +105,7 @@ def rows(
       decode(record["image"]),
       judged["picture"][i],
       judged["region"][i],
-      *heard(record, seconds),
+      *word_at(record, seconds),
       float(judged["true"][i]),
       float(judged["edited"][i]),
       bool(judged["counts"][i]),
@@ -116,9 +118,9 @@ def chosen(
   kind: str,
   numbers: Sequence[int],
 ) -> list[Shown]:
-  """The rows of some pairs, or of the first ones with an edit that counts.
+  """The rows of the numbered pairs, or of the first with edits that count.
 
-  Of these only such whose words have times, if there are any.
+  Among the latter, pairs with times of words are preferred.
 
   Raises:
     UserError: there are no such pairs.
@@ -130,23 +132,22 @@ def chosen(
     )
   if numbers:
     return list(rows(run, [records[n] for n in numbers], kind))
-  many = min(len(records), run.model.config.eval.batch)
-  found = list(rows(run, [records[n] for n in range(many)], kind))
-  counting = [row for row in found if row.counts]
-  timed = [row for row in counting if row.best is not None]
-  found = (timed or counting)[:_FEW]
-  if not found:
+  count = min(len(records), run.model.config.eval.batch)
+  first = rows(run, [records[n] for n in range(count)], kind)
+  counting = [row for row in first if row.counts]
+  if not counting:
     raise UserError(
-      f"no {kind} edit counts in the first {many} pairs: train longer, or name "
-      "others with --pairs"
+      f"no {kind} edit counts in the first {count} pairs: train longer, or "
+      "name others with --pairs"
     )
-  return found
+  timed = [row for row in counting if row.best is not None]
+  return (timed or counting)[:_FEW]
 
 
 def show(
   workdir: pathlib.Path, out: pathlib.Path, name: str, numbers: Sequence[int]
 ) -> None:
-  """Writes the picture; `name` and `numbers` as `--kind` and `--pairs`."""
+  """Writes the sheet; `name` and `numbers` are those of `--kind`, `--pairs`."""
   say = terminal.Terminal()
   with say.status(f"restoring {workdir}"):
     run = drawn_runs.restored(workdir)
@@ -162,8 +163,8 @@ def show(
 
 
 def sheet(rows: Sequence[Shown]) -> Image.Image:
-  """The rows below each other, under headings."""
-  side = enlarged(rows[0].picture).shape[0]
+  """Draws the rows below each other, under headings."""
+  side = enlarged(rows[0].image).shape[0]
   step = side + _GAP
   left = _GAP + (len(HEADS) - 1) * step
   page = Image.new(
@@ -174,24 +175,24 @@ def sheet(rows: Sequence[Shown]) -> Image.Image:
     _write(pen, (_GAP + i * step, _GAP), head, _GREY, _SMALL)
   for k, row in enumerate(rows):
     top = _GAP + _LINE + k * step
-    cells = (row.picture, spotlight(row.picture, row.region), row.edited)
+    cells = (row.image, spotlight(row.image, row.region), row.edited)
     for i, cell in enumerate(cells):
       page.paste(Image.fromarray(enlarged(cell)), (_GAP + i * step, top))
     _explain(pen, (left, top), row)
   return page
 
 
-def enlarged(picture: Pixels) -> UInt8[np.ndarray, "i i 3"]:
-  """Each pixel repeated, by a whole factor, to `_SIDE` or a little less."""
-  factor = max(1, _SIDE // len(picture))
-  return picture.repeat(factor, axis=0).repeat(factor, axis=1)
+def enlarged(image: Pixels) -> UInt8[np.ndarray, "i i 3"]:
+  """Enlarges an image by a whole factor, to `_SIDE` or a little less."""
+  factor = max(1, _SIDE // len(image))
+  return image.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def spotlight(
-  picture: Pixels, region: Bool[np.ndarray, "h w"]
+  image: Pixels, region: Bool[np.ndarray, "h w"]
 ) -> UInt8[np.ndarray, "i i 3"]:
-  """The picture, enlarged, dark outside the region, which has a frame."""
-  large = enlarged(picture)
+  """Enlarges an image, frames its region, and darkens the rest."""
+  large = enlarged(image)
   side = len(large)
   index = np.arange(side)
   inside = region[
@@ -209,7 +210,7 @@ def spotlight(
 
 
 def _explain(pen: ImageDraw.ImageDraw, at: tuple[int, int], row: Shown) -> None:
-  """The caption, its best word in colour, and the scores below it."""
+  """Writes the caption, its best word in colour, and the scores below it."""
   left, top = at
   x, y = left, top
   space = pen.textlength(" ", _font(_SIZE))
@@ -217,16 +218,16 @@ def _explain(pen: ImageDraw.ImageDraw, at: tuple[int, int], row: Shown) -> None:
     wide = pen.textlength(word, _font(_SIZE))
     if x + wide > left + _TEXT and x > left:
       x, y = left, y + _LINE
-    mine = row.best is not None and i in _span(row.words, row.best)
-    _write(pen, (x, y), word, _WORD if mine else _INK, _SIZE)
-    if mine:
+    is_best = row.best is not None and i in _span(row.words, row.best)
+    _write(pen, (x, y), word, _WORD if is_best else _INK, _SIZE)
+    if is_best:
       pen.line((x, y + 38, x + wide, y + 38), _WORD, 3)
     x += wide + space
   _scores(pen, (left, y + _LINE + _LINE // 2), row)
 
 
 def _span(words: Sequence[str], best: int) -> range:
-  """Places of the best one among all words: one entry may hold several."""
+  """Indices of the best entry's words among all: an entry may have several."""
   first = sum(len(entry.split(" ")) for entry in words[:best])
   return range(first, first + len(words[best].split(" ")))
 
