@@ -154,7 +154,7 @@ def image(**own: Any) -> ml_collections.ConfigDict:
   fields = {
     "tower": "resnet",
     "embed": 128,
-    "width": 1.0,  # Of the VGG; the ResNet has the next three fields.
+    "width": 1.0,  # For the VGG; the ResNet has the next three fields.
     "widths": (16, 32, 64),
     "blocks": (1, 1, 1),
     "strides": (2, 2, 2),
@@ -183,7 +183,7 @@ def contrastive(
     {
       "name": name,
       "negatives": negatives,
-      "margin": margin,  # Of triplets.
+      "margin": margin,  # For triplets.
       "temperature": 0.07,  # Initial temperature of InfoNCE.
     }
   )

@@ -72,12 +72,12 @@ def default() -> ml_collections.ConfigDict:
   config.idea.kind = "ae"
   config.idea.latent = 64
   config.idea.features = 128
-  config.idea.widths = (16, 32, 64, 64)  # Of all towers.
+  config.idea.widths = (16, 32, 64, 64)  # All towers have these.
   config.idea.pools = 2
   config.idea.picture_decoder = (64, 32, 16)
   config.idea.sound_decoder = (64, 32, 16, 8)
   config.idea.drop = 0.3  # Share without the image, and without the sound.
-  config.idea.weight = 300.0  # Of the squared errors.
+  config.idea.weight = 300.0  # Weight of the squared errors.
   config.idea.kl_weight = 3e-2
 
   config.optim = ml_collections.ConfigDict()

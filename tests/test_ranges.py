@@ -206,7 +206,7 @@ WRONG = {
     ("edits.counts", (5,), "must be of one length"),
     ("loss.name", "regular", "has no use for the edits"),
     ("train.batch", 1, "config.train.batch=1 must be 2 at least"),
-    ("data.augment.flip", True, "shift and flip take a picture away"),
+    ("data.augment.flip", True, "shift and flip take an image away"),
   ],
   "gan": [
     ("optim.generator.name", "adm", "config.optim.generator.name='adm'"),

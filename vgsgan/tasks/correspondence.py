@@ -140,7 +140,7 @@ class Correspondence:
     Args:
       params: of the state.
       stats: `batch_stats` of the state.
-      pictures: normalised [b, s, s, 3].
+      images: normalised [b, s, s, 3].
       spectrograms: [c, t, f].
       train: True normalises with the batch's statistics, and records them.
 

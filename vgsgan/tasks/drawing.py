@@ -242,7 +242,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   inverter = config.edits.inverter
   if moved and not inverter and set(phases.values()) != {"regular"}:
     raise UserError(
-      "config.data.augment: shift and flip take a picture away from its "
+      "config.data.augment: shift and flip take an image away from its "
       "latent, and edits with it: set them to 0 and False"
     )
 

@@ -33,7 +33,7 @@ from vgsgan.tasks.judges import Judges
 from vgsgan.train.state import TrainState
 from vgsgan.train.task import Poll
 
-# What of (picture, sound) is kept.
+# Whether the (image, sound) of a clip are kept.
 KEPT = {
   "from_both": (True, True),
   "from_picture": (True, False),

@@ -124,10 +124,10 @@ class Inversion:
       return self.encode(state.params, images)
 
     guess = inversion.invert(draw, encode, images, 0)
-    found = inversion.invert(
+    inverted = inversion.invert(
       draw, lambda _: guess.latent, images, self.config.inversion.steps
     )
-    return {"picture": images, "guess": guess.error, **found._asdict()}
+    return {"picture": images, "guess": guess.error, **inverted._asdict()}
 
   def predict_drawn(self, state: TrainState, split: Array, number: Array):
     """Inverts images drawn here; `true` are their latents."""

@@ -38,7 +38,7 @@ _LINE, _SIZE = 20, 14  # Height of a heading and size of its text, in pixels.
 
 # Parameters of `features.log_mel`.
 _WINDOW, _HOP, _LOWEST, _PREEMPHASIS = 0.025, 0.010, 20.0, 0.97
-_ITERATIONS = 60  # Of the Griffin-Lim algorithm.
+_ITERATIONS = 60  # Iterations of the Griffin-Lim algorithm.
 
 
 def evaluation_of(config: ml_collections.ConfigDict, devices: Any) -> tuple:
@@ -159,7 +159,7 @@ def write(workdir: pathlib.Path, out: pathlib.Path) -> None:
   say = terminal.Terminal()
   with say.status(f"restoring {workdir} and generating"):
     clips, sample_rate = generate(workdir)
-  with say.status("making pictures and sounds"):
+  with say.status("making images and sounds"):
     contents = rendered(clips, sample_rate)
   with files.explain_os_errors(out):
     out.mkdir(parents=True, exist_ok=True)

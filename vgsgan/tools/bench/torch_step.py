@@ -42,7 +42,7 @@ class Prepared(grounding.Grounding):
   """Grounding whose batches have already passed the front end."""
 
   def inputs(self, batch: Batch, key: jax.Array | None):
-    return batch["pictures"], batch["mel"], batch["num_frames"]
+    return batch["images"], batch["mel"], batch["num_frames"]
 
 
 class Twin:
@@ -79,10 +79,10 @@ class Twin:
       name: torch.from_numpy(np.array(host[name])).to(self.device)
       for name in ("num_frames", "image_concept", "speech_concept")
     }
-    images = torch.from_numpy(np.array(host["pictures"])).permute(0, 3, 1, 2)
+    images = torch.from_numpy(np.array(host["images"])).permute(0, 3, 1, 2)
     mel = torch.from_numpy(np.array(host["mel"])).transpose(1, 2).contiguous()
     return tensors | {
-      "pictures": images.contiguous(memory_format=torch.channels_last).to(
+      "images": images.contiguous(memory_format=torch.channels_last).to(
         self.device
       ),
       "mel": mel.to(self.device),
@@ -94,7 +94,7 @@ class Twin:
       self.model.image,
       self.params["image"],
       self.stats["image"],
-      batch["pictures"],
+      batch["images"],
     )
     speech, num_valid = torch_towers.speech_map(
       self.model.speech,
@@ -191,7 +191,7 @@ class Pair:
     self.model = Prepared(config, case.devices)
     front = grounding.Grounding(config, case.devices)
     read = case.batch()
-    names = ("pictures", "mel", "num_frames")
+    names = ("images", "mel", "num_frames")
     augment = keys.of(config.seed, "augment", 0)
     batch = dict(zip(names, jax.jit(front.inputs)(read, augment), strict=True))
     batch |= {k: read[k] for k in ("image_concept", "speech_concept")}
