@@ -263,7 +263,7 @@ def test_ids_are_of_what_they_say(splits):
 
 def test_equal_captions_are_one_concept():
   silence = speech.Spoken(np.zeros(0, np.int16), ())
-  numbers = clevrgan_records.Numbers()
+  numbers = clevrgan_records.IdCounter()
 
   def labelled(name, caption, voice, *rows):
     attributes = np.full((3, 4), -1, np.int32)

@@ -70,7 +70,7 @@ def test_mismatched_clips_show_in_pair_figures_alone():
   shuffled = Clips(again.picture, again.sound[rng.permutation(400)])
   made = {"again": again, "shuffled": shuffled}
   found = idea_evaluation.likeness(
-    *idea_evaluation.looked(idea_evaluation.coarse, real, made)
+    *idea_evaluation.features_of(idea_evaluation.coarse, real, made)
   )
   away = {
     part: {name: x["value"] for name, x in figures["frechet"].items()}

@@ -224,7 +224,7 @@ def test_equal_captions_and_recordings_are_not_impostors(exchange, devices):
     np.full((1, 4), -1, np.int32),
     np.zeros((1, 8, 8), bool),
   )
-  numbers = clevrgan_records.Numbers()
+  numbers = clevrgan_records.IdCounter()
   silence = speech.Spoken(np.zeros(0, np.int16), ())
   rng = np.random.default_rng(0)
   examples = []

@@ -65,7 +65,7 @@ class Evaluation:
     def decode(state, latent):
       return dict(zip(MODALITIES, model.decode(state, latent), strict=True))
 
-    def look(state, batch):
+    def predict(state, batch):
       pair, size = model.pair(batch), len(batch["labels"])
       # The batch once for each choice of what is kept: one pass is compiled.
       repeated = tuple(jnp.concatenate([x] * len(KEPT)) for x in pair)
@@ -81,40 +81,40 @@ class Evaluation:
       keep = jnp.ones((len(batch["image"]), len(MODALITIES)), bool)
       return model.encode(state, model.pair(batch), keep)
 
-    self.rows = Rows(config, mesh, transform, look, decode, encode)
+    self.rows = Rows(config, mesh, transform, predict, decode, encode)
 
   def generate(self, state: TrainState, records, many: int, poll: Poll):
     """Real clips, their labels, and a dict of generated clips."""
-    found = self.rows.of(state, records, many, poll)
+    rows = self.rows.of(state, records, many, poll)
     for name, like in self.drawn.items():
-      latents = self.rows.latents(state, len(found["labels"]), like, poll)
-      found[name] = self.rows.decoded(state, latents, poll)
+      latents = self.rows.latents(state, len(rows["labels"]), like, poll)
+      rows[name] = self.rows.decoded(state, latents, poll)
 
     def clips(name: str) -> Clips:
-      return Clips(found[name]["picture"], found[name]["sound"][..., 0])
+      return Clips(rows[name]["picture"], rows[name]["sound"][..., 0])
 
-    made = {name: clips(name) for name in (*KEPT, *self.drawn)}
-    return clips("real"), found["labels"], made
+    outputs = {name: clips(name) for name in (*KEPT, *self.drawn)}
+    return clips("real"), rows["labels"], outputs
 
   def evaluate(
     self, state: TrainState, split: str, poll: Poll
   ) -> dict[str, Any]:
     """Squared errors, likeness in coarse features, and the judges' figures."""
     records = self.splits[split]
-    real, labels, made = self.generate(state, records, len(records), poll)
+    real, labels, outputs = self.generate(state, records, len(records), poll)
     errors = {
       part: {
         name: generated.squared_error(
-          getattr(real, part), getattr(made[name], part)
+          getattr(real, part), getattr(outputs[name], part)
         )
         for name in KEPT
       }
       for part in MODALITIES
     }
     results = {"clips": len(labels), "squared_error": errors}
-    results["coarse"] = likeness(*looked(coarse, real, made))
+    results["coarse"] = likeness(*features_of(coarse, real, outputs))
     if self.judges:
-      results["judged"] = judged(self.judges, real, labels, made)
+      results["judged"] = judged(self.judges, real, labels, outputs)
     return results
 
   def images(self, state: TrainState) -> dict[str, UInt8[np.ndarray, "h w 3"]]:
@@ -122,10 +122,10 @@ class Evaluation:
 
     Spectrograms have time from left to right, and low bands below.
     """
-    real, _, made = self.generate(
+    real, _, outputs = self.generate(
       state, self.splits["validation"], COLUMNS, lambda: None
     )
-    shown = [real, *made.values()]
+    shown = [real, *outputs.values()]
     return {
       "pictures": sheet([clips.picture for clips in shown]),
       "spectrograms": sheet([upright(clips.sound) for clips in shown]),
@@ -144,14 +144,20 @@ def coarse(clips: Clips) -> tuple[np.ndarray, np.ndarray]:
   )
 
 
-def looked(look, real: Clips, made: dict[str, Clips]) -> tuple[Any, Any, dict]:
-  """Applies `look` to real clips, to their mean, and to generated clips."""
+def features_of(
+  extract, real: Clips, outputs: dict[str, Clips]
+) -> tuple[Any, Any, dict]:
+  """Applies `extract` to real clips, to their mean, and to generated clips."""
   mean = Clips(*(generated.flat(x) for x in real))
-  return look(real), look(mean), {name: look(x) for name, x in made.items()}
+  return (
+    extract(real),
+    extract(mean),
+    {name: extract(x) for name, x in outputs.items()},
+  )
 
 
 def likeness(
-  real: Features, mean: Features, made: dict[str, Features]
+  real: Features, mean: Features, outputs: dict[str, Features]
 ) -> dict[str, Any]:
   """`generated.likeness` of images, of sounds, and of both concatenated.
 
@@ -161,7 +167,7 @@ def likeness(
   Args:
     real: features of the images and of the sounds of the split.
     mean: features of their means.
-    made: features of the generated clips.
+    outputs: features of the generated clips.
   """
 
   def parts(features):
@@ -170,45 +176,45 @@ def likeness(
     }
 
   of_real, of_mean = parts(real), parts(mean)
-  of_made = {name: parts(features) for name, features in made.items()}
+  of_outputs = {name: parts(features) for name, features in outputs.items()}
   return {
     part: generated.likeness(
       of_real[part],
       of_mean[part],
-      {name: rows[part] for name, rows in of_made.items()},
+      {name: rows[part] for name, rows in of_outputs.items()},
     )
     for part in of_real
   }
 
 
 def judged(
-  judges: Judges, real: Clips, labels: np.ndarray, made: dict[str, Clips]
+  judges: Judges, real: Clips, labels: np.ndarray, outputs: dict[str, Clips]
 ) -> dict[str, Any]:
   """Figures of the judges, which took no part in training."""
 
-  def look(clips):
+  def extract(clips):
     """Features and logits of the images, and of the sounds."""
     return judges.image(0.5 + 0.5 * clips.picture), judges.audio(clips.sound)
 
-  def features(looks):
-    return tuple(found for found, _ in looks)
+  def features(pair):
+    return tuple(rows for rows, _ in pair)
 
   def match(clips):
     return judges.match(0.5 + 0.5 * clips.picture, clips.sound)
 
-  pairs = made | {
-    "given_picture": Clips(real.picture, made["from_picture"].sound),
-    "given_sound": Clips(made["from_sound"].picture, real.sound),
+  pairs = outputs | {
+    "given_picture": Clips(real.picture, outputs["from_picture"].sound),
+    "given_sound": Clips(outputs["from_sound"].picture, real.sound),
   }
-  of_real, of_mean, of_made = looked(look, real, made)
+  of_real, of_mean, of_outputs = features_of(extract, real, outputs)
   like = likeness(
     features(of_real),
     features(of_mean),
-    {name: features(looks) for name, looks in of_made.items()},
+    {name: features(pair) for name, pair in of_outputs.items()},
   )
   (_, pictures), (_, sounds) = of_real
-  (_, drawn), _ = of_made["from_sound"]
-  _, (_, played) = of_made["from_picture"]
+  (_, drawn), _ = of_outputs["from_sound"]
+  _, (_, played) = of_outputs["from_picture"]
   return like | {
     "match": generated.matches(match, real, pairs),
     "class": {

@@ -34,8 +34,8 @@ from vgsgan.data.builders.clevrgan import contrasts, pictures
 from vgsgan.data.builders.clevrgan.config import ClevrganConfig
 from vgsgan.data.builders.clevrgan.folder_builder import with_more
 from vgsgan.data.builders.clevrgan.records import (
+  IdCounter,
   Item,
-  Numbers,
   features,
   record,
 )
@@ -86,7 +86,7 @@ class Clevrgan(tfds.core.GeneratorBasedBuilder):
     )
     bar = tqdm(total=sum(total), desc="clevrgan", unit="record", disable=None)
     draw = pictures.drawing(*self._networks, config.seed, config.truncation)
-    numbers = Numbers()
+    numbers = IdCounter()
     return {
       split: self._generate_examples(draw, split, numbers, bar)
       for split in pictures.SPLITS

@@ -21,8 +21,8 @@ from vgsgan.data.builders import preparing, reading, sources
 from vgsgan.data.builders.clevrgan import files as clevrgan_files
 from vgsgan.data.builders.clevrgan import pictures
 from vgsgan.data.builders.clevrgan.records import (
+  IdCounter,
   Item,
-  Numbers,
   features,
   record,
 )
@@ -100,7 +100,7 @@ class ClevrganFolder(tfds.core.GeneratorBasedBuilder):
         continue
       picture = pictures.Picture(latents[pair.row], image, *nothing)
       item = Item(key, picture, pair.id, pair.caption)
-      made = record(item, speech.Spoken(waveform, ()), Numbers())
+      made = record(item, speech.Spoken(waveform, ()), IdCounter())
       yield key, made | labels[pair.id]
 
 

@@ -55,7 +55,7 @@ def features(size: int, most: int) -> tfds.features.FeaturesDict:
   )
 
 
-class Numbers:
+class IdCounter:
   """Labels 0, 1, 2... of what is met, of each sort, in the order of meeting."""
 
   def __init__(self):
@@ -67,7 +67,7 @@ class Numbers:
 
 
 def record(
-  item: Item, spoken: speech.Spoken, numbers: Numbers
+  item: Item, spoken: speech.Spoken, numbers: IdCounter
 ) -> dict[str, Any]:
   """A record of the features."""
   picture = item.picture
