@@ -11,7 +11,7 @@ from vgsgan.data import augment
 KEY = jax.random.key(0)
 
 
-def test_shift_moves_whole_pictures_by_whole_pixels():
+def test_shift_moves_images_by_whole_pixels():
   rng = np.random.default_rng(0)
   images = np.full((16, 12, 12, 3), 7.0, np.float32)
   images[:, 4:8, 4:8] = rng.random((16, 4, 4, 3))
@@ -27,7 +27,7 @@ def test_shift_moves_whole_pictures_by_whole_pixels():
   assert len(seen) > 5
 
 
-def test_flip_mirrors_some_and_nothing_else():
+def test_flip_mirrors_some_images_and_changes_no_others():
   images = jax.random.uniform(KEY, (64, 4, 4, 3))
   out = np.asarray(augment.shift_and_flip(KEY, images, pixels=0, flip=True))
   images = np.asarray(images)
@@ -91,7 +91,7 @@ def test_a_longer_vocal_tract_moves_a_formant():
   assert 16 <= peaks.min() < 19 and 21 < peaks.max() <= 25
 
 
-def test_shifts_reach_every_offset_and_either_way_by_itself():
+def test_shifts_reach_every_offset_of_both_axes():
   image = jnp.zeros((9, 9, 1)).at[4, 4].set(1.0)
   images = jnp.broadcast_to(image, (600, 9, 9, 1))
   moved = np.asarray(augment.shift_and_flip(KEY, images, pixels=2, flip=False))
@@ -102,7 +102,7 @@ def test_shifts_reach_every_offset_and_either_way_by_itself():
   assert counts.sum() == 600 and counts.min() > 4 and counts.max() < 48
 
 
-def test_hidden_stretches_and_bands_do_not_hang_together():
+def test_hidden_stretches_and_bands_are_independent():
   b, t, f = 2000, 40, 40
   out = augment.mask_bands(
     KEY, jnp.ones((b, t, f)).at[:, :, ::2].set(3.0), jnp.full(b, t), 0.5, 20
@@ -120,7 +120,7 @@ def test_hidden_stretches_and_bands_do_not_hang_together():
     assert width.max() in (20, 21)
 
 
-def test_blur_is_a_share_of_the_binomial_one():
+def test_degrade_mixes_in_a_share_of_the_binomial_blur():
   images = jax.random.uniform(KEY, (50, 6, 7, 3))
   out = np.asarray(augment.degrade(KEY, images, 0.8, 0.0, 0.0))
   images = np.asarray(images)

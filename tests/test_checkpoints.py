@@ -29,7 +29,7 @@ from vgsgan.train.state import TrainState
 
 
 @pytest.mark.parametrize("devices", [8, 2, 1])
-def test_comes_back_on_other_devices(saved_folder, devices):
+def test_a_state_is_restored_on_other_devices(saved_folder, devices):
   with Checkpoints(saved_folder, best="r") as saved:
     state, meta = saved.restore_latest(abstract(make_state(0), devices))
     assert meta == {"at": 2}
@@ -40,7 +40,7 @@ def test_comes_back_on_other_devices(saved_folder, devices):
     assert (saved.latest_step(), saved.best_step()) == (2, 1)
 
 
-def test_empty_folder(tmp_path):
+def test_an_empty_folder_has_no_checkpoint(tmp_path):
   with Checkpoints(tmp_path / "new") as saved:
     assert saved.restore_latest(abstract(make_state(0))) is None
     assert saved.latest_step() is None and saved.best_step() is None
@@ -64,7 +64,7 @@ def test_a_state_may_be_donated_while_it_is_saved(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it is not tried")
-def test_what_saves_lets_other_threads_go_first(tmp_path, monkeypatch):
+def test_the_saving_thread_has_a_low_priority(tmp_path, monkeypatch):
   found = []
 
   def describing(*args):
@@ -82,7 +82,7 @@ def test_what_saves_lets_other_threads_go_first(tmp_path, monkeypatch):
   assert priority() == before
 
 
-def test_keeps_the_latest_and_the_best(tmp_path):
+def test_checkpoints_keep_the_latest_and_the_best(tmp_path):
   state = make_state(0)
   scores = {1: 0.2, 2: None, 3: 0.9, 4: 0.3, 5: None, 6: float("nan"), 7: 0.4}
   with Checkpoints(tmp_path / "c", keep=2, best="r") as saved:
@@ -100,7 +100,7 @@ def test_keeps_the_latest_and_the_best(tmp_path):
       saved.save(9, state, {}, {"loss": 1.0})
 
 
-def test_smaller_is_better(tmp_path):
+def test_the_best_score_may_be_the_smallest(tmp_path):
   options = {"keep": 1, "best": "loss", "larger_is_better": False}
   with Checkpoints(tmp_path / "c", **options) as saved:
     for step, loss in enumerate([3.0, 1.0, 2.0, 4.0]):
@@ -120,7 +120,7 @@ def test_steps_are_ordered_as_numbers(tmp_path):
   assert folders.steps(tmp_path) == [2, 9, 10, 100]
 
 
-def test_what_is_set_aside_replaces_nothing(tmp_path):
+def test_a_step_set_aside_replaces_no_other(tmp_path):
   folder = tmp_path / "checkpoints"
   for content in ("first", "second", "third"):
     (folder / "7").mkdir(parents=True)
@@ -189,7 +189,7 @@ def test_orbax_alone_reads_the_tree(tmp_path):
       )
 
 
-def test_nodes_without_arrays_come_back(tmp_path):
+def test_nodes_without_arrays_are_restored(tmp_path):
   state = trained_state()
   shapes = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding(2)),
@@ -219,7 +219,7 @@ def test_joined_arrays_of_an_earlier_version_are_refused(saved_folder):
 # Saving a step again.
 
 
-def test_saved_again_with_metrics(saved_folder):
+def test_a_step_is_saved_again_with_metrics(saved_folder):
   with Checkpoints(saved_folder, best="r") as saved:
     saved.save(2, make_state(3), {"at": "again"}, {"r": 0.7})
     assert saved.restore_latest(abstract(make_state(0)))[1] == {"at": "again"}
@@ -227,7 +227,7 @@ def test_saved_again_with_metrics(saved_folder):
   assert sorted(os.listdir(saved_folder.parent)) == ["checkpoints"]
 
 
-def test_killed_while_saving_again(saved_folder):
+def test_a_kill_while_saving_again_keeps_the_old_step(saved_folder):
   old = saved_folder.with_name("replaced") / "2"
   old.parent.mkdir()
   os.rename(saved_folder / "2", old)  # as it is until the new one is whole
@@ -253,7 +253,7 @@ def test_another_width_names_the_parameter(saved_folder):
   assert sorted(os.listdir(saved_folder)) == ["1", "2"]  # nothing was moved
 
 
-def test_another_tree_or_dtype(saved_folder):
+def test_another_tree_or_dtype_is_refused(saved_folder):
   state = make_state(0)
   half = jax.tree.map(lambda x: x, state)
   half.params["half"] = half.params["half"].astype(jnp.float32)
@@ -313,7 +313,7 @@ print("done", int(state.step.addressable_data(0)))
 """
 
 
-def test_two_processes(tmp_path):
+def test_two_processes_save_and_restore(tmp_path):
   with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
     port = str(free.getsockname()[1])

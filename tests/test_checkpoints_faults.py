@@ -106,7 +106,7 @@ def test_a_wrong_number_in_the_record_is_noticed(saved_folder):
     assert saved.restore_latest(abstract(make_state(0)))[1] == {"at": 1}
 
 
-def test_all_damaged_never_starts_anew(saved_folder):
+def test_a_run_of_damaged_checkpoints_does_not_start_anew(saved_folder):
   for step in "12":
     (saved_folder / step / "meta" / "metadata").unlink()
   for _ in range(2):  # the second start as well
@@ -131,7 +131,7 @@ def file_limit(size: int):
 
 @orbax_leaves_futures
 @pytest.mark.parametrize("step", [2, 3])
-def test_refused_by_the_disk(saved_folder, step):
+def test_a_write_that_the_disk_refuses_gives_one_line(saved_folder, step):
   big = jax.tree.map(lambda x: x, make_state(2))
   big.params["big"] = jax.random.normal(jax.random.key(0), (50_000,))
   with file_limit(20_000):
@@ -152,7 +152,7 @@ def test_refused_by_the_disk(saved_folder, step):
   assert sorted(os.listdir(saved_folder)) == ["1", "2", "4"]  # no leavings
 
 
-def test_a_disk_that_refuses_twice_is_one_line_too(saved_folder, monkeypatch):
+def test_a_disk_that_refuses_twice_gives_one_line(saved_folder, monkeypatch):
   def full():
     raise OSError(errno.ENOSPC, "of Orbax")
 
@@ -163,7 +163,7 @@ def test_a_disk_that_refuses_twice_is_one_line_too(saved_folder, monkeypatch):
 
 
 @orbax_leaves_futures
-def test_full_disk(tmp_path):
+def test_a_full_disk_gives_one_line(tmp_path):
   mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "none", str(tmp_path)]
   if subprocess.run(mount, capture_output=True).returncode:
     pytest.skip("may not mount a small disk here")

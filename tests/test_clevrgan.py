@@ -164,7 +164,7 @@ def test_splits_have_the_records_that_are_asked_for(splits):
   assert len(set(ids)) == len(ids)
 
 
-def test_pictures_are_what_the_generator_draws_from_z(splits, networks):
+def test_images_are_what_the_generator_draws_from_z(splits, networks):
   module, variables, meta = pretrained.load_generator(networks["generator"])
   assert meta["config"]["gan"]["chunk"] == 4
   latents = set()
@@ -229,7 +229,7 @@ def test_the_held_out_voice_is_in_tests_alone(splits):
     assert heard == {"test": 3, "words": 15}.get(split, 0)
 
 
-def test_each_test_picture_is_described_by_two_voices(splits):
+def test_each_test_image_is_described_by_two_voices(splits):
   pairs = {}
   for record in splits["test"]:
     pairs.setdefault(int(record["image_id"]), []).append(record)
@@ -248,7 +248,7 @@ def test_every_word_is_spoken_by_every_voice(splits):
     assert not pixels(record).any() and not record["masks"].any()
 
 
-def test_ids_are_of_what_they_say(splits):
+def test_equal_ids_mean_equal_contents(splits):
   images, texts = {}, {}
   for records in splits.values():
     for r in records:
@@ -420,7 +420,7 @@ def test_examples_have_the_latent(splits):
 # Preparing.
 
 
-def test_the_same_is_made_again(splits, networks, tmp_path):
+def test_preparing_again_gives_equal_records(splits, networks, tmp_path):
   again = clevrgan.prepare(config(networks), tmp_path)
   for split, records in splits.items():
     other = clevrgan.load(again, split)
@@ -429,7 +429,7 @@ def test_the_same_is_made_again(splits, networks, tmp_path):
         np.testing.assert_array_equal(value, record[name], name)
 
 
-def test_another_seed_makes_others(splits, networks, tmp_path):
+def test_another_seed_gives_other_records(splits, networks, tmp_path):
   other = clevrgan.prepare(config(networks, seed=1), tmp_path)
   train = clevrgan.load(other, "train")
   latents = {r["z"].tobytes() for r in splits["train"]}
@@ -515,7 +515,7 @@ def test_wrong_fields_are_named(networks, folder, change, words):
   one_line(error, *words)
 
 
-def test_networks_that_do_not_fit(networks, tmp_path):
+def test_networks_that_do_not_fit_are_refused(networks, tmp_path):
   with pytest.raises(UserError) as error:
     pretrained.load_generator(networks["recogniser"])
   one_line(error, networks["recogniser"], "no generator", "gan")
@@ -578,7 +578,7 @@ def test_dropped_pictures_are_drawn_from_the_next_latent(monkeypatch, batch):
   assert found == [[2, number, drops(number)] for number in range(23)]
 
 
-def test_a_description_is_of_its_seed_split_and_number():
+def test_a_description_depends_on_its_seed_split_and_number():
   """No split repeats what another says of one picture at equal numbers."""
   mask = np.ones((1, 4, 4), bool)
   picture = world.Picture(
@@ -598,7 +598,7 @@ def test_a_description_is_of_its_seed_split_and_number():
     assert all(one != other for other in drawn[i + 1 :])
 
 
-def test_what_is_usable():
+def test_usable_needs_few_objects_with_a_shape_or_a_colour():
   cases = (
     ([], False),
     ([thing(color="red")], True),
@@ -612,7 +612,7 @@ def test_what_is_usable():
     assert world.usable(objects, 3) == expected
 
 
-def test_pictures_that_never_show_anything_end_in_one_line(monkeypatch):
+def test_a_generator_without_usable_pictures_gives_one_line(monkeypatch):
   monkeypatch.setattr(world.recognise, "objects", lambda _: [])
   with pytest.raises(UserError) as error:
     list(world.pictures(fake_draw, 0, 3, 3))

@@ -136,7 +136,7 @@ def test_records_are_what_the_lists_name(source, tmp_path):
       assert example["z"].shape == (512,)
 
 
-def test_ids_are_of_pictures_and_texts(source, tmp_path):
+def test_ids_depend_on_images_and_texts(source, tmp_path):
   found = load(source, tmp_path)
   records = {
     k.partition(":")[2]: r for v in found.values() for k, r in v.items()
@@ -147,7 +147,7 @@ def test_ids_are_of_pictures_and_texts(source, tmp_path):
     assert records["7"][name] == records["12"][name]
 
 
-def test_equal_files_are_one(source, tmp_path):
+def test_equal_files_share_a_label(source, tmp_path):
   """A picture under two IDs, and a recording under two others."""
   shutil.copy(source / "images/13.jpg", source / "images/4100.jpg")
   shutil.copy(source / "audio/active/7.wav", source / "audio/12.wav")
@@ -175,7 +175,7 @@ def test_latents_are_the_published_rows():
   assert clevrgan_files.latents_of(rows[:0]).shape == (0, 512)
 
 
-def test_the_first_suffix_that_is_there_is_taken(source):
+def test_the_first_existing_suffix_is_taken(source):
   names = [p.audio.name for p in clevrgan_files.scan(source)["test"]]
   assert names == ["31_amt.wav", "32_synthetic.wav"]
   sound = stamps_fixture.tone(200, 0.1, 16000)
@@ -184,7 +184,7 @@ def test_the_first_suffix_that_is_there_is_taken(source):
   assert names == ["31_amt.wav", "32.wav"]
 
 
-def test_what_is_tested_is_not_trained_on(source):
+def test_an_id_in_two_lists_is_refused(source):
   with (source / "name_list_train.txt").open("a") as file:
     file.write("31\n")  # The other list calls it by its recording, 31_amt.
   with pytest.raises(UserError) as error:
@@ -220,7 +220,7 @@ def test_unusable_files_are_counted_up_to_a_limit(source, tmp_path, harm, kind):
     load(source, tmp_path, max_bad_share=0.1)
 
 
-def test_pictures_must_be_square(source, tmp_path):
+def test_images_must_be_square(source, tmp_path):
   Image.new("RGB", (128, 96)).save(source / "images/13.jpg")
   with pytest.raises(UserError) as error:
     load(source, tmp_path)
@@ -235,9 +235,7 @@ def test_pictures_must_be_square(source, tmp_path):
     ("images", ("no images",)),
   ],
 )
-def test_what_is_missing_is_named_with_what_is_expected(
-  source, tmp_path, gone, words
-):
+def test_missing_files_are_named_with_the_layout(source, tmp_path, gone, words):
   (source / gone).rename(tmp_path / gone)
   with pytest.raises(UserError) as error:
     load(source, tmp_path)

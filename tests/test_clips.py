@@ -182,7 +182,7 @@ def test_labels_are_those_below_the_classes_asked_for(prepared):
     assert len(record["labels"]) == len(wanted)
 
 
-def test_labels_are_apart_as_in_the_whole_ontology(prepared):
+def test_distances_of_labels_are_those_of_the_whole_ontology(prepared):
   tree = clip_records.hierarchy(prepared)
   place = {tree.names[node]: i for i, node in enumerate(tree.labels)}
   for one, other, length in (
@@ -265,7 +265,7 @@ def test_around_holds_the_frame_wherever_it_is(margin):
     assert abs(cut[-1] + 1 - end) <= 1
 
 
-def test_seconds_are_of_the_config(source, tmp_path):
+def test_the_config_decides_the_seconds(source, tmp_path):
   found = records(prepare(source, tmp_path, seconds=2.0))
   for record in found["test"].values():
     assert len(record["waveform"]) == 2 * RATE
@@ -355,7 +355,7 @@ def test_unusable_clips_are_counted_up_to_a_limit(source, tmp_path, harm, word):
 
 
 @pytest.mark.parametrize("gone", ["test.csv", "ontology.json", "audio"])
-def test_what_is_missing_is_named(source, tmp_path, gone):
+def test_missing_files_are_named(source, tmp_path, gone):
   (source / gone).rename(tmp_path / gone)
   refused(source, tmp_path, f"no {gone}", "audio/CLIP.wav", str(source))
 
@@ -435,7 +435,7 @@ def test_other_sources_have_folders_of_their_own(source):
   assert len(seen) == 5
 
 
-def test_a_frame_that_a_linked_folder_has_is_told_apart(source, tmp_path):
+def test_a_frame_of_a_linked_folder_is_told_apart(source, tmp_path):
   frames = source / "frames" / name_of(*TEST[0][:2])
   (tmp_path / "elsewhere").mkdir()
   frames = frames.rename(tmp_path / "elsewhere" / "f")

@@ -59,7 +59,7 @@ def header(width, height):
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "gif", "bmp"])
 @pytest.mark.parametrize("size", [(21, 4), (4, 21)])
-def test_pictures_with_a_long_side_are_not_decoded(
+def test_images_with_a_long_side_are_not_decoded(
   suffix, size, tmp_path, monkeypatch, undecodable
 ):
   path = tmp_path / f"x.{suffix}"
@@ -71,7 +71,7 @@ def test_pictures_with_a_long_side_are_not_decoded(
 @pytest.mark.parametrize(
   "size", [(8193, 2), (2, 8193), (10000, 10000), (2**31 - 1, 2**31 - 1)]
 )
-def test_the_header_alone_refuses_a_picture(size, tmp_path):
+def test_the_header_alone_refuses_an_image(size, tmp_path):
   """There are no pixels to decode; Pillow's own warning stays unsaid."""
   path = tmp_path / "x.png"
   path.write_bytes(header(*size))
@@ -82,9 +82,7 @@ def test_the_header_alone_refuses_a_picture(size, tmp_path):
   assert "8192" not in str(error.value)
 
 
-def test_pictures_within_the_bounds_are_as_pillow_reads_them(
-  tmp_path, monkeypatch
-):
+def test_images_within_the_bounds_equal_those_of_pillow(tmp_path, monkeypatch):
   monkeypatch.setattr(decoding, "MAX_SIDE_PX", 20)
   pixels = np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8)
   for suffix in ("png", "jpg", "webp", "gif", "bmp"):
@@ -116,13 +114,13 @@ def test_formats_that_run_other_programs_are_not_read(tmp_path):
   refused(decoding.read_image, path, "cannot identify image file")
 
 
-def test_large_files_and_what_is_no_file_are_not_read(tmp_path, monkeypatch):
+def test_large_files_pipes_and_folders_are_not_read(tmp_path, monkeypatch):
   path = tmp_path / "x.png"
   Image.new("RGB", (9, 9)).save(path)
   size = path.stat().st_size
-  monkeypatch.setattr(decoding, "MAX_PICTURE_BYTES", size)
+  monkeypatch.setattr(decoding, "MAX_IMAGE_BYTES", size)
   assert decoding.read_image(path).size == (9, 9)
-  monkeypatch.setattr(decoding, "MAX_PICTURE_BYTES", size - 1)
+  monkeypatch.setattr(decoding, "MAX_IMAGE_BYTES", size - 1)
   refused(decoding.read_image, path, f"{size} bytes")
   os.mkfifo(tmp_path / "pipe")
   (tmp_path / "folder").mkdir()
@@ -132,13 +130,13 @@ def test_large_files_and_what_is_no_file_are_not_read(tmp_path, monkeypatch):
     refused(read, tmp_path / "gone", "there is no file")
 
 
-def test_prepared_pictures_are_within_the_bounds_too(monkeypatch):
+def test_prepared_images_have_the_same_bounds(monkeypatch):
   content = io.BytesIO()
   Image.new("RGB", (9, 9), "red").save(content, "PNG")
   assert examples.decode(content.getvalue()).shape == (9, 9, 3)
   monkeypatch.setattr(decoding, "MAX_SIDE_PX", 8)
   with pytest.raises(ValueError, match="9 x 9 pixels"):
-    examples._decoded(content.getvalue())
+    examples._decode(content.getvalue())
 
 
 # Recordings.
@@ -184,7 +182,7 @@ def test_a_section_is_a_part_of_the_whole(name, how, rates, tmp_path):
 
 @pytest.mark.parametrize("rates", [(8000, 8000), (44100, 16000), (8000, 44100)])
 @pytest.mark.parametrize("name", ["x.wav", "x.ogg"])
-def test_no_more_is_read_than_a_section_takes(
+def test_a_section_reads_no_more_than_it_needs(
   name, rates, tmp_path, monkeypatch
 ):
   own, rate = rates
@@ -241,7 +239,7 @@ def test_sections_of_packed_wavs_are_parts_of_the_whole(subtype, tmp_path):
   np.testing.assert_array_equal(part, reference(path, RATE)[5000:5400])
 
 
-def test_silence_is_that_of_the_whole(tmp_path):
+def test_silence_is_judged_over_the_whole_recording(tmp_path):
   path = tmp_path / "x.wav"
   sound = np.zeros(RATE)
   sound[100:200] = 0.5
@@ -302,7 +300,7 @@ def test_an_end_that_cannot_be_read_does_not_refuse_a_silent_section(
 # Data sets count what passes a bound as bad.
 
 
-def test_stamps_count_what_passes_a_bound_as_bad(tmp_path):
+def test_stamps_count_files_past_a_bound_as_bad(tmp_path):
   source = stamps_fixture.make(tmp_path / "s", 16, ("fr", "ro", "ru"), 0.1)
   bird, pear = (
     source / f"{name}.png" for name in ("animals/birds/bird3", "food/pear7")
@@ -333,7 +331,7 @@ def test_clips_read_the_sound_around_a_frame_alone(tmp_path, monkeypatch):
   test_clips.refused(source, tmp_path / "d", "s of it are used", "0.5")
 
 
-def test_the_folder_of_clevrgan_counts_what_passes_a_bound(
+def test_clevrgan_folder_counts_files_past_a_bound_as_bad(
   tmp_path, monkeypatch
 ):
   (tmp_path / "source").mkdir()

@@ -68,7 +68,7 @@ def require_same(one, other):
     ),
   ],
 )
-def test_a_record_is_that_of_tfds(features):
+def test_parsed_records_equal_those_of_tfds(features):
   as_stored = {"image": tfds.decode.SkipDecoding()}
   parse = parsing.parser(features)
   rng = np.random.default_rng(0)
@@ -89,7 +89,7 @@ def test_a_record_is_that_of_tfds(features):
     assert found.keys() == expected.keys()
 
 
-def test_only_what_is_not_flat_is_left_to_tfds():
+def test_features_that_are_not_flat_are_left_to_tfds():
   def is_left(features):
     parse = parsing.parser(tfds.features.FeaturesDict(features))
     return getattr(parse, "func", None) is not None
@@ -100,7 +100,7 @@ def test_only_what_is_not_flat_is_left_to_tfds():
   assert is_left({"label": tfds.features.ClassLabel(num_classes=3)})
 
 
-def test_a_feature_that_was_not_stored():
+def test_a_missing_feature_is_named():
   stored = tfds.features.FeaturesDict({"text": KINDS["text"]})
   parse = parsing.parser(tfds.features.FeaturesDict(KINDS))
   with pytest.raises(

@@ -106,7 +106,7 @@ def test_both_transforms_agree(clips):
   np.testing.assert_allclose(by_matmul, by_fft, atol=1e-6 * by_fft.max())
 
 
-def test_eight_devices_do_as_one(clips):
+def test_log_mel_is_equal_on_1_and_8_devices(clips):
   waveform, num_samples = _batch([clips[0], clips[1]] * 4, 8000)
   want = log_mel(waveform, num_samples)
   mesh = Mesh(np.array(jax.devices()), ("data",))
@@ -117,7 +117,7 @@ def test_eight_devices_do_as_one(clips):
   assert np.array_equal(got[1], want[1])
 
 
-def test_padding_changes_nothing_whatever_it_holds(clips):
+def test_contents_of_the_padding_change_nothing(clips):
   near, num_samples = _batch(clips, 40960)
   far = np.array(jnp.pad(near, ((0, 0), (0, 8000))))
   for row, count in zip(far, num_samples, strict=True):
@@ -148,7 +148,7 @@ def test_empty_silent_and_one_sample_clips_are_finite():
   np.testing.assert_allclose(mel[0], 0.0, atol=1e-4)
 
 
-def test_more_samples_than_there_are_count_as_all(clips):
+def test_excess_sample_counts_are_clipped(clips):
   waveform = jnp.asarray(clips[0])[None]
   want, _ = log_mel(waveform, jnp.asarray([waveform.shape[1]]))
   got, num_frames = log_mel(waveform, jnp.asarray([10**6]))
@@ -194,7 +194,7 @@ def test_pixels_get_the_statistics_of_imagenet():
   np.testing.assert_allclose(got, want, atol=1e-5)
 
 
-def test_pixels_come_back_as_they_were():
+def test_pixels_inverts_normalize_image():
   levels = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
   seen = features.normalize_image(levels)
   for off in (-0.4, 0.0, 0.4):  # Of a level: the nearest is stored.
@@ -217,7 +217,7 @@ def test_bands_are_taken_from_their_means_over_what_is_valid():
       np.testing.assert_allclose(out[:, band], clip[:, band] - mean, atol=1e-4)
 
 
-def test_quantize():
+def test_quantize_rounds_to_8_bits_and_passes_gradients():
   pixels = np.linspace(-0.2, 1.2, 601, dtype=np.float32)
   got, slope = jax.vjp(features.quantize, jnp.asarray(pixels))
   # What is stored: 8 bits.
@@ -226,7 +226,7 @@ def test_quantize():
   np.testing.assert_array_equal(slope(jnp.asarray(pixels))[0], pixels)
 
 
-def test_the_linear_spectrogram_is_librosas():
+def test_the_linear_spectrogram_agrees_with_librosa():
   rng = np.random.default_rng(8)
   wave = (3000 * rng.standard_normal((2, 9600))).astype(np.int16)
   lengths = np.array([9600, 4800], np.int32)

@@ -46,7 +46,7 @@ def _random(rng, size=14, labels=6):
   return h.Hierarchy(names, tuple(edges), chosen)
 
 
-def test_distances_by_hand():
+def test_distances_agree_with_a_count_by_hand():
   expected = [
     [0, 2, 4, 4, 1],
     [2, 0, 4, 4, 1],
@@ -58,7 +58,7 @@ def test_distances_by_hand():
   assert h.Hierarchy(("alone",), (), (0,)).distances.tolist() == [[0]]
 
 
-def test_distances_are_those_of_a_search():
+def test_distances_agree_with_a_search():
   rng = np.random.default_rng(0)
   for _ in range(20):
     tree = _random(rng)
@@ -67,7 +67,7 @@ def test_distances_are_those_of_a_search():
       assert tree.distances[i].tolist() == [steps[j] for j in tree.labels]
 
 
-def test_relevance_is_of_the_nearest_labels():
+def test_relevance_takes_the_nearest_labels():
   rng = np.random.default_rng(1)
   for _ in range(10):
     tree = _random(rng)
@@ -82,7 +82,7 @@ def test_relevance_is_of_the_nearest_labels():
         assert got[i, j] == longest - nearest
 
 
-def test_relevance_by_hand():
+def test_relevance_agrees_with_a_count_by_hand():
   flute, horn_and_harp = np.array([[0, -1]]), np.array([[1, 2]])
   assert SMALL.relevance(flute, horn_and_harp).tolist() == [[2]]
   assert SMALL.relevance(flute, flute).tolist() == [[4]]
@@ -100,7 +100,7 @@ def test_relevance_by_hand():
     (((0, 1),), (0, 1, 2), "no path between 'a' and 'c'"),
   ],
 )
-def test_hierarchies_that_are_none(edges, labels, message):
+def test_broken_hierarchies_are_refused(edges, labels, message):
   with pytest.raises(UserError, match=message) as caught:
     h.Hierarchy(("a", "b", "c"), edges, labels)
   assert "\n" not in str(caught.value)
@@ -167,6 +167,6 @@ def test_ontology_with_one_root_gets_no_other():
     ),
   ],
 )
-def test_ontologies_that_are_none(nodes, kept, message):
+def test_broken_ontologies_are_refused(nodes, kept, message):
   with pytest.raises(UserError, match=message):
     h.from_ontology(nodes, kept)

@@ -140,7 +140,7 @@ def test_a_config_is_called_as_absl_calls_it(tmp_path):
     options.load(path)
 
 
-def test_arguments_are_put_as_absl_takes_them(tmp_path, monkeypatch):
+def test_arguments_are_rewritten_for_absl(tmp_path, monkeypatch):
   given = ["main", "--config=stamps.py:smoke", "--config.train.steps", "1e3"]
   given += ["--config.data.source=~/x", "--config.optim.lr=1", "--other=~/x"]
   home = str(pathlib.Path.home())
@@ -247,7 +247,7 @@ def test_a_wrong_command_line_gets_one_line_and_status_2(flags, said):
 @pytest.mark.parametrize(
   "program", ["tools.export", "tools.samples", "tools.select", "tools.show"]
 )
-def test_what_reads_a_run_refuses_likewise(program):
+def test_every_tool_refuses_an_unknown_flag(program):
   status, lines = run("--workdri=x", program=program)
   assert (status, len(lines)) == (2, 1), lines
   assert (

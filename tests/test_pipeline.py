@@ -63,7 +63,7 @@ def test_every_epoch_reads_every_record_once_in_another_order():
   assert len({tuple(epoch) for epoch in epochs}) == 3
 
 
-def test_batches_run_on_over_the_end_of_an_epoch():
+def test_batches_span_the_end_of_an_epoch():
   numbers = flat(read(stream(size=10, batch=4, num_batches=5)))
   assert sorted(numbers[:10]) == sorted(numbers[10:]) == list(range(10))
 
@@ -87,7 +87,7 @@ def test_worker_processes_change_nothing():
     np.testing.assert_array_equal(flat(plain, name), flat(parallel, name))
 
 
-def test_starting_in_the_middle_goes_on_where_the_position_says():
+def test_a_stream_goes_on_from_its_position():
   whole = read(stream(num_batches=6))
   rest = read(stream(start=2 * 4, num_batches=4))
   for name in ("number", "draw"):
@@ -194,7 +194,7 @@ def test_examples_that_differ_make_no_batch(other):
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA"])
-def test_pictures_of_every_mode_are_decoded_to_rgb(mode):
+def test_images_of_every_mode_are_decoded_to_rgb(mode):
   grey = np.arange(0, 240, 10, np.uint8).reshape(4, 6)
   plain = Image.fromarray(np.stack([grey] * 3, -1))
   file = io.BytesIO()
@@ -256,7 +256,7 @@ def test_evaluation_reads_every_record_once_and_marks_the_filling(size):
   assert len(numbers) % 4 == 0 and len(numbers) < size + 4
 
 
-def test_permuted_control_keeps_recordings_and_moves_pictures():
+def test_permuted_control_keeps_recordings_and_moves_images():
   records = [
     {"waveform": i, "image": i, "image_id": i, "concept": i} for i in range(50)
   ]
@@ -273,7 +273,7 @@ def test_permuted_control_keeps_recordings_and_moves_pictures():
   assert [other[i]["image"] for i in range(50)] != pictures
 
 
-def test_what_is_equal_in_two_sources_is_one():
+def test_equal_contents_of_two_sources_share_a_label():
   """By its bytes or its words: each source has counted from 0 by itself."""
 
   def source(*rows):
@@ -331,7 +331,7 @@ def test_sharded_batches_hold_each_row_once():
 
 
 @pytest.mark.parametrize(("side", "kept"), [(8, True), (80, False)])
-def test_a_small_picture_is_decoded_once(side, kept):
+def test_a_small_image_is_decoded_once(side, kept):
   pixels = np.random.default_rng(side).integers(0, 256, (side, side, 3), "u1")
   stored = io.BytesIO()
   Image.fromarray(pixels).save(stored, "PNG")
@@ -374,7 +374,7 @@ def test_shared_memory_is_free_when_batches_are_closed():
 
 
 @pytest.mark.parametrize("own", [None, "", "error::UserWarning,ignore:x"])
-def test_the_tracker_alone_is_quiet(own, monkeypatch):
+def test_only_the_resource_tracker_loses_its_warnings(own, monkeypatch):
   monkeypatch.delenv("PYTHONWARNINGS", raising=False)
   if own is not None:
     monkeypatch.setenv("PYTHONWARNINGS", own)
@@ -399,7 +399,7 @@ def test_the_tracker_alone_is_quiet(own, monkeypatch):
     (signal.SIGKILL, "was ended by signal 9 (Killed): memory may be short"),
   ],
 )
-def test_a_worker_that_ends_is_one_line(how, said):
+def test_a_worker_that_ends_gives_one_line(how, said):
   before = shared_memory()
   transform = functools.partial(ends_itself, how=how)
   source = dataclasses.replace(stream(num_batches=50), transform=transform)
@@ -414,7 +414,7 @@ def test_a_worker_that_ends_is_one_line(how, said):
   assert len(shared_memory() - before) <= 2
 
 
-def test_shared_memory_that_cannot_be_made_is_one_line():
+def test_missing_shared_memory_gives_one_line():
   refused = PermissionError(errno.EACCES, "Permission denied", "/psm_1")
   line = workers.explain(refused)
   assert line.startswith("worker processes cannot share memory (/dev/shm): ")

@@ -80,7 +80,7 @@ WRITING = "fwrite() failed: {}; writing x/tiny-test.array_record"
     (RuntimeError(WRITING.format("File too large")), "File too large"),
   ],
 )
-def test_what_cannot_be_written_is_one_line(harm, words, tmp_path):
+def test_failed_writes_give_one_line(harm, words, tmp_path):
   with pytest.raises(UserError) as error:
     prepare(tmp_path, harm)
   said = str(error.value)
@@ -96,7 +96,7 @@ def test_a_fault_of_the_program_keeps_its_traceback(tmp_path):
     prepare(tmp_path, ZeroDivisionError("a fault"))
 
 
-def test_what_the_user_can_mend_is_passed_on(tmp_path):
+def test_user_errors_pass_unchanged(tmp_path):
   refused = UserError("the source is wrong: mend it")
   refused.__cause__ = OSError(errno.ENOSPC, "No space")
   with pytest.raises(UserError, match=r"the source is wrong: mend it"):
@@ -121,7 +121,7 @@ def test_a_link_in_the_way_is_not_followed(tmp_path):
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOTSUP])
-def test_without_locks_it_goes_on_with_a_warning(
+def test_preparing_without_locks_warns_and_goes_on(
   number, tmp_path, monkeypatch, capsys
 ):
   def refuse(*_):
@@ -137,7 +137,7 @@ def test_without_locks_it_goes_on_with_a_warning(
   assert left.is_dir()
 
 
-def test_without_locks_who_is_second_takes_what_the_first_has_written(
+def test_without_locks_the_second_process_reads_what_the_first_wrote(
   tmp_path, monkeypatch
 ):
   def refuse(*_):
@@ -156,7 +156,7 @@ def test_without_locks_who_is_second_takes_what_the_first_has_written(
   assert not list(tmp_path.rglob("incomplete*"))
 
 
-def test_whoever_waited_for_the_lock_takes_what_is_prepared(
+def test_a_process_that_waited_for_the_lock_reads_what_is_prepared(
   tmp_path, monkeypatch
 ):
   lock = files.locked

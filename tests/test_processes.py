@@ -114,7 +114,7 @@ def listens(process):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_on_the_loopback_nothing_else_is_listened_at(monkeypatch):
+def test_a_loopback_address_listens_at_the_loopback_alone(monkeypatch):
   monkeypatch.delenv("JAX_COORDINATOR_BIND_ADDRESS", raising=False)
   workers = start("waits")
   port = int(workers[0].args[4])
@@ -175,7 +175,7 @@ def test_an_address_without_a_port_is_one_line(address):
   assert said.startswith(f"--coordinator_address={address} is not HOST:PORT")
 
 
-def test_a_port_that_is_taken_is_refused_where_it_would_be_opened():
+def test_process_0_refuses_a_port_in_use():
   with socket.create_server(("127.0.0.1", 0)) as taken:
     port = taken.getsockname()[1]
     address = f"[::1]:{port}"
@@ -211,7 +211,7 @@ def test_a_process_that_does_not_move_is_given_up():
   assert ", while reading: " in line
 
 
-def test_what_is_waited_for_is_said_with_the_limit_of_what_it_is_part_of(
+def test_a_wait_keeps_the_limit_of_its_stage(
   monkeypatch,
 ):
   found = []
@@ -230,9 +230,7 @@ def test_what_is_waited_for_is_said_with_the_limit_of_what_it_is_part_of(
   processes.moved("tests")
 
 
-def test_who_waits_for_the_preparation_of_data_does_not_wait_for_ever(
-  tmp_path, monkeypatch
-):
+def test_the_wait_for_prepared_data_has_a_limit(tmp_path, monkeypatch):
   monkeypatch.setattr(preparing, "PREPARE_SECONDS", 0.3)
   inside, leave = threading.Event(), threading.Event()
 
@@ -292,7 +290,7 @@ GONE = (
     (FATAL + "INTERNAL: Odd.\n\nRPC: x\n" + STACK, "INTERNAL: Odd. RPC: x"),
   ],
 )
-def test_what_cpp_says_of_a_lost_process_is_one_line(text, how):
+def test_native_output_about_a_lost_process_becomes_one_line(text, how):
   other = "W1121 19:48:19.000000   28468 cpu_client.cc:1] all is well\n"
   found = list(lost_lines.shortened((other + text).splitlines(True)))
   assert found[0] == other and len(found) == 2
@@ -307,7 +305,7 @@ def test_processes_that_never_met_are_told_what_to_do():
   assert "--coordinator_address" in line
 
 
-def test_only_the_fatal_is_shortened():
+def test_only_fatal_output_is_shortened():
   line = "vgsgan: the disk is full\n"
   text = f"one\n{GONE}"
   assert "".join(lost_lines.shortened(text.splitlines(True))) == text
@@ -321,7 +319,7 @@ def test_only_the_fatal_is_shortened():
   assert list(lost_lines.shortened(text.splitlines(True))) == [line]
 
 
-def test_whom_gloo_has_met_is_not_said():
+def test_the_connections_of_gloo_are_not_printed():
   text = (
     "[Gloo] Rank 0 is connected to 1 peer ranks. Expected number of connected "
     "peer ranks is : 1\none\n"

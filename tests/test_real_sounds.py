@@ -113,14 +113,14 @@ def test_records_are_the_pairs_of_the_package(prepared):
     assert (picture[:2] == 255).all() and (picture[-2:] == 255).all()
 
 
-def test_equal_sounds_and_equal_pictures_are_one_clip(prepared):
+def test_equal_sounds_and_equal_images_share_a_clip_id(prepared):
   ids = {key: int(r["clip_id"]) for key, r in records(prepared).items()}
   assert ids["animals/birds/bird3"] == ids["food/pear4"]
   assert ids["animals/birds/bird0"] == ids["household/tools/whistle"]
   assert len(set(ids.values())) == len(ids) - 2
 
 
-def test_what_is_left_out_is_told(prepared):
+def test_metadata_lists_what_is_left_out(prepared):
   assert prepared.info.metadata["strays"] == [
     ["food/apricot.ogg", "no picture beside it"],
     ["household/tools/hammer2", "silent"],
@@ -129,7 +129,7 @@ def test_what_is_left_out_is_told(prepared):
   assert prepared.info.metadata["pairs"] == len(KNOWN) + 1
 
 
-def test_labels_are_apart_as_folders_are(prepared):
+def test_distances_of_labels_are_those_of_folders(prepared):
   tree = clip_records.hierarchy(prepared)
   place = {tree.names[node]: i for i, node in enumerate(tree.labels)}
   # No class of what was left out.
@@ -203,7 +203,7 @@ def test_other_sources_have_folders_of_their_own(source, tmp_path):
   assert copied.data_dir != other.data_dir
 
 
-def test_the_package_if_it_is_there(tmp_path):
+def test_the_installed_package_is_read(tmp_path):
   if not pathlib.Path(stamps.SOURCE).is_dir():
     pytest.skip("needs tuxpaint-stamps-default")
   builder = real_sounds.prepare(

@@ -61,7 +61,7 @@ def folder(tmp_path_factory):
   return tmp_path_factory.mktemp("data")
 
 
-def test_records_are_what_the_world_draws(folder):
+def test_records_hold_what_the_world_renders(folder):
   splits = data.load(data_config(folder))
   assert {k: len(v) for k, v in splits.items()} == {
     "train": 6,
@@ -147,7 +147,7 @@ def test_wrong_fields_are_named(folder, change, words):
   one_line(error, *words)
 
 
-def test_identity_is_of_the_data_sets_own_fields(folder):
+def test_identity_has_the_fields_of_its_data_set(folder):
   found = data.identity(data_config(folder))
   assert found["dataset"] == "scenes" and found["num_train"] == 6
   assert "data_dir" not in found and "num_threads" not in found

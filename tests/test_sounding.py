@@ -99,7 +99,7 @@ def test_records_have_the_layout_of_sounding_clips(prepared):
   assert len({r["image"] for r in prepared.values()}) == len(prepared)
 
 
-def test_pictures_are_those_of_the_world_in_the_looks_of_the_classes(prepared):
+def test_images_show_the_appearances_of_their_classes(prepared):
   """The same scene, dressed here by hand, is rendered to the same picture."""
   looks = np.array(orchestra.looks())
   sample = jax.jit(lambda key: scenes.sample(key, 1, 3))
@@ -122,7 +122,7 @@ def test_pictures_are_those_of_the_world_in_the_looks_of_the_classes(prepared):
     np.testing.assert_allclose(record["boxes"], picture.boxes, atol=1e-6)
 
 
-def test_tracks_are_played_by_what_sounds(prepared, player):
+def test_tracks_are_played_by_the_sounding_instrument(prepared, player):
   for number in range(SPLITS["validation"]):
     record = prepared[f"validation{number}"]
     instrument = orchestra.INSTRUMENTS[record["labels"][0]]
@@ -131,7 +131,7 @@ def test_tracks_are_played_by_what_sounds(prepared, player):
     np.testing.assert_array_equal(record["waveform"], expected)
 
 
-def test_ticks_are_all_that_they_change(prepared, draw, player):
+def test_ticks_change_the_track_alone(prepared, draw, player):
   ticked = sounding.records(config(tick=0.05), draw, player, "validation")
   for record in ticked:
     clean = prepared[record["id"]]
@@ -157,7 +157,7 @@ def test_a_record_depends_on_its_number_and_split_alone(draw, player):
   assert len({r["waveform"].tobytes() for r in others}) == len(others)
 
 
-def test_a_picture_does_not_depend_on_its_batch(draw):
+def test_an_image_does_not_depend_on_its_batch(draw):
   rows = jax.device_get(draw(0, np.array([0, 1, 2, 3], np.int32)))
   mixed = jax.device_get(draw(0, np.array([9, 2, 3, 0], np.int32)))
   for name in rows:
@@ -177,7 +177,7 @@ def test_classes_are_different_and_shown(drawn):
     np.testing.assert_array_equal(boxes.any(1), there)
 
 
-def test_what_sounds_shows(drawn):
+def test_the_sounding_object_is_visible(drawn):
   share = drawn["masks"].mean((2, 3))
   sounding_share = share[np.arange(400), drawn["source"]]
   assert sounding_share.min() >= 0.01
@@ -263,7 +263,7 @@ def test_wrong_fields_are_named(change, words):
     assert word in str(error.value)
 
 
-def test_a_soundfont_that_is_missing_or_broken(player, tmp_path):
+def test_a_missing_or_broken_soundfont_is_named(player, tmp_path):
   path = tmp_path / "a.sf2"
   for content in (None, b"RIFF"):
     if content:

@@ -87,9 +87,9 @@ def turn_round(path):
 
 def age(monkeypatch):
   """Has files look as if they were of yesterday."""
-  looks = sources._looks
+  status = sources._status
   monkeypatch.setattr(
-    sources, "_looks", lambda f: (looks(f)[0], looks(f)[1] - 86400 * 10**9)
+    sources, "_status", lambda f: (status(f)[0], status(f)[1] - 86400 * 10**9)
   )
 
 
@@ -133,7 +133,7 @@ def test_two_folders_never_share_and_a_run_goes_on_with_a_copy(kind, tmp_path):
 
 @pytest.mark.parametrize("harm", ["typo", "empty", "file", "own", "nothing"])
 @pytest.mark.parametrize("kind", MAKE)
-def test_a_source_that_is_wrong_is_refused(kind, harm, tmp_path, capsys):
+def test_wrong_sources_are_refused(kind, harm, tmp_path, capsys):
   """Whatever else has been prepared with the same config."""
   load(kind, make(kind, tmp_path / "good"), tmp_path / "d")
   wrong = tmp_path / "wrong"
@@ -155,7 +155,7 @@ def test_a_source_that_is_wrong_is_refused(kind, harm, tmp_path, capsys):
   assert len(folders(tmp_path / "d", kind)) == 1
 
 
-def test_a_home_of_nobody_is_one_line(tmp_path):
+def test_an_unknown_home_gives_one_line(tmp_path):
   with pytest.raises(UserError, match="home of nobody"):
     load("stamps", "~nobody-of-this-name/stamps", tmp_path)
 
@@ -203,7 +203,7 @@ def files(tmp_path):
   return made
 
 
-def test_content_is_of_names_and_bytes(files, tmp_path):
+def test_content_depends_on_names_and_bytes(files, tmp_path):
   before = sources.content(files, tmp_path)
   seen = {before}
   seen.add(sources.content({"a": files["a"], "d": files["b/c"]}, tmp_path))
@@ -219,9 +219,7 @@ def test_content_is_of_names_and_bytes(files, tmp_path):
   assert sources.content(files, tmp_path / "elsewhere") == before
 
 
-def test_later_starts_look_at_files_without_reading_them(
-  files, tmp_path, monkeypatch
-):
+def test_later_starts_do_not_read_the_files_again(files, tmp_path, monkeypatch):
   age(monkeypatch)
   read, calls = sources._digest, []
   monkeypatch.setattr(
@@ -259,7 +257,7 @@ def test_processes_that_start_together_read_a_source_once(
   assert found == [read(files)] * 3 and len(calls) == 1
 
 
-def test_what_was_written_just_now_is_not_kept(files, tmp_path):
+def test_the_digest_of_fresh_files_is_not_kept(files, tmp_path):
   """Another write within a tick of the clock would not show."""
   sources.content(files, tmp_path)
   assert not (tmp_path / "digests").exists()
@@ -289,7 +287,7 @@ def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path, monkeypatch):
   assert f"cannot read {source / 'food'}: Permission denied" in str(error.value)
 
 
-def test_the_place_does_not_matter_to_a_run():
+def test_without_place_removes_the_place_alone():
   name = "16px-source_0123456789abcdef-at_01234567"
   assert sources.without_place(name) == "16px-source_0123456789abcdef"
   assert sources.without_place("first-at_home") == "first-at_home"

@@ -109,7 +109,7 @@ def test_splits_depend_on_the_seed_alone():
   assert (shuffled == first[order]).all()
 
 
-def test_the_first_stamps_are_of_a_seed_and_keep_their_order():
+def test_first_stamps_depend_on_the_seed_and_keep_their_order():
   nowhere = pathlib.Path()
   pairs = [
     stamps_folder.Pair(f"stamp{i}", nowhere, nowhere, language, "", "")
@@ -171,7 +171,7 @@ def test_scan_takes_the_parent_and_symbols_on_request(folder, tmp_path):
   assert extra == {"symbols/letters/a"}
 
 
-def test_pictures_of_tux_paint_itself_change_nothing(folder, tmp_path):
+def test_images_of_tux_paint_itself_change_nothing(folder, tmp_path):
   """Debian installs the program beside the package of its stamps."""
   root = shutil.copytree(folder, tmp_path / "stamps")
   (root / "cartoon/tux").mkdir(parents=True)
@@ -186,7 +186,7 @@ def test_pictures_of_tux_paint_itself_change_nothing(folder, tmp_path):
     stamps_folder.scan(root, ("fr",), symbols=False)
 
 
-def test_name_rules(tmp_path):
+def test_recordings_are_paired_by_their_names(tmp_path):
   stem = tmp_path / "kite"
   stamps_fixture.picture(stem, "svg", 0.1)
   stamps_fixture.picture(stem, "RGBA", 0.1)
@@ -278,10 +278,10 @@ def test_loud_recordings_clip(tmp_path):
 
 
 @pytest.mark.parametrize("mode", stamps_fixture.MODES)
-def test_pictures_lie_on_white(mode, tmp_path):
+def test_images_lie_on_white(mode, tmp_path):
   stamps_fixture.picture(tmp_path / "x", mode, hue=0.0)
   (path,) = tmp_path.iterdir()
-  square = Image.open(io.BytesIO(stamps_folder.read_picture(path, 40)))
+  square = Image.open(io.BytesIO(stamps_folder.read_image(path, 40)))
   assert (square.mode, square.size) == ("RGB", (40, 40))
   pixels = np.asarray(square).astype(int)
   # 40 x 30 onto 40 x 40: a band above and below, the disc in the middle.
@@ -298,7 +298,7 @@ def test_pictures_lie_on_white(mode, tmp_path):
 def test_sixteen_bit_grey_keeps_its_level(tmp_path):
   level = np.full((10, 10), 32768, dtype=np.uint16)
   Image.fromarray(level).save(tmp_path / "x.png")
-  png = stamps_folder.read_picture(tmp_path / "x.png", 8)
+  png = stamps_folder.read_image(tmp_path / "x.png", 8)
   assert np.asarray(Image.open(io.BytesIO(png)))[4, 4].tolist() == [128] * 3
 
 
@@ -313,16 +313,16 @@ def test_sixteen_bit_grey_keeps_its_level(tmp_path):
     ),
   ],
 )
-def test_broken_or_blank_pictures_are_named(name, content, tmp_path):
+def test_broken_or_blank_images_are_named(name, content, tmp_path):
   (tmp_path / name).write_bytes(content)
   with pytest.raises(ValueError, match=name):
-    stamps_folder.read_picture(tmp_path / name, 8)
+    stamps_folder.read_image(tmp_path / name, 8)
 
 
 # The data set.
 
 
-def test_labels(folder):
+def test_labels_are_equal_for_equal_recordings_and_captions(folder):
   scan = stamps_folder.scan(folder, LANGUAGES, symbols=False)
   found = stamps_index.index(scan, "cells", 0, None)
   row = {
@@ -369,7 +369,7 @@ def test_records_round_trip(folder, prepared):
     np.testing.assert_array_equal(
       record["waveform"], decoding.read_audio(pair.audio_path)
     )
-    assert record["image"] == stamps_folder.read_picture(pair.image_path, 16)
+    assert record["image"] == stamps_folder.read_image(pair.image_path, 16)
 
 
 def test_protocols_hold_out_what_they_say(folder, prepared, tmp_path):
@@ -484,7 +484,9 @@ def test_interrupted_preparation_is_not_taken_for_whole(
   assert not list(tmp_path.rglob("incomplete*"))
 
 
-def test_full_disk_is_one_line(folder, tmp_path, monkeypatch):
+def test_a_full_disk_gives_one_line_at_preparation(
+  folder, tmp_path, monkeypatch
+):
   def full(*_):
     raise OSError(28, "No space left on device")
 
@@ -512,7 +514,7 @@ def test_bad_files_are_counted_up_to_a_limit(tmp_path):
     stamps.prepare(config(source), tmp_path / "d")
 
 
-def test_a_split_of_which_nothing_can_be_read_is_one_line(tmp_path):
+def test_an_unreadable_split_gives_one_line(tmp_path):
   source = stamps_fixture.make(tmp_path / "s", 16, LANGUAGES, seconds=0.1)
   for path in source.rglob("*_desc*"):
     path.write_bytes(f"broken {path}".encode())

@@ -93,7 +93,7 @@ def undrawn(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", INSIDE)
-def test_drawings_are_as_the_renderer_draws_them(kind, tmp_path):
+def test_drawings_equal_those_of_the_renderer(kind, tmp_path):
   text = drawing(INSIDE[kind])
   direct = resvg_py.svg_to_bytes(
     svg_string=text, width=64, dpi=96.0, skip_system_fonts=True
@@ -112,7 +112,7 @@ def test_drawings_are_as_the_renderer_draws_them(kind, tmp_path):
     'width="50%" height="50%" viewBox="0 0 40 20"',
   ],
 )
-def test_sizes_are_those_the_renderer_finds(head, tmp_path):
+def test_sizes_agree_with_the_renderer(head, tmp_path):
   text = drawing(INSIDE["shapes"], f'xmlns="http://www.w3.org/2000/svg" {head}')
   direct = resvg_py.svg_to_bytes(
     svg_string=text, width=64, dpi=96.0, skip_system_fonts=True
@@ -199,9 +199,7 @@ SHOWN = {
 
 
 @pytest.mark.parametrize("kind", SHOWN)
-def test_what_is_hidden_and_drawn_all_the_same_is_checked(
-  kind, tmp_path, undrawn
-):
+def test_hidden_elements_that_are_drawn_are_checked(kind, tmp_path, undrawn):
   inside = SHOWN[kind].replace("{}", 'href="{}"')
   direct = resvg_py.svg_to_bytes(
     svg_string=drawing(inside.replace('"{}"', f'"{RED}"')),
@@ -222,7 +220,7 @@ def test_what_is_hidden_and_drawn_all_the_same_is_checked(
     'style="fill:url(#g);stroke:#000; display : none ;"',
   ],
 )
-def test_what_stays_hidden_is_not_checked(hidden):
+def test_elements_that_stay_hidden_are_not_checked(hidden):
   """A sheet that sets no display does not show it."""
   inside = "<style>.a{fill:red}</style>" + HIDDEN.format(hidden, 'href="a.png"')
   assert svg.check(drawing(inside).encode())[1] == []
@@ -272,7 +270,7 @@ def test_drawings_in_drawings_are_refused(kind, tmp_path, undrawn):
   refused(tmp_path, text, "holds", f"data:image/{kind[:4]}")
 
 
-def test_pictures_in_drawings_have_the_same_bounds(
+def test_images_in_drawings_have_the_same_bounds(
   tmp_path, monkeypatch, undrawn
 ):
   large = encoded(Image.new("RGB", (21, 4)))
@@ -326,7 +324,7 @@ def test_no_more_is_unpacked_than_the_bound(monkeypatch):
   assert [len(content) for content in unpacked] == [11]
 
 
-def test_the_renderer_has_little_of_everything(tmp_path, monkeypatch):
+def test_the_renderer_has_limits_of_all_resources(tmp_path, monkeypatch):
   """Another module of its name says what it may take."""
   kinds = ("CPU", "AS", "NOFILE", "CORE")
   (tmp_path / "resvg_py.py").write_text(
@@ -360,7 +358,7 @@ def test_a_system_that_bounds_no_memory_draws_all_the_same(
   assert svg.render("", 1, 1) == b"(3, 3)"
 
 
-def test_a_signal_for_the_run_is_not_for_the_renderer(tmp_path, monkeypatch):
+def test_a_signal_to_the_run_does_not_reach_the_renderer(tmp_path, monkeypatch):
   told = tmp_path / "told"
   told.write_text(f"#!{sys.executable}\nimport os\nprint(os.getsid(0))\n")
   told.chmod(0o700)
@@ -368,9 +366,7 @@ def test_a_signal_for_the_run_is_not_for_the_renderer(tmp_path, monkeypatch):
   assert int(svg.render("", 1, 1)) != os.getsid(0)
 
 
-def test_a_renderer_that_takes_too_much_is_one_more_bad_file(
-  tmp_path, monkeypatch
-):
+def test_a_drawing_past_the_limits_counts_as_bad(tmp_path, monkeypatch):
   """A harmless drawing, and less than the renderer needs to begin."""
   text = drawing(INSIDE["shapes"])
   monkeypatch.setattr(svg, "MAX_MEMORY_BYTES", 2**20)

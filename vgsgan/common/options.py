@@ -15,21 +15,21 @@ from absl import flags
 
 from vgsgan.common.errors import UserError, one_line
 
-flags.disclaim_key_flags()  # What `define_path` defines is its caller's.
+flags.disclaim_key_flags()  # `define_path` defines flags of its caller.
 
 _CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
-# What absl takes.
+# Values that absl accepts.
 _BOOLEANS = ("true", "t", "1", "false", "f", "0")
 
 Variant = Callable[[ml_collections.ConfigDict], None]
 
 
-def nearest(name: str, known: Sequence[str]) -> str:
-  """` did you mean X?`, or the whole list where nothing is near."""
-  match = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+def nearest(name: str, names: Sequence[str]) -> str:
+  """Suggests the nearest name, or all names if none is near."""
+  match = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
   if match:
     return f"did you mean {match[0]!r}?"
-  return "there are " + (", ".join(map(repr, known)) or "none")
+  return "there are " + (", ".join(map(repr, names)) or "none")
 
 
 def choose(
@@ -39,8 +39,8 @@ def choose(
 ) -> ml_collections.ConfigDict:
   """Applies the variants named in `file.py:NAME,NAME`, in the mapping's order.
 
-  The mapping's order, not the argument's, so that `smoke` always shrinks what
-  the others chose.
+  The argument's order does not count, so that `smoke` always shrinks the
+  choices of the others.
   """
   names = [name.strip() for name in (argument or "").split(",") if name.strip()]
   for name in names:
@@ -54,22 +54,22 @@ def choose(
   return config
 
 
-def check_one_of(field: str, value: str, known: Sequence[str]) -> None:
-  if value not in known:
+def check_one_of(field: str, value: str, values: Sequence[str]) -> None:
+  if value not in values:
     raise UserError(
-      f"config.{field}={value!r} is unknown: {nearest(value, list(known))}"
+      f"config.{field}={value!r} is unknown: {nearest(value, list(values))}"
     )
 
 
 @contextlib.contextmanager
 def building(fields: str) -> Iterator[None]:
-  """Names the fields of a config that no network can be made of.
+  """Turns errors of building a network into one that names config fields.
 
   Args:
-    fields: those that decide what is built or traced inside, for the message.
+    fields: the fields that decide the network, for the message.
 
   Raises:
-    UserError: it cannot be built.
+    UserError: the network cannot be built.
   """
   try:
     yield
@@ -83,7 +83,7 @@ def check_at_least(field: str, value: int | float, least: int | float) -> None:
 
 
 class _Path(flags.ArgumentParser):
-  """A file or folder; `~` is the user's home, which shells leave after `=`."""
+  """Parses a path; expands `~`, which shells leave alone after `=`."""
 
   def parse(self, argument: str) -> str:
     return os.path.expanduser(argument)
@@ -97,17 +97,17 @@ def define_path(
 
 
 def with_config(argv: Sequence[str]) -> list[str]:
-  """The arguments as absl is to see them, once their config is in order.
+  """Checks the config among the arguments and rewrites them for absl.
 
-  absl's own errors name neither a config file that is not there nor fields that
-  it has not. `--config=stamps` is `configs/stamps.py`; where a field counts,
-  1e3 is 1000; `~/` is the user's home.
+  absl's own errors name neither missing config files nor unknown fields.
+  `--config=stamps` becomes `configs/stamps.py`. For integer fields, 1e3 becomes
+  1000. `~/` becomes the user's home.
 
   Raises:
-    UserError: there is no such file, it gives no config, or the config has no
-      such field, or the field is no such number.
+    UserError: there is no such file, it returns no config, the config has no
+      such field, or the field cannot have that value.
   """
-  argv, config = _joined(argv), None
+  argv, config = _join(argv), None
   for place, arg in enumerate(argv):
     name, equals, value = arg.partition("=")
     if name not in ("--config", "-config"):
@@ -128,13 +128,15 @@ def with_config(argv: Sequence[str]) -> list[str]:
   return [_override(config, arg) for arg in argv]
 
 
-def _joined(argv: Sequence[str]) -> list[str]:
-  """The arguments, with `--config.FIELD VALUE` as `--config.FIELD=VALUE`."""
+def _join(argv: Sequence[str]) -> list[str]:
+  """Joins `--config.FIELD VALUE` to `--config.FIELD=VALUE`."""
   joined: list[str] = []
   for arg in argv:
     before = joined[-1] if joined else ""
-    waits = before.lstrip("-").startswith("config.") and "=" not in before
-    if waits and not arg.startswith("--"):  # `--config.FIELD` alone is True.
+    lacks_value = before.lstrip("-").startswith("config.") and "=" not in before
+    if lacks_value and not arg.startswith(
+      "--"
+    ):  # `--config.FIELD` alone is True.
       joined[-1] = f"{before}={arg}"
     else:
       joined.append(arg)
@@ -142,19 +144,19 @@ def _joined(argv: Sequence[str]) -> list[str]:
 
 
 def config_file(name: str) -> pathlib.Path:
-  """The file of `--config=NAME`: a path, or the name of one in `configs/`."""
+  """Finds the file of `--config=NAME`: a path, or a name in `configs/`."""
   path = pathlib.Path(os.path.expanduser(name))
   if path.is_file() or path.suffix not in ("", ".py") or len(path.parts) != 1:
     return path
-  file = f"{path.stem}.py"
+  name = f"{path.stem}.py"
   for folder in (pathlib.Path("configs"), _CONFIGS):
-    if (found := folder / file).is_file():
-      return found
-  return pathlib.Path("configs") / file
+    if (file := folder / name).is_file():
+      return file
+  return pathlib.Path("configs") / name
 
 
 def _override(config: ml_collections.ConfigDict, arg: str) -> str:
-  """`--config.FIELD=VALUE` with a value that absl takes."""
+  """Rewrites `--config.FIELD=VALUE` with a value that absl accepts."""
   flag, equals, value = arg.partition("=")
   if not equals or not flag.lstrip("-").startswith("config."):
     return arg
@@ -180,16 +182,16 @@ def _override(config: ml_collections.ConfigDict, arg: str) -> str:
 def load(
   path: pathlib.Path, argument: str | None = None
 ) -> ml_collections.ConfigDict:
-  """The config of a file, as `--config=path:argument` would give it.
+  """Loads the config of a file as `--config=path:argument` would.
 
   The file may say `from configs import common`, wherever Python was started.
 
   Args:
-    path: of the file.
-    argument: None where there is no colon.
+    path: path of the file.
+    argument: the text after the colon; None without a colon.
 
   Raises:
-    UserError: there is no such file, or it gives no config.
+    UserError: there is no such file, or it returns no config.
   """
   if not path.is_file():
     beside = [str(p) for p in path.parent.glob("*.py")]
@@ -197,23 +199,24 @@ def load(
   if (root := str(_CONFIGS.parent)) not in sys.path:
     sys.path.append(root)
   try:
-    found = runpy.run_path(str(path))
+    module = runpy.run_path(str(path))
   except SyntaxError as error:
     raise UserError(f"config file {path} is not Python: {error}") from error
   except (Exception, SystemExit) as error:
     raise _fault(path, error) from error
-  if not callable(found.get("get_config")):
+  if not callable(module.get("get_config")):
     raise UserError(f"config file {path} has no function get_config")
   given = () if argument is None else (argument,)
   try:
-    inspect.signature(found["get_config"]).bind(*given)
+    inspect.signature(module["get_config"]).bind(*given)
   except TypeError as error:
-    said = "the text after the colon" if given else "no argument"
+    arguments = "the text after the colon" if given else "no argument"
     raise UserError(
-      f"config file {path}: get_config cannot be called with {said}: {error}"
+      f"config file {path}: get_config cannot be called with {arguments}: "
+      f"{error}"
     ) from error
   try:
-    config = found["get_config"](*given)
+    config = module["get_config"](*given)
   except UserError:
     raise
   except (Exception, SystemExit) as error:
@@ -227,7 +230,7 @@ def load(
 
 
 def _fault(path: pathlib.Path, error: BaseException) -> UserError:
-  """An error that a config file raised: with its last line there."""
+  """Names the line of a config file that raised an error."""
   frames = traceback.extract_tb(error.__traceback__)
   lines = [frame.lineno for frame in frames if frame.filename == str(path)]
   where = f", line {lines[-1]}" if lines else ""
@@ -245,13 +248,13 @@ def check_overrides(
     path = arg.lstrip("-").partition("=")[0].split(".")[1:]
     node = config
     for depth, name in enumerate(path):
-      known = list(node) if isinstance(node, ml_collections.ConfigDict) else []
-      if name not in known:
+      fields = list(node) if isinstance(node, ml_collections.ConfigDict) else []
+      if name not in fields:
         where = ".".join(["config", *path[:depth]])
-        if not known:
+        if not fields:
           raise UserError(f"--config.{'.'.join(path)}: {where} has no fields")
         raise UserError(
           f"--config.{'.'.join(path)}: {where} has no field {name!r}; "
-          f"{nearest(name, known)}"
+          f"{nearest(name, fields)}"
         )
       node = node[name]

@@ -9,8 +9,8 @@ from vgsgan.common.errors import UserError
 from vgsgan.common.options import check_one_of
 from vgsgan.data.records import Dataset, Splits
 
-# Modules of `builders` with a `DATASET`. One is imported when it is asked for:
-# TFDS, which all of them need, is slow to import.
+# Modules of `builders` with a `DATASET`. Each is imported on first use, because
+# all of them need TFDS, which is slow to import.
 MODULES = {
   "stamps": "stamps.builder",
   "scenes": "scenes",
@@ -34,28 +34,28 @@ def identity(data: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 def check(data: ml_collections.ConfigDict) -> None:
-  """Refuses a data set that there is not, or fields that it cannot be of.
+  """Refuses an unknown data set, and fields that do not fit it.
 
   Raises:
-    UserError: with the field.
+    UserError: names the field.
   """
   check_one_of("data.dataset", data.dataset, tuple(MODULES))
-  known = dataset(data.dataset)
-  for name in (*known.identity, *known.others):
+  data_set = dataset(data.dataset)
+  for name in (*data_set.identity, *data_set.others):
     if name not in data:
       raise UserError(
         f"config.data.dataset={data.dataset!r} needs config.data.{name}, which "
         "this config has not: use a config, or an argument of it, for that "
         "data set"
       )
-  known.check(data)
+  data_set.check(data)
 
 
 def load(data: ml_collections.ConfigDict) -> Splits:
   """The splits `train`, `validation` and `test` of `config.data`.
 
-  And more, for tests alone, of `clevrgan` and of sets of sounds. Prepares the
-  data set first where that has not been done.
+  `clevrgan` and the sets of sounds have more splits, for tests alone. Prepares
+  the data set first where that has not been done.
 
   Raises:
     UserError: if the data set is unknown or its source is missing or broken.

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 def shift_and_flip(
   key: Key[Array, ""], images: Float[Array, "b h w c"], pixels: int, flip: bool
 ) -> Float[Array, "b h w c"]:
-  """Moves each picture by up to `pixels` either way and mirrors every other.
+  """Moves each image by up to `pixels` either way and mirrors every other.
 
   The border is repeated outwards, which on the stamps' white squares is white.
   """
@@ -58,7 +58,7 @@ def mask_bands(
   mean.
 
   Args:
-    key: of this step.
+    key: random key of the step.
     features: log-mel, dB.
     num_frames: valid frames.
     time_share: the longest stretch, as a share of the clip.
@@ -97,11 +97,12 @@ def stretch(
   mel), the time axis independently.
 
   Args:
-    key: of this step.
+    key: random key of the step.
     features: log-mel, dB; the floor outside the valid frames.
     num_frames: valid frames.
     tempo: time is scaled by a factor from 1 - tempo to 1 + tempo.
-    vocal_tract: likewise the mel axis.
+    vocal_tract: the mel axis is scaled by a factor from 1 - vocal_tract to
+      1 + vocal_tract.
 
   Returns:
     Features of the same shape and their valid frames, cut at t.
@@ -129,12 +130,12 @@ def degrade(
   noise: float,
   brightness: float,
 ) -> Float[Array, "b h w 3"]:
-  """Makes each picture less than perfect, to a random degree of its own.
+  """Blurs, brightens and adds noise to each image, to a random degree.
 
   Args:
-    key: of this step.
-    images: RGB in [0, 1], as is what is returned.
-    blur: the largest share of a 3 x 3 binomial blur in the picture.
+    key: random key of the step.
+    images: RGB in [0, 1]; the result has the same range.
+    blur: the largest share of a 3 x 3 binomial blur in the image.
     noise: the largest standard deviation of the noise.
     brightness: the largest relative change of brightness.
   """

@@ -1,8 +1,8 @@
 """Records of the right shapes with nothing in them, to compile for.
 
-What records hold decides nothing about the program of a training step but its
-shapes, and those `config.data` tells. So a step can be compiled where its data
-set is not.
+The contents of records decide only the shapes in the program of a training
+step, and `config.data` tells those. So a step can be compiled on a machine
+without its data set.
 """
 
 import io
@@ -15,18 +15,18 @@ from vgsgan.data.records import Record
 from vgsgan.models import pretrained
 from vgsgan.worlds.attributes import ATTRIBUTES
 
-# Enough for what tasks ask of a split before they are built.
+# Tasks check the length of a split before they are built; this is enough.
 _MANY = 64
 
 
 def splits(config: ml_collections.ConfigDict) -> dict[str, list[Record]]:
   """`train`, `validation` and `test` of blank records.
 
-  A record has the fields of every data set; only what tells pictures with
-  latents from those without is as the config says.
+  A record has the fields of every data set, except that the config decides
+  whether it has a latent.
 
   Args:
-    config: of a run; its data set itself is not touched.
+    config: the config of a run; its data set is not read.
 
   Raises:
     UserError: `data.generator` is needed and is no file of a generator.
@@ -43,7 +43,7 @@ def splits(config: ml_collections.ConfigDict) -> dict[str, list[Record]]:
     "attributes": np.zeros((objects, len(ATTRIBUTES)), np.int32),
     "labels": np.zeros(1, np.int32),
   } | dict.fromkeys(("concept", "image_id", "speech_id", "clip_id"), 0)
-  # A folder of a generator's pictures brings them in `z.npy`.
+  # A folder of generated images brings its latents in `z.npy`.
   edits = config.get("edits", {}) if config.task == "drawing" else {}
   brought = data.dataset == "clevrgan_folder" and edits
   if data.dataset == "clevrgan" or (brought and not edits.get("inverter", "")):

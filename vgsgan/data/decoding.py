@@ -1,9 +1,9 @@
-"""Decodes pictures and recordings that users bring, within bounds.
+"""Decodes images and recordings that users bring, within bounds.
 
 A file of a few kilobytes can stand for gigabytes of pixels or samples, so its
 header is read first, and what passes a bound is refused before it is decoded.
-All that is refused is a `ValueError` that names the file and the reason: who
-prepares a data set counts it as bad.
+A refusal is a `ValueError` that names the file and the reason; the builder of
+a data set counts that file as bad.
 """
 
 import contextlib
@@ -24,18 +24,18 @@ from PIL import Image
 from vgsgan.data import svg
 
 MAX_SIDE_PX = 8192  # Cameras of 50 megapixels have 8160 x 6120.
-MAX_PICTURE_BYTES = 2**28
+MAX_IMAGE_BYTES = 2**28
 # A JPEG is decoded once for each scan; encoders write ten of them.
 MAX_JPEG_SCANS = 100
-MAX_SVG_RATIO = 50  # Of a drawing's longer side to the shorter.
-MAX_SECONDS = 600  # Of a recording, as far as it is used.
-MAX_VALUES = 2**26  # Frames x channels that are read: 256 MiB of float32.
-_BLOCK_VALUES = 2**20  # That are read at once to look for sound.
+MAX_SVG_RATIO = 50  # Longer side of a drawing over its shorter side.
+MAX_SECONDS = 600  # Longest section of a recording that is used.
+MAX_VALUES = 2**26  # Frames x channels to read: 256 MiB of float32.
+_BLOCK_VALUES = 2**20  # Values read at once in the search for sound.
 MAX_RATE_HZ = 384_000  # The filter that resamples grows with the rate.
-# Others run outside programs (EPS), or are read by code that few look at.
+# Other formats run outside programs (EPS), or have rarely reviewed decoders.
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-# Of recordings, those that libsndfile 1.2.2 can begin to read anywhere. It
-# misses the place by some samples in the last page of Ogg Vorbis.
+# libsndfile 1.2.2 seeks exactly in these formats. In the last page of Ogg
+# Vorbis it misses the place by some samples.
 _SEEKABLE = ("WAV", "WAVEX", "FLAC")
 
 Section = Callable[[int], slice]
@@ -44,12 +44,12 @@ Section = Callable[[int], slice]
 def read_image(
   path: str | pathlib.Path, mode: str = "RGB", *, drawn_px: int = 0
 ) -> Image.Image:
-  """Decodes a picture.
+  """Decodes an image.
 
   Args:
     path: of a PNG, JPEG, WebP, GIF (its first frame) or BMP file, or of a
       vector drawing, `.svg`.
-    mode: of the result, 'RGB' or 'RGBA'. Grey of 16 bits keeps its level.
+    mode: 'RGB' or 'RGBA', of the result. 16-bit grey keeps its level.
     drawn_px: width to which a vector drawing is drawn, pixels; less where its
       height would pass `MAX_SIDE_PX`.
 
@@ -57,25 +57,25 @@ def read_image(
     ValueError: the file is missing, cannot be decoded, or passes a bound.
   """
   path = pathlib.Path(path)
-  size, most = _size(path), MAX_PICTURE_BYTES
+  size, most = _size(path), MAX_IMAGE_BYTES
   try:
     if size > most:
       raise ValueError(f"{size} bytes, a file may have {most}")
     content = path.read_bytes()
     if path.suffix == ".svg":
-      content = _drawn(content, drawn_px)
-    # Pillow warns of what is refused here.
+      content = _render_svg(content, drawn_px)
+    # Pillow would only warn; `open_image` refuses.
     with warnings.catch_warnings():
       warnings.simplefilter("ignore", Image.DecompressionBombWarning)
       with open_image(content) as opened:
-        return _eight_bits(opened).convert(mode)
+        return _to_eight_bits(opened).convert(mode)
   except Exception as error:  # Decoders raise anything, SyntaxError included.
     raise ValueError(f"cannot decode the picture {path}: {error}") from error
 
 
 @contextlib.contextmanager
 def open_image(content: bytes) -> Iterator[Image.Image]:
-  """Opens an encoded picture whose header is within the bounds.
+  """Opens an encoded image whose header is within the bounds.
 
   Raises:
     ValueError: a bound is passed. Pillow raises anything else.
@@ -98,23 +98,23 @@ def open_image(content: bytes) -> Iterator[Image.Image]:
     yield opened
 
 
-def _drawn(content: bytes, width: int) -> bytes:
-  """A vector drawing as PNG."""
+def _render_svg(content: bytes, width: int) -> bytes:
+  """Renders a vector drawing as PNG."""
   text, embedded = svg.check(content)
-  for picture in embedded:
-    with open_image(picture):  # The renderer decodes it: within the bounds.
+  for image in embedded:
+    with open_image(image):  # The renderer will decode it, so bounds apply.
       pass
   png = svg.render(text, min(width, MAX_SIDE_PX), MAX_SIDE_PX)
-  with open_image(png) as drawn:
-    if max(drawn.size) > MAX_SVG_RATIO * min(drawn.size):
+  with open_image(png) as image:
+    if max(image.size) > MAX_SVG_RATIO * min(image.size):
       raise ValueError(
         f"one side is more than {MAX_SVG_RATIO} times as long as the other"
       )
   return png
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-  """16-bit grey to 8: Pillow's own conversion clips instead of scaling."""
+def _to_eight_bits(image: Image.Image) -> Image.Image:
+  """Scales 16-bit grey to 8 bits; Pillow's own conversion clips."""
   if not image.mode.startswith("I"):
     return image
   return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
@@ -129,10 +129,10 @@ def read_audio(
 
   Args:
     path: WAV, FLAC, Ogg, or whatever else libsndfile reads.
-    sample_rate: of the result, Hz.
-    section: the part that is used, given the number of samples of the whole.
-      No more is read than it takes, of Ogg all before it too; its samples
-      are those of the whole.
+    sample_rate: sample rate of the result, Hz.
+    section: maps the number of samples of the whole to the slice to return.
+      Only this slice is read (of Ogg, everything before it too); its samples
+      equal those of the whole.
 
   Raises:
     ValueError: the file is missing, cannot be decoded, is empty, is not
@@ -141,7 +141,7 @@ def read_audio(
   _size(path)
   try:
     with soundfile.SoundFile(path) as file:
-      return _resampled(file, sample_rate, section)
+      return _resample(file, sample_rate, section)
   except (soundfile.SoundFileError, OSError) as error:
     raise ValueError(f"cannot decode the recording {path}: {error}") from error
   except ValueError as error:
@@ -151,7 +151,7 @@ def read_audio(
 def read_audible(
   path: str | pathlib.Path, sample_rate: int, section: Section = slice
 ) -> Int16[np.ndarray, "n"]:
-  """As `read_audio`; ValueError for a recording that is mere silence too."""
+  """Reads audio as `read_audio` does, but refuses silence with ValueError."""
   sound = read_audio(path, sample_rate, section)
   if not sound.any() and _is_silent(path):
     raise ValueError(f"the recording {path} is silent")
@@ -161,8 +161,8 @@ def read_audible(
 def _is_silent(path: str | pathlib.Path) -> bool:
   """Tells whether a recording is silent from its first sample to its last.
 
-  It is read up to its first sound, and no further than `MAX_VALUES`. What
-  cannot be read to its end is not called silent.
+  It is read up to its first sound, and no further than `MAX_VALUES`. A
+  recording that cannot be read to its end does not count as silent.
   """
   try:
     with soundfile.SoundFile(path) as file:
@@ -180,7 +180,7 @@ def _is_silent(path: str | pathlib.Path) -> bool:
     return False
 
 
-def _resampled(
+def _resample(
   file: soundfile.SoundFile, sample_rate: int, section: Section
 ) -> Int16[np.ndarray, "n"]:
   if not file.frames:
@@ -201,7 +201,7 @@ def _resampled(
   half = 10 * max(up, down)
   first = max(0, (start * down - half) // up // down * down)
   last = min(file.frames, ((stop - 1) * down + half) // up + 1)
-  mono = _averaged(file, first, last)
+  mono = _read_mono(file, first, last)
   if up != down:
     mono = scipy.signal.resample_poly(mono, up, down)
   begin = first // down * up
@@ -209,10 +209,10 @@ def _resampled(
   return np.clip(np.rint(mono * 32768), -32768, 32767).astype(np.int16)
 
 
-def _averaged(
+def _read_mono(
   file: soundfile.SoundFile, first: int, last: int
 ) -> Float32[np.ndarray, "n"]:
-  """Frames `first` up to `last`, their channels averaged."""
+  """Reads frames `first` up to `last` and averages their channels."""
   skips = file.format in _SEEKABLE and file.seekable()
   begin = first if skips else 0
   if (last - begin) * file.channels > MAX_VALUES:
@@ -232,7 +232,7 @@ def _averaged(
 
 
 def _size(path: str | pathlib.Path) -> int:
-  """Bytes of a file.
+  """Size of a file in bytes.
 
   Raises:
     ValueError: it is missing, or a pipe or a device, which may not end.

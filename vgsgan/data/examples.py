@@ -9,22 +9,22 @@ from jaxtyping import Int16, UInt8
 from vgsgan.data import decoding
 from vgsgan.data.records import Example, Record
 
-SMALL = 2**13  # Bytes of an encoded picture: one of 64 pixels, about.
-MOST = 4096  # Small pictures that are kept decoded: 50 MB of 64 pixels.
-# Labels of a clip that are kept; AudioSet's clips have at most a dozen.
+SMALL = 2**13  # Bytes of a small encoded image, about 64 x 64 pixels.
+MOST = 4096  # Small images to keep decoded: 50 MB at 64 x 64 pixels.
+# Labels to keep for a clip; AudioSet's clips have at most a dozen.
 MOST_LABELS = 12
 
 
 @dataclasses.dataclass(frozen=True)
 class PairExample:
-  """A record of picture and recording, made into arrays of fixed shape.
+  """Makes a record of image and recording into arrays of fixed shape.
 
   Attributes:
     samples: length of `waveform`; longer recordings are cropped.
-    random_crop: crop anywhere, rather than keep the beginning.
-    shortest: crop all recordings, to a random length from this many samples
-      to the whole, so that words are heard without what is said around them;
-      0 leaves them whole.
+    random_crop: crops anywhere, rather than keeping the beginning.
+    shortest: crops all recordings, to a random length from this many samples
+      to the whole, so that words are heard without their context; 0 leaves
+      them whole.
   """
 
   samples: int
@@ -46,7 +46,7 @@ class PairExample:
       "waveform": padded,
       "num_samples": np.int32(len(waveform)),
       "image": decode(record["image"]),
-      # Pictures and recordings of one concept are never impostors.
+      # Images and recordings of one concept are never impostors.
       "image_concept": np.int32(record.get("image_concept", record["concept"])),
       "speech_concept": np.int32(record["concept"]),
       "image_id": np.int32(record["image_id"]),
@@ -55,9 +55,9 @@ class PairExample:
 
 
 class DrawnPairExample(PairExample):
-  """As `PairExample`, with the latent that the picture was drawn from: `z`.
+  """Adds `z`, the latent that the image was drawn from, to a `PairExample`.
 
-  Where the record knows it: photographs have none.
+  Records of photographs have no latent, and their examples no `z`.
   """
 
   def __call__(self, record: Record, rng: np.random.Generator) -> Example:
@@ -67,8 +67,8 @@ class DrawnPairExample(PairExample):
     return example
 
 
-class PictureExample:
-  """A record's picture alone: `image` uint8 [s, s, 3]."""
+class ImageExample:
+  """Takes a record's image alone: `image` uint8 [s, s, 3]."""
 
   def __call__(self, record: Record, rng: np.random.Generator) -> Example:
     del rng
@@ -76,14 +76,14 @@ class PictureExample:
 
 
 class SceneExample:
-  """A record of `builders.scenes`, made into arrays of fixed shape.
+  """Makes a record of `builders.scenes` into arrays of fixed shape.
 
   `image` uint8 [s, s, 3]; `masks` uint8 [n, s, s]; `attributes` int32 [n, 4],
   -1 where there is no object.
   """
 
   def __call__(self, record: Record, rng: np.random.Generator) -> Example:
-    del rng  # What is random is drawn on the device.
+    del rng  # Augmentation happens on the device.
     return {
       "image": decode(record["image"]),
       "masks": np.asarray(record["masks"], np.uint8),
@@ -93,17 +93,17 @@ class SceneExample:
 
 @dataclasses.dataclass(frozen=True)
 class ClipExample:
-  """A record of picture and sound, made into arrays of fixed shape.
+  """Makes a record of image and sound into arrays of fixed shape.
 
-  Sound is cut out anywhere: what belongs to a picture and what does not is to
-  be cut in one way, or the cut tells them apart. `grid` is the mistake, kept to
-  show its effect ("Objects that Sound", ECCV 2018, section 3.3): the sound that
-  goes with the picture, `aligned`, starts at a video frame, and that which
-  stands against other pictures, `waveform`, anywhere.
+  Sound is cut out anywhere. Matching and mismatched sounds must be cut in the
+  same way, or the cut tells them apart. `grid` makes this mistake on purpose,
+  to show its effect ("Objects that Sound", ECCV 2018, section 3.3): the
+  matching sound, `aligned`, starts at a video frame; the mismatched one,
+  `waveform`, starts anywhere.
 
   Attributes:
     samples: length of `waveform`; shorter sounds are followed by silence.
-    grid: samples between video frames, or 0 to cut all sound alike.
+    grid: samples between video frames; 0 cuts all sounds alike.
   """
 
   samples: int
@@ -113,8 +113,8 @@ class ClipExample:
     sound = np.asarray(record["waveform"], np.int16)
     places = max(0, len(sound) - self.samples) + 1
     labels = np.full(MOST_LABELS, -1, np.int32)
-    known = np.asarray(record["labels"], np.int32)[:MOST_LABELS]
-    labels[: len(known)] = known
+    clip_labels = np.asarray(record["labels"], np.int32)[:MOST_LABELS]
+    labels[: len(clip_labels)] = clip_labels
     example = {
       "image": decode(record["image"]),
       "waveform": self._cut(sound, int(rng.integers(places))),
@@ -132,19 +132,19 @@ class ClipExample:
     return np.pad(cut, (0, self.samples - len(cut)))
 
 
-def decode(picture: bytes) -> UInt8[np.ndarray, "h w 3"]:
-  """Pixels of an encoded picture, read-only.
+def decode(encoded: bytes) -> UInt8[np.ndarray, "h w 3"]:
+  """Decodes an image to read-only pixels.
 
-  A small one is kept: it comes again, with another recording or in the next
-  epoch, and of what is read of a pair it takes longest.
+  A small image is cached, because decoding takes most of the time of reading a
+  pair, and the image recurs with other recordings and in other epochs.
   """
-  return (_kept if len(picture) <= SMALL else _decoded)(picture)
+  return (_decode_cached if len(encoded) <= SMALL else _decode)(encoded)
 
 
-def _decoded(picture: bytes) -> UInt8[np.ndarray, "h w 3"]:
-  with decoding.open_image(picture) as opened:
-    # Of what is RGB already, `convert` would only make another copy.
+def _decode(encoded: bytes) -> UInt8[np.ndarray, "h w 3"]:
+  with decoding.open_image(encoded) as opened:
+    # `convert` would copy even an RGB image.
     return np.asarray(opened if opened.mode == "RGB" else opened.convert("RGB"))
 
 
-_kept = functools.lru_cache(MOST)(_decoded)
+_decode_cached = functools.lru_cache(MOST)(_decode)

@@ -19,13 +19,13 @@ from vgsgan.parallel import mesh
 
 Host = Array | np.ndarray
 
-# Of the ImageNet training set, for pixels in [0, 1]; what torchvision's VGG16
-# (and so DAVEnet and the seed paper) normalises with.
+# Statistics of the ImageNet training set, for pixels in [0, 1]. torchvision's
+# VGG16 (and so DAVEnet and the seed paper) normalises with them.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 SPECTROGRAMS = ("log_mel", "log_linear")
-# Of a config, what `spectrogram_of` and its pictures are made by.
+# Config fields that decide the inputs of a task with `spectrogram_of`.
 FIELDS = (
   "data.image_size",
   "data.sample_rate",
@@ -35,35 +35,35 @@ FIELDS = (
   "data.num_mels",
 )
 
-# Power below which librosa.power_to_db takes the logarithm no further.
+# librosa.power_to_db raises powers to at least this before the logarithm.
 _MIN_POWER = 1e-10
 
 
 def normalize_image(
   image: UInt8[Host, "b h w 3"],
 ) -> Float[Array, "b h w 3"]:
-  """Pixels 0..255 to float32 with ImageNet's mean 0 and deviation 1."""
+  """Scales pixels 0..255 to mean 0 and deviation 1 over ImageNet."""
   return standardize(jnp.asarray(image, jnp.float32) / 255.0)
 
 
 def standardize(pixels: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
-  """Pixels in [0, 1] with ImageNet's mean 0 and deviation 1."""
+  """Scales pixels in [0, 1] to mean 0 and deviation 1 over ImageNet."""
   mean = jnp.asarray(IMAGENET_MEAN, jnp.float32)
   return (pixels - mean) / jnp.asarray(IMAGENET_STD, jnp.float32)
 
 
-def pixels(picture: Float[Array, "b h w 3"]) -> UInt8[Array, "b h w 3"]:
-  """The inverse of `normalize_image`."""
+def pixels(image: Float[Array, "b h w 3"]) -> UInt8[Array, "b h w 3"]:
+  """Inverts `normalize_image`."""
   std = jnp.asarray(IMAGENET_STD, jnp.float32)
-  levels = 255.0 * (picture * std + jnp.asarray(IMAGENET_MEAN, jnp.float32))
+  levels = 255.0 * (image * std + jnp.asarray(IMAGENET_MEAN, jnp.float32))
   return jnp.rint(jnp.clip(levels, 0.0, 255.0)).astype(jnp.uint8)
 
 
 def quantize(pixels: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-  """Pixels in [0, 1] rounded to the 8 bits of a stored picture.
+  """Rounds pixels in [0, 1] to the 8 bits of a stored image.
 
-  Or an edit could be told from its original by its finer steps. The gradient
-  passes as it is.
+  Otherwise the finer steps of an edit would tell it from its original. The
+  gradient passes unchanged.
   """
   rounded = jnp.round(jnp.clip(pixels, 0.0, 1.0) * 255.0) / 255.0
   return pixels + lax.stop_gradient(rounded - pixels)
@@ -74,7 +74,7 @@ def num_mel_frames(
   sample_rate: int = 16000,
   hop_ms: float = 10.0,
 ) -> Int[Array, "..."]:
-  """Frames of a centred STFT over `num_samples`: 1 + samples // hop."""
+  """Counts the frames of a centred STFT: 1 + num_samples // hop."""
   hop = _samples(hop_ms, sample_rate)
   return (1 + jnp.asarray(num_samples) // hop).astype(jnp.int32)
 
@@ -98,12 +98,11 @@ def log_mel(
   The defaults are DAVEnet's front end (Harwath et al., ECCV 2018, section 3.2,
   as its published code has it): mean removed, pre-emphasis, symmetric Hamming
   window, centred power STFT with zeros at both ends, Slaney mel bands, and
-  `librosa.power_to_db(ref=np.max)`. Unlike there, what lies past a clip's end
-  is silence (-top_db), not 0 dB, which is the loudest value there is.
+  `librosa.power_to_db(ref=np.max)`. Unlike there, frames past a clip's end
+  are silence (-top_db) and not 0 dB, the loudest value.
 
-  A clip's valid frames do not depend on how far it is padded nor on what the
-  padding holds. As with librosa a clip without any energy is its own maximum:
-  its valid frames are 0 dB.
+  A clip's valid frames depend neither on the length nor on the contents of its
+  padding. As in librosa, the valid frames of a clip without energy are 0 dB.
 
   Args:
     waveform: [b, s] int16, or floating point in [-1, 1].
@@ -144,10 +143,10 @@ def log_mel(
 def mean_normalize(
   features: Float[Array, "b t f"], num_frames: Int[Array, "b"]
 ) -> Float[Array, "b t f"]:
-  """Takes each band's mean over the valid frames off all frames of a clip.
+  """Subtracts each band's mean over the valid frames from all frames of a clip.
 
-  Cepstral mean normalisation in the log-mel domain: what a microphone, a room
-  or a noise floor adds to a band throughout a clip goes away.
+  This is cepstral mean normalisation in the log-mel domain: it removes the
+  constant contribution of a microphone, a room or a noise floor to a band.
   """
   valid = jnp.arange(features.shape[1]) < num_frames[:, None]
   count = jnp.maximum(num_frames, 1)[:, None, None]
@@ -164,7 +163,7 @@ def spectrogram(
   sample_rate: int = 16000,
   num_mels: int = 64,
 ) -> Float[Array, "b {frames} bands"]:
-  """Sound as a picture of one channel, from -1 (silence) to 1 (its loudest).
+  """Turns sound into an image of one channel, from -1 (silence) to 1 (loudest).
 
   Args:
     waveform: as in `log_mel`.
@@ -172,7 +171,7 @@ def spectrogram(
     kind: 'log_mel', `num_mels` bands every 10 ms; or 'log_linear', the front
       end of L3-Net (Arandjelovic and Zisserman, ICCV 2017): a
       window of 10 ms every 5 ms, 257 bands at 48 kHz.
-    frames: how many to keep, of 1 + s // hop.
+    frames: frames to keep of the 1 + s // hop.
     sample_rate: hertz.
     num_mels: bands of 'log_mel'.
 
@@ -197,15 +196,15 @@ def spectrogram_of(
   waveform: Num[Host, "b s"],
   num_samples: Int[Host, "b"],
 ) -> Float[Array, "b t bands"]:
-  """`spectrogram` as `config.data` describes it, each device of its rows."""
-  made = functools.partial(
+  """Computes the `spectrogram` of `config.data`; each device, its own rows."""
+  transform = functools.partial(
     spectrogram,
     kind=data.spectrogram,
     frames=data.frames,
     sample_rate=data.sample_rate,
     num_mels=data.num_mels,
   )
-  return mesh.map_rows(made)(waveform, num_samples)
+  return mesh.map_rows(transform)(waveform, num_samples)
 
 
 def log_linear(
@@ -249,12 +248,12 @@ def _to_float(waveform: Num[Host, "b s"]) -> Float[Array, "b s"]:
 
 
 def _condition(signal, valid, preemphasis: float):
-  """Mean of the valid samples removed, pre-emphasis, zeros beyond the end."""
+  """Removes the mean, applies pre-emphasis and zeros the padding."""
   signal = jnp.where(valid, signal, 0.0)
   count = jnp.maximum(valid.sum(1, keepdims=True), 1)
   signal = signal - signal.sum(1, keepdims=True) / count
   before = jnp.pad(signal[:, :-1], ((0, 0), (1, 0)))
-  # Only now the zeros: the mean was taken off the padding too, and
+  # Zeros come last: the mean was subtracted from the padding too, and
   # pre-emphasis carries the last sample one step past the end.
   return jnp.where(valid, signal - preemphasis * before, 0.0)
 
@@ -282,11 +281,11 @@ def _frames(signal: Float[Array, "b s"], n_fft: int, hop: int):
 
 
 def _power(frames: Float[Array, "b t n"]) -> Float[Array, "b t bins"]:
-  """Power spectrum, by whichever transform suits the machine.
+  """Computes the power spectrum by the transform that suits the platform.
 
-  A matrix product is what an accelerator does best. On a CPU the FFT takes half
-  the time; but of a batch that is split over devices XLA gathers all of it on
-  each before an FFT, so that wants `mesh.map_rows` around it.
+  A matrix product is fastest on an accelerator; on a CPU the FFT takes half the
+  time. Before an FFT, XLA gathers a batch that is split over devices on each of
+  them. Wrap the caller in `mesh.map_rows` to prevent this.
   """
   return lax.platform_dependent(
     frames, cpu=_power_by_fft, default=_power_by_matmul
@@ -300,7 +299,7 @@ def _power_by_fft(frames):
 
 def _power_by_matmul(frames):
   n = frames.shape[-1]
-  # Reduced modulo n first: the sine of a large angle would lose its digits.
+  # Reduce modulo n first: the sine of a large angle loses its digits.
   angle = 2 * np.pi / n * (np.outer(np.arange(n), np.arange(n // 2 + 1)) % n)
   real, imag = (
     jnp.matmul(frames, part.astype(np.float32), precision="highest")
@@ -310,7 +309,7 @@ def _power_by_matmul(frames):
 
 
 def _decibels(mel, inside, top_db: float):
-  """dB below the maximum over the frames inside; the floor outside."""
+  """Converts power to dB below the maximum inside; the floor outside."""
   level = 10.0 * jnp.log10(jnp.maximum(mel, _MIN_POWER))
   peak = jnp.where(inside, level, -jnp.inf).max((1, 2), keepdims=True)
   return jnp.where(inside, jnp.clip(level - peak, -top_db, 0.0), -top_db)

@@ -19,16 +19,16 @@ from vgsgan.common.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Hierarchy:
-  """Classes, what is above what, and which of them are labels.
+  """A graph of classes, some of which are labels.
 
-  names: of the nodes.
+  names: names of the nodes.
   edges: (parent, child) pairs of nodes. A node may have several parents.
-  labels: the node of each label, inner nodes too. The labels of records are
-    indices into this.
+  labels: the node of each label; inner nodes may be labels. The labels of
+    records are indices into this.
 
   Raises:
-    UserError: there are no labels, two of one node, or two without a path
-      between them; or an index is no node's.
+    UserError: there are no labels, two labels of one node, or two without a
+      path between them; or an index is no node's.
   """
 
   names: tuple[str, ...]
@@ -52,9 +52,9 @@ class Hierarchy:
       )
     apart = np.flatnonzero(np.isinf(self._lengths[0]))
     if len(apart):
-      one, other = (self.names[self.labels[i]] for i in (0, apart[0]))
+      first, second = (self.names[self.labels[i]] for i in (0, apart[0]))
       raise UserError(
-        f"hierarchy: no path between {one!r} and {other!r}: join them under "
+        f"hierarchy: no path between {first!r} and {second!r}: join them under "
         "one node"
       )
 
@@ -77,13 +77,13 @@ class Hierarchy:
     return self._lengths.astype(np.int32)
 
   def relevance(
-    self, one: Int[np.ndarray, "n j"], other: Int[np.ndarray, "m k"]
+    self, clips: Int[np.ndarray, "n j"], others: Int[np.ndarray, "m k"]
   ) -> Int[np.ndarray, "n m"]:
-    """The relevance of each of m clips to each of n: C - d.
+    """Computes the relevance of each of m clips to each of n: C - d.
 
     Args:
-      one: labels of n clips; -1 is padding.
-      other: labels of m clips, likewise.
+      clips: labels of n clips; -1 is padding.
+      others: labels of m clips; -1 is padding.
 
     Returns:
       d is the distance between the nearest labels of two clips. C is that
@@ -93,13 +93,13 @@ class Hierarchy:
     Raises:
       UserError: a label is not in the hierarchy, or a clip has none.
     """
-    self._check(one)
-    self._check(other)
+    self._check(clips)
+    self._check(others)
     longest = self.distances.max()
-    # The last row and column are of the padding, too far to be the nearest.
+    # The last row and column stand for padding, too far to be the nearest.
     padded = np.pad(self.distances, (0, 1), constant_values=longest + 1)
-    to_label = np.min(padded[one], axis=1)
-    nearest = np.min([to_label[:, column] for column in other.T], axis=0)
+    to_label = np.min(padded[clips], axis=1)
+    nearest = np.min([to_label[:, column] for column in others.T], axis=0)
     return longest - nearest
 
   def _check(self, clips: Int[np.ndarray, "n j"]):
@@ -121,17 +121,17 @@ class Hierarchy:
 def from_ontology(
   nodes: Sequence[Mapping[str, Any]], kept: Sequence[str]
 ) -> Hierarchy:
-  """A hierarchy from the layout of AudioSet's `ontology.json`.
+  """Builds a hierarchy from the nodes of AudioSet's `ontology.json`.
 
   Args:
-    nodes: each with `id`, `name` and `child_ids`; anything else is ignored. A
-      node may be the child of several. Nodes that are the child of none are
-      joined under one more, or the classes would be several trees.
+    nodes: each with `id`, `name` and `child_ids`; other fields are
+      ignored. A node may have several parents. If several nodes have none, a
+      new root joins them, because there must be a path between all labels.
     kept: the id of each label, in the order of the records' indices.
 
   Raises:
-    UserError: a node lacks a field, an id is there twice or not at all, or see
-      `Hierarchy`.
+    UserError: a node lacks a field, an id is missing or there twice, or
+      `Hierarchy` refuses the nodes.
   """
   for i, node in enumerate(nodes):
     absent = {"id", "name", "child_ids"} - set(node)

@@ -1,4 +1,4 @@
-"""Records to global batches, in an order that (seed, position) alone fixes.
+"""Makes records into global batches, in an order fixed by (seed, position).
 
 A *position* counts examples since the start of training. Position p reads
 record `p % n` of the `p // n`-th shuffled epoch, so neither the number of
@@ -22,12 +22,12 @@ from vgsgan.data import workers
 from vgsgan.data.records import Example, Records, Transform
 from vgsgan.parallel import mesh as mesh_lib
 
-# Streams of random numbers: the order, training examples and evaluated ones.
+# Streams of random numbers: for the order, training and evaluated examples.
 _ORDER, _EXAMPLE, _EVALUATED = range(3)
 
 
 def _generator(stream: int, seed: int, number: int) -> np.random.Generator:
-  """Random numbers of one stream, seed and number alone."""
+  """Random generator that depends on the stream, seed and number alone."""
   bits = np.random.Philox(key=[seed, number], counter=[0, 0, 0, stream])
   return np.random.Generator(bits)
 
@@ -36,7 +36,7 @@ def _generator(stream: int, seed: int, number: int) -> np.random.Generator:
 def epoch_order(
   num_records: int, seed: int, epoch: int
 ) -> Int[np.ndarray, "n"]:
-  """The records of one epoch, shuffled."""
+  """Shuffles the indices of the records for one epoch."""
   return _generator(_ORDER, seed, epoch).permutation(num_records)
 
 
@@ -47,14 +47,14 @@ def record_at(position: int, num_records: int, seed: int) -> int:
 
 
 def stack(examples: Iterable[Example], count: int) -> Example:
-  """A batch of `count` examples: arrays with a leading dimension of so many.
+  """Stacks `count` examples into arrays with a leading dimension.
 
   An example is copied to its row as soon as it is made, while it is still in
-  the processor's cache; there is never more of it than the batch itself.
+  the processor's cache. Beside the batch, memory holds one example at a time.
 
   Raises:
-    ValueError: examples differ in their arrays, shapes or dtypes, or are not
-      so many.
+    ValueError: examples differ in their arrays, shapes or dtypes, or their
+      number is not `count`.
   """
   batch: Example = {}
   for row, example in zip(range(count), examples, strict=True):
@@ -77,16 +77,16 @@ def stack(examples: Iterable[Example], count: int) -> Example:
 
 @dataclasses.dataclass(frozen=True)
 class TrainStream:
-  """This process's part of the training order, as local batches.
+  """Local batches of this process, in the training order.
 
   Attributes:
     records: the records of a split.
-    transform: what a task makes of a record.
+    transform: makes a record into the example of a task.
     batch: examples in a global batch.
-    rows: those of them that this process loads.
-    seed: fixes the order and every example's own random generator.
+    rows: the rows of the global batch that this process loads.
+    seed: fixes the order and the random generator of every example.
     start: position of the first example of the first batch.
-    num_batches: how many batches the stream is long.
+    num_batches: length of the stream.
   """
 
   records: Records
@@ -117,9 +117,9 @@ class TrainStream:
 
 @dataclasses.dataclass(frozen=True)
 class EvalStream:
-  """This process's rows of a split in order, in batches, the last filled up.
+  """Local batches of this process, in the order of a split, without shuffling.
 
-  The filling repeats record 0; `batch["real"]` is False there.
+  Copies of record 0 fill up the last batch; `batch["real"]` is False there.
   """
 
   records: Records
@@ -154,10 +154,9 @@ class EvalStream:
 def batches(
   stream: TrainStream | EvalStream, num_workers: int, num_threads: int
 ) -> Iterator[Example]:
-  """The stream's local batches, read ahead by threads or worker processes.
+  """Reads a stream's local batches ahead, in threads or worker processes.
 
-  To be closed when no more are wanted, which ends the workers and frees the
-  memory that they share.
+  Close the iterator to end the workers and free their shared memory.
 
   Raises:
     UserError: the workers cannot be started, or one of them ended.
@@ -175,7 +174,7 @@ def batches(
 
 
 class DeviceBatches:
-  """Batches on their way to the devices, and how long they were waited for.
+  """Moves batches to the devices, and times the waits for them.
 
   Attributes:
     waited: seconds spent waiting for the host while the devices were idle.
@@ -190,13 +189,13 @@ class DeviceBatches:
     """The next global batch, on the devices.
 
     Args:
-      running: an output of the step in flight, which tells whether the devices
-        still had something to do while this batch was waited for.
+      running: an output of the step in flight. The wait counts only if this
+        step has ended, for then the devices were idle.
     """
     began = time.perf_counter()
     batch = mesh_lib.shard(next(self._host), self._mesh)
     if running is None or running.is_ready():
-      # At most: the step may have ended in the middle of the wait.
+      # An upper bound: the step may have ended in the middle of the wait.
       self.waited += time.perf_counter() - began
     return batch
 
@@ -209,7 +208,7 @@ class Timer:
     self._step: int | None = None
 
   def reset(self, step: int) -> None:
-    """Starts anew after time that was not spent on steps."""
+    """Restarts the clock, after time that was not spent on steps."""
     self._step = step
     self._began = time.perf_counter()
     self._waited = self._batches.waited

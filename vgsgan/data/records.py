@@ -1,4 +1,4 @@
-"""Records of a split, and records that are made of others."""
+"""Records of a split, and wrappers that change or join them."""
 
 import dataclasses
 import functools
@@ -17,7 +17,7 @@ Record = dict[str, Any]
 Example = dict[str, Any]  # Arrays and numpy scalars.
 # Makes the example of a record; the generator is the example's own.
 Transform = Callable[[Record, np.random.Generator], Example]
-# The split of real pairs that some data sets have; for tests alone.
+# Name of the split of real pairs that some data sets have, for tests alone.
 REAL = "real"
 
 
@@ -38,10 +38,9 @@ class Dataset:
   """A data set, and the fields of `config.data` that it reads.
 
   Attributes:
-    load: gives the splits; prepares the data set if that was not done.
-    identity: the fields that decide which records are in which split, and
-      what they hold.
-    others: the fields that it needs besides.
+    load: returns the splits; prepares the data set first if necessary.
+    identity: the fields that decide the contents of the splits.
+    others: further fields that it needs.
     check: raises UserError if the fields do not fit each other.
   """
 
@@ -58,9 +57,9 @@ class Prepared(Protocol):
   def prepared_names(self) -> list[str]:
     """NAME/VERSION of each prepared data set.
 
-    A name tells the content of a source, a version the form of the records.
-    It does not tell the source's place: a run goes on after its folder has
-    moved.
+    The name identifies the content of the source, the version the form of the
+    records. Neither depends on the path of the source, so that a run goes on
+    after its folder has moved.
     """
 
 
@@ -71,7 +70,7 @@ def prepared_names(records: Records) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Wrapped:
-  """Other records; subclasses change them, or add to them."""
+  """Wraps records; subclasses change them or add to them."""
 
   records: Records
 
@@ -97,25 +96,25 @@ class First(Wrapped):
 
 @dataclasses.dataclass(frozen=True)
 class Labelled(Wrapped):
-  """Records whose `labels` are those of a hierarchy."""
+  """Records whose `labels` index the labels of a hierarchy."""
 
   hierarchy: Hierarchy
 
 
 @dataclasses.dataclass(frozen=True)
 class Permuted(Wrapped):
-  """The control: pictures and recordings paired at random, fixed by a seed.
+  """The control: images and recordings paired at random, fixed by a seed.
 
-  Record i keeps its recording and takes the picture of a record drawn without
-  replacement, so that only what the pairing carries is lost. By chance about
-  one record in as many as there are pictures keeps its own.
+  Record i keeps its recording and takes the image of a record drawn without
+  replacement, so that only the pairing is lost. By chance about one record in
+  as many as there are images keeps its own.
   """
 
   seed: int
 
   @functools.cached_property
   def _order(self) -> np.ndarray:
-    # Not the random numbers by which the same seed divides the splits.
+    # The extra 1 keeps these numbers apart from those that divide the splits.
     rng = np.random.default_rng([self.seed, 1])
     return rng.permutation(len(self.records))
 
@@ -132,9 +131,9 @@ class Permuted(Wrapped):
 class Joined:
   """The records of several sources, one after another.
 
-  Each source has counted its pictures, recordings and concepts from 0. They are
-  counted anew here: equal pictures, recordings and captions are one, whichever
-  sources they are from.
+  Each source numbers its images, recordings and concepts from 0. They are
+  renumbered here, so that equal images, recordings and captions have equal
+  labels across sources.
   """
 
   sources: tuple[Records, ...]
@@ -159,7 +158,7 @@ class Joined:
     for records in self.sources:
       if row < len(records):
         labels = self._labels._asdict().items()
-        return records[row] | {name: of[index] for name, of in labels}
+        return records[row] | {name: column[index] for name, column in labels}
       row -= len(records)
     raise IndexError(f"{len(self)} records are joined")
 

@@ -1,9 +1,9 @@
 """Train, validation and test splits that do not leak.
 
 Pure functions of integer labels. Two protocols: `cells` holds out some
-descriptions of pictures that training sees under other descriptions (other
-languages, other speakers); `images` holds out whole pictures together with
-everything that says the same.
+descriptions of images that training sees under other descriptions (other
+languages, other speakers); `images` holds out whole images together with all
+records that say the same.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -24,7 +24,7 @@ def components(
 
   Args:
     n: number of items.
-    keys: for each item the keys it has, possibly none.
+    keys: for each item its keys, possibly none.
 
   Returns:
     Labels 0, 1, 2... in the order of first appearance.
@@ -53,10 +53,10 @@ def components(
 
 
 class Labels(NamedTuple):
-  """Labels of pairs: of their images, of what is said, and of either.
+  """Labels of the image, the speech and the concept of pairs.
 
-  concept: equal for pairs that share an image or what is said, directly or
-    through other pairs; they are never impostors of each other.
+  concept: equal for pairs that share an image or speech, directly or through
+    other pairs; they are never impostors of each other.
   """
 
   image_id: Int[np.ndarray, "n"]
@@ -67,11 +67,11 @@ class Labels(NamedTuple):
 def label_pairs(
   images: Sequence[Sequence[Hashable]], speech: Sequence[Sequence[Hashable]]
 ) -> Labels:
-  """Labels pairs; images, or speech, that share a key are one.
+  """Labels pairs; images that share a key share a label, and so does speech.
 
   Args:
     images: for each pair the keys that its image has.
-    speech: likewise of what is said.
+    speech: for each pair the keys that its speech has.
   """
   n = len(images)
   image_id, speech_id = components(n, images), components(n, speech)
@@ -89,16 +89,16 @@ def cells(
 ) -> Shaped[np.ndarray, "n"]:
   """Holds out records of images that training sees through other records.
 
-  Units are never divided. Of every image at least half of the records stay
-  in train, so an image with one record is never held out. The result depends
+  Units are never divided. At least half of the records of every image stay in
+  train, so an image with one record is never held out. The result depends
   on the labels and not on the order of the records.
 
   Args:
     image: the image of each record.
-    unit: the unit of each record: records that say the same thing.
-    seed: of the choice.
+    unit: the unit of each record; records of one unit say the same thing.
+    seed: seed of the choice.
     test_share: share of the records wanted in test; reached from below.
-    validation_share: likewise.
+    validation_share: share wanted in validation; reached from below.
 
   Returns:
     'train', 'validation' or 'test' for each record.
@@ -130,9 +130,9 @@ def images(
   Args:
     component: for each image its label; images with the same label share a
       recording or a caption and are never divided.
-    seed: of the choice.
+    seed: seed of the choice.
     test_share: share of the images wanted in test; reached from below.
-    validation_share: likewise.
+    validation_share: share wanted in validation; reached from below.
 
   Returns:
     'train', 'validation' or 'test' for each image.
@@ -155,7 +155,7 @@ def _fill(
 ) -> Shaped[np.ndarray, "n"]:
   """Gives whole groups, in a seeded order, to test, validation, train.
 
-  `take(members)` says whether a group may be held out, and books it if so.
+  `take(members)` returns whether a group may be held out, and books it if so.
   """
   n = len(group)
   shares = {"test": test_share, "validation": validation_share}

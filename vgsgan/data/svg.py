@@ -1,9 +1,9 @@
-"""Checks vector drawings (SVG), and draws them in a program of its own.
+"""Checks vector drawings (SVG), and draws them in a separate program.
 
-A drawing can name other files of the machine, hold others, repeat itself
-without end, or end the program that draws it. What can be seen is refused with
-its reason before anything is drawn. For what cannot, `svg_renderer` runs apart
-with little time and memory, and can open no file.
+A drawing can refer to other files of the machine, embed drawings, repeat itself
+without end, or crash the program that draws it. The checks refuse what they can
+see, with a reason, before anything is drawn. Against the rest, `svg_renderer`
+runs as a separate process with little time and memory, and can open no file.
 """
 
 import base64
@@ -17,27 +17,27 @@ import urllib.parse
 import zlib
 from xml.parsers import expat
 
-MAX_BYTES = 2**23  # Of a drawing, unpacked, and of its entities.
+MAX_BYTES = 2**23  # Limit of an unpacked drawing, and of its entities.
 MAX_CPU_SECONDS = 30
 MAX_MEMORY_BYTES = 2**31
 _RASTER = re.compile(r"\s*data:image/(png|jpe?g|gif|webp);base64,", re.I)
-# Any url() but of an element, url(#a), or of data.
+# Any url() except of an element, url(#a), and of data.
 _OUTSIDE = re.compile(r"@import|url\(\s*['\"]?\s*(?![#'\"\s)]|data:)", re.I)
 # Values of `display` in a style attribute.
 _DISPLAY = re.compile(r"(?:^|;)\s*display\s*:\s*([^;]*?)\s*(?=;|$)")
-# What a `display` may stand within, or be spelt by, that does not count.
+# Quotes, brackets, escapes and comments, in which a `display` may not count.
 _UNCLEAR = re.compile(r"['\"\\({]|/\*")
 _REFERENCE = re.compile(r"#([^\s'\")]+)")
 
 
 def check(content: bytes) -> tuple[str, list[bytes]]:
-  """The text of a drawing that may be drawn.
+  """Refuses drawings that are not safe to draw.
 
   Args:
-    content: the drawing, which gzip may have compressed.
+    content: the drawing, possibly compressed by gzip.
 
   Returns:
-    The text, and the encoded pictures in it, which are not yet checked.
+    The text, and the encoded images in it, which are not yet checked.
 
   Raises:
     ValueError: it is no XML in UTF-8, too large, refers to something outside,
@@ -80,7 +80,7 @@ def render(text: str, width: int, height: int) -> bytes:
     input=text.encode(),
     capture_output=True,
     check=False,
-    start_new_session=True,  # A Ctrl-C that it took would be a bad file.
+    start_new_session=True,  # If Ctrl-C ended it, the file would count as bad.
   )
   if done.returncode < 0:
     name = signal.Signals(-done.returncode).name
@@ -89,16 +89,16 @@ def render(text: str, width: int, height: int) -> bytes:
       f"{MAX_MEMORY_BYTES} bytes"
     )
   if done.returncode:
-    said = done.stderr.decode(errors="replace").split()
-    raise ValueError(" ".join(said)[-200:])
+    words = done.stderr.decode(errors="replace").split()
+    raise ValueError(" ".join(words)[-200:])
   return done.stdout
 
 
 class _Reader:
-  """Reads a drawing once and collects the pictures in it.
+  """Reads a drawing once and collects the images in it.
 
   Attributes:
-    embedded: the encoded pictures.
+    embedded: the encoded images.
   """
 
   def __init__(self, text: str, *, skips_hidden: bool = True):
@@ -107,14 +107,14 @@ class _Reader:
     self._skips_hidden = skips_hidden
     self._hidden = 0  # Depth within an element that is not displayed.
     self._hidden_ids: set[str] = set()
-    self._references: set[str] = set()  # Of elements, from what is displayed.
+    self._references: set[str] = set()  # IDs that displayed elements refer to.
     self._in_sheet = False
     self._sheets: list[str] = []
-    self._entities = 0  # Bytes, as often as they are there.
+    self._entities = 0  # Bytes of all uses of entities.
 
   def parse(self) -> None:
-    """Raises ValueError, or ExpatError where it is no XML."""
-    parser = expat.ParserCreate()  # It opens nothing outside.
+    """Raises ValueError, or ExpatError if the text is no XML."""
+    parser = expat.ParserCreate()  # It opens no other file.
     parser.buffer_text = True
     parser.EntityDeclHandler = self._entity
     parser.StartElementHandler = self._start
@@ -124,7 +124,7 @@ class _Reader:
     parser.Parse(self._text, True)
 
   def may_show_hidden(self) -> bool:
-    """Tells whether a style sheet or a reference can show what is skipped."""
+    """Tells whether a style sheet or a reference can show skipped elements."""
     sheets = "".join(self._sheets)
     references = self._references.union(_REFERENCE.findall(sheets))
     return (
@@ -134,7 +134,7 @@ class _Reader:
     )
 
   def _entity(self, name, is_parameter, value, *_):
-    # Illustrator writes names of namespaces as entities. None of others.
+    # Illustrator writes namespaces as entities. These refer to no others.
     if is_parameter or value is None or "&" in value or "%" in value:
       raise ValueError(f"its entity {name} refers to others or outside")
     self._entities += self._text.count(f"&{name};") * len(value)
@@ -143,8 +143,8 @@ class _Reader:
 
   def _start(self, tag, attributes):
     self._in_sheet |= _is_sheet(tag)
-    # What is hidden is not drawn. Inkscape leaves pictures there that were
-    # traced, by path.
+    # Hidden elements are not drawn. Inkscape keeps the path of a traced image
+    # in one.
     if self._skips_hidden and (self._hidden or _is_hidden(attributes)):
       self._hidden += 1
       self._hidden_ids.update(filter(None, [attributes.get("id")]))
@@ -166,9 +166,9 @@ class _Reader:
     self._check_urls(data)
 
   def _check_urls(self, value):
-    found = _OUTSIDE.search(value)
-    if found:
-      raise ValueError(_outside(value[found.start() :]))
+    match = _OUTSIDE.search(value)
+    if match:
+      raise ValueError(_outside(value[match.start() :]))
 
   def _check_href(self, value):
     value = value.strip()
@@ -194,7 +194,7 @@ def _is_sheet(tag: str) -> bool:
 def _is_hidden(attributes: dict[str, str]) -> bool:
   """Tells whether an element says, beyond doubt, that it is not displayed.
 
-  The renderer takes 'NONE' or 'none ' for no such value.
+  For the renderer, 'NONE' and 'none ' are not this value.
   """
   style = re.sub(r"url\(#[\w-]+\)", "", attributes.get("style", ""))
   if "display" not in style.lower() and "\\" not in style:

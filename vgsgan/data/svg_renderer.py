@@ -1,8 +1,8 @@
 """Draws a vector drawing from standard input as PNG to standard output.
 
-A program of its own (see `svg`), quick to start: it imports nothing of vgsgan.
-Should the renderer take too much, or end in an error of its own, this program
-ends and not the one that prepares data. It can open no file once it draws.
+`svg` runs it as a separate program. It imports nothing of vgsgan, to start
+quickly. If the renderer exceeds its limits or crashes, only this program ends,
+not the one that prepares data. It can open no file once it draws.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import resvg_py
 
 
 def _limit(kind: int, most: int) -> None:
-  """Sets a limit of this process, no higher than it is."""
+  """Lowers a limit of this process; never raises it."""
   _, limit = resource.getrlimit(kind)
   if limit != resource.RLIM_INFINITY:
     most = min(most, limit)
@@ -24,11 +24,11 @@ def main() -> None:
   """Takes width and height, pixels, seconds and bytes as arguments."""
   width, height, seconds, memory = map(int, sys.argv[1:])
   text = sys.stdin.buffer.read().decode()
-  with contextlib.suppress(ValueError, OSError):  # macOS refuses this one.
+  with contextlib.suppress(ValueError, OSError):  # macOS refuses this limit.
     _limit(resource.RLIMIT_AS, memory)
   for kind, most in (
     (resource.RLIMIT_CPU, seconds),
-    (resource.RLIMIT_NOFILE, 3),  # Those that are open stay so.
+    (resource.RLIMIT_NOFILE, 3),  # Open files stay open.
     (resource.RLIMIT_CORE, 0),
   ):
     _limit(kind, most)

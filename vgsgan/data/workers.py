@@ -1,4 +1,4 @@
-"""Reads batches in worker processes, and explains how these can fail."""
+"""Reads batches in worker processes, and explains their failures."""
 
 import contextlib
 import errno
@@ -15,7 +15,7 @@ from absl import flags
 from vgsgan.common.errors import UserError
 from vgsgan.data.records import Example
 
-# Errors of a system that has no semaphores, or whose /dev/shm is not to write.
+# Errors of a system without semaphores, or with an unwritable /dev/shm.
 _NO_SEMAPHORES = (
   errno.ENOSYS,
   errno.ENOENT,
@@ -26,8 +26,8 @@ _NO_SEMAPHORES = (
 
 
 def read(dataset: grain.IterDataset, num_workers: int) -> Iterator[Example]:
-  """Batches of worker processes, copied out of the memory that is shared."""
-  # Workers parse absl flags of their own and refuse to start otherwise.
+  """Yields batches of worker processes, copied out of shared memory."""
+  # Workers refuse to start unless the absl flags of this process are parsed.
   if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()
   options = grain.MultiprocessingOptions(num_workers)
@@ -37,7 +37,7 @@ def read(dataset: grain.IterDataset, num_workers: int) -> Iterator[Example]:
     with contextlib.closing(batches):
       for batch in batches:
         plain = {name: np.array(x) for name, x in batch.items()}
-        # Frees its shared memory now: the next may be long in coming.
+        # Frees its shared memory now: the next batch may take long.
         del batch
         yield plain
   except (OSError, RuntimeError) as error:
@@ -50,39 +50,39 @@ def read(dataset: grain.IterDataset, num_workers: int) -> Iterator[Example]:
 
 
 def _start_quiet_tracker() -> None:
-  """Starts Python's resource tracker, unless it runs.
+  """Starts Python's resource tracker without warnings, unless it runs.
 
-  It frees what a killed worker leaves, and would write about it at the end.
+  It frees the memory of a killed worker, and would warn of it at the end.
   """
   before = os.environ.get("PYTHONWARNINGS")
-  known = filter(None, (before or "").split(","))
-  quiet = [*known, "ignore:resource_tracker:UserWarning"]
+  filters = filter(None, (before or "").split(","))
+  quiet = [*filters, "ignore:resource_tracker:UserWarning"]
   os.environ["PYTHONWARNINGS"] = ",".join(quiet)
   try:
     resource_tracker.ensure_running()
   finally:
-    # Other children get the user's own setting.
+    # Other child processes get the user's own setting.
     del os.environ["PYTHONWARNINGS"]
     if before is not None:
       os.environ["PYTHONWARNINGS"] = before
 
 
 def _leave_ctrl_c(index: int, count: int) -> None:
-  """Leaves what a terminal asks for to the process that saves."""
+  """Ignores a terminal's signals; the process that saves handles them."""
   del index, count
-  for asked in (signal.SIGINT, signal.SIGHUP):
-    signal.signal(asked, signal.SIG_IGN)
+  for number in (signal.SIGINT, signal.SIGHUP):
+    signal.signal(number, signal.SIG_IGN)
 
 
 def explain(error: Exception) -> str | None:
-  """One line, if the error says that a worker ended or could not start."""
+  """Explains in one line that a worker ended or could not start, else None."""
   without = "--config.data.num_workers=0 reads without them"
   more = (
     "give it more (docker run --shm-size=2g), lower --config.data.num_workers, "
     f"or {without}"
   )
   if isinstance(error, OSError):
-    # Semaphores give no name; what a record is read from has one.
+    # Errors of semaphores name no file; those of reading a record do.
     unnamed = error.filename is None and error.errno in _NO_SEMAPHORES
     if not unnamed and not str(error.filename).startswith("/psm_"):
       return None

@@ -1,9 +1,9 @@
-"""Reads what native code says, and makes one line of a lost process.
+"""Shortens the native output about a lost process to one line.
 
-A program of its own (see `processes`), quick to start: it imports nothing of
-vgsgan. Standard input is what C++ writes to standard output and error. All of
-it is passed on to standard error but for what JAX's coordination service says
-of a lost process, and whom Gloo has met.
+`processes` runs it as a separate program. It imports nothing of vgsgan, to
+start quickly. It reads on standard input what C++ writes to standard output and
+error, and passes it on to standard error, except the messages of JAX's
+coordination service about a lost process and of Gloo about its connections.
 """
 
 import errno
@@ -40,27 +40,27 @@ _REASONS = (
 
 
 def shortened(lines: Iterable[str]) -> Iterator[str]:
-  """The lines, those of the service held back to the end.
+  """Yields the lines, but holds those of the service back to the end.
 
-  There they become one that says what they mean, if the service has ended the
-  process and the process itself did not say why it ends.
+  If the service has ended the process, and the process itself has not said why,
+  they become one line that explains them.
   """
   held: list[str] = []
-  holding = said = False
+  holding = explained_itself = False
   for line in lines:
     if line.startswith("[Gloo] Rank "):
       continue
     if line.startswith("vgsgan: "):
-      said, holding = True, False
+      explained_itself, holding = True, False
     elif _START.match(line):
       holding = bool(_SERVICE.search(line.partition("]")[0]))
     elif line.startswith("Traceback "):
-      holding = False  # Of Python, which says why the process ends.
+      holding = False  # Python says why the process ends.
     if holding:
       held.append(line)
     else:
       yield line
-  if said:
+  if explained_itself:
     return
   if any(map(_FATAL.match, held)):
     yield f"{explained(''.join(held))}\n"
@@ -69,10 +69,10 @@ def shortened(lines: Iterable[str]) -> Iterator[str]:
 
 
 def explained(text: str) -> str:
-  """The service's last words before it ended the process, as one line."""
+  """Turns the service's last words before the abort into one line."""
   for pattern, how in _REASONS:
-    if found := re.search(pattern, text):
-      how = how.format(**found.groupdict()).strip(" ,")
+    if match := re.search(pattern, text):
+      how = how.format(**match.groupdict()).strip(" ,")
       break
   else:
     how = " ".join(text.partition("absl::Status: ")[2].split())[:160]
@@ -89,7 +89,7 @@ def main() -> None:
     except OSError as error:
       if error.errno in _PASSING:
         continue
-      # Nobody reads it: C++ must not come to wait until somebody does.
+      # Nobody reads standard error, and C++ must not wait for a reader.
       os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 

@@ -1,7 +1,7 @@
-"""The processes of one run: how they meet, watch and lose each other.
+"""Starts, synchronises and watches the processes of one run.
 
 Nothing waits for ever. A process that ends takes the others with it: their
-collectives fail, or its heartbeats are missed, and each of them says one line
+collectives fail, or its heartbeats are missed, and each of them prints one line
 and leaves with `LOST`; the same command goes on from the last checkpoint. A
 process that lives but does not move is left by the others after a limit of
 `Waiting`. docs/reliability.md has the table of all waits.
@@ -30,18 +30,18 @@ from vgsgan.parallel.lost_lines import LOST_LINE
 
 # All in seconds. A pod's machines do not start at the same moment.
 JOIN_SECONDS = 300
-# Without a sign of life for so long, a process is taken for dead.
+# A process without a heartbeat for so long counts as dead.
 HEARTBEAT_SECONDS = 40
-# One step, one batch of an evaluation, one save: none takes so long.
+# No step, batch of an evaluation or save takes so long.
 STALL_SECONDS = 1800.0
-# Until the process that prepares a data set has done so.
+# The longest wait for another process that prepares a data set.
 PREPARE_SECONDS = 6 * 3600.0
-# Between the ends of the first and the last process.
+# The longest time between the ends of the first and the last process.
 LEAVE_SECONDS = 60
-# What C++ leaves with (SIGABRT) when it notices first; launchers start again.
+# Status of an abort in C++ (SIGABRT), after which launchers start again.
 LOST = 134
 
-# How errors of collectives look, of Gloo, NCCL, TPU and JAX's own service.
+# Texts in errors of collectives, of Gloo, NCCL, TPU and JAX's own service.
 _CUT_OFF = re.compile(
   r"Gloo|NCCL|coordination service|Connection (closed|reset)|Socket closed"
   r"|UNAVAILABLE|DEADLINE_EXCEEDED|barrier",
@@ -53,7 +53,7 @@ _ADDRESS = re.compile(r"(?:\[[^\[\]\s]+\]|[^:\s]+):(\d{1,5})")
 
 @dataclasses.dataclass
 class Waiting:
-  """A stage of the run: what this process does, and how long it may take."""
+  """A stage of the run, with the time that it may take."""
 
   what: str
   limit: float  # Seconds.
@@ -68,24 +68,24 @@ def start(
   num_processes: int | None,
   process_id: int | None,
 ) -> None:
-  """Joins the processes of a run. Must come before anything asks for devices.
+  """Joins the processes of a run, before any use of devices.
 
-  With a loopback address nothing outside this machine can reach the service by
-  which they meet; it asks nobody who they are.
+  JAX's service does not authenticate its clients. With a loopback address it
+  can be reached from this machine alone.
 
   Args:
-    coordinator_address: `host:port` of process 0, or None where JAX finds the
+    coordinator_address: `host:port` of process 0, or None if JAX finds the
       cluster itself (Cloud TPU, SLURM, Kubernetes, Open MPI).
-    num_processes: how many processes there are, or None likewise.
-    process_id: which of them this is, or None likewise.
+    num_processes: number of processes, or None if JAX finds it.
+    process_id: index of this process, or None if JAX finds it.
 
   Raises:
-    UserError: there is no cluster to be found and no address was given, or the
-      address is none, or its port is not free on process 0.
+    UserError: JAX finds no cluster and no address was given, or the address is
+      invalid, or its port is not free on process 0.
   """
   if coordinator_address is not None:
     _check_address(coordinator_address, process_id)
-  _shorten_what_cpp_says()
+  _shorten_native_output()
   try:
     jax.distributed.initialize(
       coordinator_address,
@@ -107,10 +107,10 @@ def start(
 
 
 def _bind_address(address: str | None) -> str | None:
-  """The loopback's `host:port` to listen at, or None: JAX takes all interfaces.
+  """The loopback's `host:port` to listen at, or None for all interfaces.
 
-  Names are not looked up: Debian's own machine name is a loopback address on
-  process 0 alone.
+  Names are not resolved: Debian's name of the machine itself is a loopback
+  address on process 0 alone.
   """
   given = "JAX_COORDINATOR_BIND_ADDRESS" in os.environ
   address = address or os.environ.get("JAX_COORDINATOR_ADDRESS")
@@ -126,39 +126,39 @@ def _bind_address(address: str | None) -> str | None:
 
 
 def _check_address(address: str, process_id: int | None) -> None:
-  """Refuses what JAX would meet with a traceback, or by ending in C++."""
-  found = _ADDRESS.fullmatch(address)
-  if not found or not 0 < int(found[1]) < 2**16:
+  """Refuses addresses that end in a traceback of JAX or an abort in C++."""
+  match = _ADDRESS.fullmatch(address)
+  if not match or not 0 < int(match[1]) < 2**16:
     raise UserError(
       f"--coordinator_address={address} is not HOST:PORT, such as node-0:8476"
     )
   if process_id == 0:
     with socket.socket() as probe:
-      # What an ended run has left of its connections does not count.
+      # Connections that an ended run has left do not count.
       probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
       try:
-        probe.bind(("", int(found[1])))
+        probe.bind(("", int(match[1])))
       except OSError as error:
         raise UserError(
-          f"--coordinator_address={address}: port {found[1]} cannot be used "
+          f"--coordinator_address={address}: port {match[1]} cannot be used "
           f"({error.strerror}): choose another"
         ) from error
 
 
 def first() -> bool:
-  """Tells whether this process is the one that writes and speaks."""
+  """Tells whether this process is the one that writes and prints."""
   return jax.process_index() == 0
 
 
 def moved(what: str | None = None, limit: float = STALL_SECONDS) -> None:
-  """Notes that this process goes on, and with what, if with something else."""
+  """Records a sign of life, and the new stage `what` if there is one."""
   global _now
   _now = Waiting(what or _now.what, limit, time.monotonic())
 
 
 @contextlib.contextmanager
 def waiting(what: str) -> Iterator[None]:
-  """Around a wait for `what`; the limit is that of what it is a part of."""
+  """Marks a wait for `what` within a stage, whose limit it keeps."""
   before = _now
   moved(what, before.limit)
   try:
@@ -168,7 +168,7 @@ def waiting(what: str) -> Iterator[None]:
 
 
 def meet(what: str) -> None:
-  """Returns when all processes have come here; `what` they have done."""
+  """Waits for all processes; `what` says what they have done."""
   if jax.process_count() > 1:
     with (
       jax.transfer_guard("allow"),
@@ -178,7 +178,7 @@ def meet(what: str) -> None:
 
 
 def require_same(number: int, what: str, advice: str) -> None:
-  """Refuses to go on where the processes disagree about a number.
+  """Refuses to go on if the processes disagree about a number.
 
   Raises:
     UserError: on every process, with the numbers that differ.
@@ -186,24 +186,24 @@ def require_same(number: int, what: str, advice: str) -> None:
   if jax.process_count() == 1:
     return
   with jax.transfer_guard("allow"), waiting(f"comparing {what}"):
-    found = multihost_utils.process_allgather(np.int32(number))
-  other = int(np.argmax(found != found[0]))
+    numbers = multihost_utils.process_allgather(np.int32(number))
+  other = int(np.argmax(numbers != numbers[0]))
   if other:
     raise UserError(
-      f"{what} is {found[0]} to process 0 and {found[other]} to process "
+      f"{what} is {numbers[0]} to process 0 and {numbers[other]} to process "
       f"{other}: {advice}"
     )
 
 
 @contextlib.contextmanager
 def together(*passing: type[Exception]) -> Iterator[None]:
-  """Around what all processes do: a failure of one ends it at once.
+  """Ends this process at once if it fails in work that all processes share.
 
-  Not in order: the others, who do not know yet, are not where this process
-  would wait for them. Their collectives fail as its connections close.
+  An orderly end would wait for the others, which do not know of the failure and
+  come to no such wait. Their collectives fail as its connections close.
 
   Args:
-    passing: what all processes raise at the same place, which is no failure.
+    passing: exceptions that all processes raise at the same place.
   """
   try:
     yield
@@ -216,7 +216,7 @@ def together(*passing: type[Exception]) -> Iterator[None]:
 
 
 def _last_words(error: Exception) -> tuple[str, int]:
-  """The last line of a process that fails, and its exit status."""
+  """Chooses the last line of a failing process, and its exit status."""
   if isinstance(error, UserError):
     return f"vgsgan: {error}", 2
   if _CUT_OFF.search(f"{type(error).__name__} {error}"):
@@ -230,7 +230,7 @@ def lost_line(how: str) -> str:
 
 
 def _watch() -> None:
-  """Ends this process when it has not moved on for the limit of its wait."""
+  """Ends this process when its stage has lasted longer than its limit."""
   while True:
     time.sleep(1.0)
     now = _now
@@ -245,25 +245,25 @@ def _watch() -> None:
 
 
 def _leave(line: str, status: int) -> None:
-  """Says a line and ends this process without waiting for anything."""
+  """Prints a line and ends this process without waiting for anything."""
   with contextlib.suppress(Exception):
     sys.stdout.flush()
     sys.stderr.flush()
-  # Past Python's stream, to be read by `lost_lines`: it says it once.
+  # Past Python's stream, so that `lost_lines` reads it and prints it once.
   streams.say(line)
   os._exit(status)
 
 
-def _shorten_what_cpp_says() -> None:
-  """Pipes what native code says through `lost_lines`; Python's is unchanged.
+def _shorten_native_output() -> None:
+  """Pipes native output through `lost_lines`; Python's output is unchanged.
 
-  JAX's service ends a process that has lost the others by an abort in C++,
-  with forty lines, before anything in Python can know of it. Gloo says on
-  standard output whom it has met.
+  JAX's service aborts a process that has lost the others in C++, with forty
+  lines, before Python can notice. Gloo reports its connections on standard
+  output.
   """
   for stream in (sys.stdout, sys.stderr):
     stream.flush()
-  out, err = os.dup(1), os.dup(2)  # Not inheritable.
+  out, err = os.dup(1), os.dup(2)  # Child processes do not inherit these.
   read, write = os.pipe()
   reader = pathlib.Path(__file__).with_name("lost_lines.py")
   os.posix_spawn(
@@ -274,16 +274,16 @@ def _shorten_what_cpp_says() -> None:
       (os.POSIX_SPAWN_DUP2, read, 0),
       (os.POSIX_SPAWN_CLOSE, write),
     ],
-    setsid=True,  # A Ctrl-C is not for it: it ends when this process does.
+    setsid=True,  # Ctrl-C must not end it; it ends with this process.
   )
   os.close(read)
   os.dup2(write, 1)
   os.dup2(write, 2)
   os.close(write)
   buffering = 1 if os.isatty(out) else -1
-  letters = {
+  encoding = {
     "encoding": sys.stdout.encoding,
     "errors": sys.stdout.errors,
   }
-  sys.stdout = streams.Lasting(os.fdopen(out, "w", buffering, **letters))
-  sys.stderr = streams.Lasting(os.fdopen(err, "w", 1, **letters))
+  sys.stdout = streams.Lasting(os.fdopen(out, "w", buffering, **encoding))
+  sys.stderr = streams.Lasting(os.fdopen(err, "w", 1, **encoding))

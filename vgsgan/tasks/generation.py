@@ -27,7 +27,7 @@ from jaxtyping import Array
 
 from vgsgan.common.errors import UserError
 from vgsgan.common.options import building, check_one_of
-from vgsgan.data.examples import PictureExample
+from vgsgan.data.examples import ImageExample
 from vgsgan.data.records import Records
 from vgsgan.losses import generative
 from vgsgan.models.decoders import (
@@ -242,7 +242,7 @@ def build(
   gan = config.generation.kind == "gan"
   evaluation = figures.Evaluation(model, mesh, splits)
   return Task(
-    transform=PictureExample(),
+    transform=ImageExample(),
     init=model.init,
     step=model.step,
     evaluate=evaluation.evaluate,

@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 
 from vgsgan.common.errors import UserError
 from vgsgan.common.options import check_at_least
-from vgsgan.data.examples import PictureExample
+from vgsgan.data.examples import ImageExample
 from vgsgan.data.records import First, Records
 from vgsgan.evals import generated
 from vgsgan.parallel import mesh as mesh_lib
@@ -131,7 +131,7 @@ class Evaluation:
       return rows
 
     self.rows = Rows(
-      config, mesh, PictureExample(), predict, model.decode, encode
+      config, mesh, ImageExample(), predict, model.decode, encode
     )
 
   def generate(self, state: TrainState, records, many: int, poll: Poll):

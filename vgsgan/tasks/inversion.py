@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from vgsgan.common.options import building
 from vgsgan.data import features
-from vgsgan.data.examples import PictureExample
+from vgsgan.data.examples import ImageExample
 from vgsgan.data.records import Records
 from vgsgan.models import pretrained
 from vgsgan.models.inverter import Inverter
@@ -202,7 +202,7 @@ def build(
   model = Inversion(config, mesh)
   replicated = mesh_lib.replicated(mesh)
   predict_drawn = jax.jit(model.predict_drawn, out_shardings=replicated)
-  stored = Predictor(model.predict_stored, PictureExample(), config, mesh)
+  stored = Predictor(model.predict_stored, ImageExample(), config, mesh)
   compare = jax.jit(inversion.relative_error)
   size = config.eval.batch
 
@@ -228,7 +228,7 @@ def build(
     }
 
   return Task(
-    transform=PictureExample(),
+    transform=ImageExample(),
     init=model.init,
     step=model.step,
     evaluate=evaluate,

@@ -18,7 +18,7 @@ from vgsgan.data.builders import reading, scenes, sources
 from vgsgan.data.records import Record, Wrapped
 from vgsgan.worlds.attributes import ATTRIBUTES
 
-MOST = 10  # Objects in one picture.
+MOST = 10  # Objects in one image.
 _SPLITS = {
   "train": "train",
   "validation": "validation[:50%]",
@@ -31,16 +31,16 @@ class Clevr(Wrapped):
   """Random access to a split.
 
   Attributes:
-    records: TFDS's.
-    order: of each kind, our index of each of TFDS's.
-    image_size: to which the pictures, of 480 x 320 pixels, are squashed.
+    records: the records of TFDS.
+    order: maps TFDS's labels of each kind of attribute to those of ATTRIBUTES.
+    image_size: side to which the images, of 480 x 320 pixels, are squashed.
   """
 
   order: dict[str, Int[np.ndarray, "_"]]
   image_size: int
 
   def __getitem__(self, index: int) -> Record:
-    """As `scenes.load` gives it; masks and boxes are not known: zeros."""
+    """Reads a record as `scenes.load` does; masks and boxes are zeros."""
     record = self.records[index]
     attributes = np.full((MOST, len(ATTRIBUTES)), -1, np.int32)
     for i, kind in enumerate(ATTRIBUTES):
@@ -61,13 +61,13 @@ def load(data_dir: str | pathlib.Path, image_size: int) -> dict[str, Clevr]:
 
   Args:
     data_dir: where TFDS has prepared 'clevr'.
-    image_size: side of the square pictures, pixels.
+    image_size: side of the square images, pixels.
 
   Raises:
     UserError: it is not there, or not as ArrayRecord.
   """
   data_dir = sources.expanded(data_dir)
-  again = _again(data_dir)
+  advice = _advice(data_dir)
   builder = _builder(data_dir)
   features = builder.info.features["objects"]
   order = {
@@ -75,7 +75,7 @@ def load(data_dir: str | pathlib.Path, image_size: int) -> dict[str, Clevr]:
     for kind, words in ATTRIBUTES.items()
   }
   return {
-    split: Clevr(reading.open_split(builder, name, again), order, image_size)
+    split: Clevr(reading.open_split(builder, name, advice), order, image_size)
     for split, name in _SPLITS.items()
   }
 
@@ -84,24 +84,24 @@ def _builder(data_dir: pathlib.Path) -> tfds.core.DatasetBuilder:
   """The newest version that is there."""
   prepared = sorted(data_dir.glob("clevr/*/dataset_info.json"))
   for path in reversed(prepared):
-    with reading.whole(path.parent, _again(data_dir)):
+    with reading.whole(path.parent, _advice(data_dir)):
       builder = tfds.builder_from_directory(path.parent)
     if builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
       return builder
   raise UserError(
     f"no CLEVR in {data_dir} as ArrayRecord: prepare it (18 GB download) with "
-    f"'pip install tensorflow-cpu && {_build(data_dir)}'"
+    f"'pip install tensorflow-cpu && {_command(data_dir)}'"
   )
 
 
-def _build(data_dir: pathlib.Path) -> str:
-  """The command that prepares it."""
+def _command(data_dir: pathlib.Path) -> str:
+  """The command that prepares CLEVR."""
   return f"tfds build clevr --data_dir={data_dir} --file_format=array_record"
 
 
-def _again(data_dir: pathlib.Path) -> str:
-  """Says how a damaged data set is made again."""
-  return f"delete that folder and run '{_build(data_dir)}'"
+def _advice(data_dir: pathlib.Path) -> str:
+  """Advice on how to replace a damaged data set."""
+  return f"delete that folder and run '{_command(data_dir)}'"
 
 
 def _resized(image: bytes, size: int) -> bytes:

@@ -1,7 +1,7 @@
-"""Records that all sets of pictures with sounds share.
+"""The form of records in all sets of images with sounds.
 
 A record is `id`, UTF-8 bytes; `clip_id`, int32, over all splits, equal for
-what is the same clip; `image`, an encoded square picture; `waveform`, int16
+records of the same clip; `image`, an encoded square image; `waveform`, int16
 [n]; and `labels`, int32 [l], indices into the labels of the data set's
 hierarchy.
 """
@@ -15,7 +15,7 @@ from vgsgan.data.hierarchy import Hierarchy
 
 
 def features(size: int, encoding: str) -> tfds.features.FeaturesDict:
-  """Features of such a record; `encoding` of pictures is 'png' or 'jpeg'."""
+  """Features of a record; `encoding` of the image is 'png' or 'jpeg'."""
   return tfds.features.FeaturesDict(
     {
       "id": tfds.features.Text(),
@@ -23,7 +23,7 @@ def features(size: int, encoding: str) -> tfds.features.FeaturesDict:
       "image": tfds.features.Image(
         shape=(size, size, 3), encoding_format=encoding
       ),
-      # As bytes: a list of integers parses many times slower.
+      # Bytes, because a list of integers parses many times slower.
       "waveform": tfds.features.Tensor(
         shape=(None,), dtype=np.int16, encoding="bytes"
       ),
@@ -33,15 +33,15 @@ def features(size: int, encoding: str) -> tfds.features.FeaturesDict:
 
 
 def stored(hierarchy: Hierarchy) -> dict[str, list]:
-  """A hierarchy as the `hierarchy` of a builder's metadata."""
+  """Converts a hierarchy to the `hierarchy` of a builder's metadata."""
   return {name: list(v) for name, v in dataclasses.asdict(hierarchy).items()}
 
 
 def hierarchy(builder: tfds.core.DatasetBuilder) -> Hierarchy:
-  """The hierarchy that a prepared data set's `labels` are of."""
-  found = builder.info.metadata["hierarchy"]
+  """Reads the hierarchy that the `labels` of a prepared data set index."""
+  fields = builder.info.metadata["hierarchy"]
   return Hierarchy(
-    names=tuple(found["names"]),
-    edges=tuple((parent, child) for parent, child in found["edges"]),
-    labels=tuple(found["labels"]),
+    names=tuple(fields["names"]),
+    edges=tuple((parent, child) for parent, child in fields["edges"]),
+    labels=tuple(fields["labels"]),
   )

@@ -11,11 +11,11 @@ from vgsgan.common.options import check_at_least
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class Config(tfds.core.BuilderConfig):
-  """Says what to prepare. `name` follows from the rest: one folder for each.
+  """Settings of a data set. The other fields decide `name`, its folder.
 
   Attributes:
-    name: derived; what is passed is not used.
-    fingerprint: of the source; `prepare` fills it in.
+    name: derived; a passed value is ignored.
+    fingerprint: digest of the source; `prepare` fills it in.
   """
 
   name: str = ""
@@ -33,23 +33,23 @@ class Config(tfds.core.BuilderConfig):
     raise NotImplementedError
 
   def num_bytes(self, pairs: int) -> int:
-    """About how much `pairs` records take, to say when a disk is full."""
+    """Estimates the size of `pairs` records, for the error of a full disk."""
     raise NotImplementedError
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class FolderConfig(Config):
-  """Settings for data prepared from a folder of pictures and recordings.
+  """Settings for data prepared from a folder of images and recordings.
 
   Attributes:
     source: the folder.
-    image_size: side of the square pictures, pixels.
-    sample_rate: of the waveforms, Hz.
+    image_size: side of the square images, pixels.
+    sample_rate: sample rate of the waveforms, Hz.
     max_bad_share: share of the pairs that may be missing or undecodable.
   """
 
-  SECONDS: ClassVar[int]  # Of a recording, about.
-  PIXEL_BYTES: ClassVar[int] = 3  # Of a picture that is not compressed.
+  SECONDS: ClassVar[int]  # Estimated length of a recording.
+  PIXEL_BYTES: ClassVar[int] = 3  # Estimate without compression.
   MEND: ClassVar[str] = "mend the source or raise --config.data.max_bad_share"
 
   source: str = ""
@@ -59,7 +59,7 @@ class FolderConfig(Config):
 
   def check(self) -> None:
     check_at_least("data.image_size", self.image_size, 1)
-    check_at_least("data.sample_rate", self.sample_rate, 1000)  # Hz, not kHz.
+    check_at_least("data.sample_rate", self.sample_rate, 1000)  # Refuses kHz.
     check_at_least("data.max_bad_share", self.max_bad_share, 0)
 
   def parts(self) -> list[str]:
@@ -71,7 +71,7 @@ class FolderConfig(Config):
     ]
 
   def choices(self) -> list[str]:
-    """The parts of the name that say what is taken from the folder."""
+    """The parts of the name for the selection from the folder."""
     return []
 
   def num_bytes(self, pairs: int) -> int:

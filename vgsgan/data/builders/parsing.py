@@ -1,8 +1,8 @@
 """Parses the examples that TFDS has stored.
 
-TFDS finds its way through nested and ragged features at every record, in
-Python, where threads wait for each other. Of flat features, which all data sets
-made here have, the way is found once.
+TFDS walks through nested and ragged features at every record, in Python, where
+threads wait for each other. All data sets made here have flat features, whose
+readers are chosen once.
 """
 
 import functools
@@ -17,16 +17,16 @@ Parse = Callable[[bytes], dict[str, Any]]
 
 
 def parser(features: tfds.features.FeaturesDict) -> Parse:
-  """Makes a record of the bytes of a stored example, as TFDS would.
+  """Makes a function that parses stored examples as TFDS would.
 
   Features that are not flat are left to TFDS.
 
   Args:
-    features: of the data set.
+    features: features of the data set.
 
   Returns:
-    `bytes -> record`: arrays, numbers, texts as UTF-8 bytes, and `image` as it
-    is stored: TFDS would decode it with OpenCV or PIL, whichever there is.
+    `bytes -> record`: arrays, numbers, texts as UTF-8 bytes, and `image` still
+    encoded, since TFDS would decode it with either OpenCV or PIL.
   """
   readers = {name: _reader(name, kind) for name, kind in features.items()}
   if None in readers.values():
@@ -36,10 +36,10 @@ def parser(features: tfds.features.FeaturesDict) -> Parse:
     )
 
   def parse(stored: bytes) -> dict[str, Any]:
-    found = tf_example_pb2.Example.FromString(stored).features.feature
-    if missing := readers.keys() - found.keys():
+    values = tf_example_pb2.Example.FromString(stored).features.feature
+    if missing := readers.keys() - values.keys():
       raise ValueError(f"it has no {', '.join(sorted(missing))}")
-    return {name: read(found[name]) for name, read in readers.items()}
+    return {name: read(values[name]) for name, read in readers.items()}
 
   return parse
 
@@ -47,7 +47,7 @@ def parser(features: tfds.features.FeaturesDict) -> Parse:
 def _reader(name: str, feature: Any) -> Callable[[Any], Any] | None:
   """The function that takes a feature's value out of its message.
 
-  None if it is of a kind, or of a shape, that is not known here.
+  None if the kind or the shape is not handled here.
   """
   kind = type(feature)
   if kind is tfds.features.Text:
@@ -59,7 +59,7 @@ def _reader(name: str, feature: Any) -> Callable[[Any], Any] | None:
     return lambda value: np.array(_number_of(value), info.np_dtype).item()
   if kind is not tfds.features.Tensor or isinstance(info, dict):
     return None
-  if np.dtype(info.np_dtype).hasobject:  # Encoded.
+  if np.dtype(info.np_dtype).hasobject:  # TFDS encodes these.
     return lambda value: feature.decode_example_np(_bytes_of(value))
   shape = [-1 if side is None else side for side in info.shape]
   return lambda value: np.array(_numbers_of(value), info.np_dtype).reshape(
@@ -68,13 +68,13 @@ def _reader(name: str, feature: Any) -> Callable[[Any], Any] | None:
 
 
 def _bytes_of(value: Any) -> bytes:
-  (found,) = value.bytes_list.value
-  return found
+  (content,) = value.bytes_list.value
+  return content
 
 
 def _number_of(value: Any) -> float | int:
-  (found,) = _numbers_of(value)
-  return found
+  (number,) = _numbers_of(value)
+  return number
 
 
 def _numbers_of(value: Any) -> Any:

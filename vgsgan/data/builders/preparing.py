@@ -1,4 +1,4 @@
-"""Prepares a TFDS data set once, whole or not at all."""
+"""Prepares a TFDS data set once, either completely or not at all."""
 
 import contextlib
 import dataclasses
@@ -20,9 +20,9 @@ from vgsgan.data.builders import reading, sources
 from vgsgan.data.builders.configs import Config, FolderConfig
 from vgsgan.parallel.processes import PREPARE_SECONDS
 
-# What ArrayRecord's errors are known by: they have no number.
+# Texts that identify ArrayRecord's errors, which have no number.
 _FULL = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT)))
-_SAID = (
+_REASONS = (
   *_FULL,
   *map(os.strerror, (errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)),
 )
@@ -35,17 +35,17 @@ def prepare_folder(
   identify: Callable[[], str],
   fingerprint: str = "",
 ) -> tfds.core.DatasetBuilder:
-  """Prepares what is read from a folder, unless that is done already.
+  """Prepares a data set from a folder, unless it is already prepared.
 
   Args:
-    builder_class: of the data set.
+    builder_class: builder of the data set.
     config: what to prepare.
     data_dir: where TFDS keeps data sets.
-    identify: gives the fingerprint of the folder.
-    fingerprint: of the folder, where it cannot be read any more.
+    identify: computes the fingerprint of the folder.
+    fingerprint: fingerprint of a folder that can no longer be read.
 
   Raises:
-    UserError: as `prepare_once`, or too many pairs cannot be used.
+    UserError: `prepare_once` raises it, or too many pairs cannot be used.
   """
   config = dataclasses.replace(config, fingerprint=fingerprint or identify())
   builder = prepare_once(builder_class, config, data_dir, identify)
@@ -67,26 +67,26 @@ def prepare_once(
   identify: Callable[[], str] | None = None,
   **arguments: Any,
 ) -> tfds.core.DatasetBuilder:
-  """Prepares what a builder describes, unless that is done already.
+  """Prepares a data set, unless it is already prepared.
 
   TFDS writes into a folder of another name and renames it when it is whole,
   so an interrupted preparation is never taken for a data set. One process
   prepares and the others on the machine wait for it.
 
   Args:
-    builder_class: of the data set.
+    builder_class: builder of the data set.
     config: what to prepare.
     data_dir: where TFDS keeps data sets.
-    identify: gives the source's `config.fingerprint`, to see whether it has
-      changed while it was read.
-    **arguments: more of the builder's.
+    identify: computes the `config.fingerprint` of the source again, to notice
+      changes while it was read.
+    **arguments: more arguments of the builder.
 
   Returns:
     A builder of the prepared data set.
 
   Raises:
-    UserError: what is prepared is damaged, it cannot be written, or its source
-      has changed meanwhile.
+    UserError: the prepared data set is damaged or cannot be written, or its
+      source has changed meanwhile.
   """
   folder = data_dir / builder_class.name / config.name
   folder /= str(builder_class.VERSION)
@@ -119,7 +119,7 @@ def _quietly(
   make: Callable[[], tfds.core.DatasetBuilder],
 ) -> tfds.core.DatasetBuilder:
   verbosity = logging.get_verbosity()
-  logging.set_verbosity(logging.ERROR)  # TFDS warns of every custom config.
+  logging.set_verbosity(logging.ERROR)  # TFDS warns about every custom config.
   try:
     return make()
   finally:
@@ -135,9 +135,9 @@ def _is_there(folder: pathlib.Path) -> bool:
 def _check_files(builder: tfds.core.DatasetBuilder) -> None:
   """Raises unless the files beside the records can be read.
 
-  TFDS takes a folder without `dataset_info.json` or `metadata.json` for a data
-  set about which nothing is known, and reads `features.json` only in other
-  processes, which open the folder by its name.
+  TFDS accepts a folder without `dataset_info.json` or `metadata.json` as a data
+  set without information. It reads `features.json` only in other processes,
+  which open the folder by its name.
   """
   folder = pathlib.Path(builder.data_dir)
   json.loads((folder / "dataset_info.json").read_bytes())
@@ -149,10 +149,10 @@ def _check_files(builder: tfds.core.DatasetBuilder) -> None:
 def _check_source_last(
   builder: tfds.core.DatasetBuilder, identify: Callable[[], str]
 ) -> None:
-  """Has the source identified again when all is read, before the renaming.
+  """Makes the builder identify the source again before it renames the folder.
 
-  A folder that is there is thus never of a source that changed meanwhile, and
-  other processes, which do not wait for the lock then, may open it.
+  So a folder under its final name is never of a source that changed meanwhile.
+  Other processes may open it without waiting for the lock.
   """
   prepare = builder._download_and_prepare
 
@@ -171,11 +171,11 @@ def _write(builder: tfds.core.DatasetBuilder) -> None:
   final = pathlib.Path(builder.data_dir)
   tfds.disable_progress_bar()  # Builders show one of their own.
   try:
-    # What TFDS prints is of downloads, of which there are none.
+    # TFDS prints about downloads, but nothing is downloaded.
     with contextlib.redirect_stdout(io.StringIO()):
       builder.download_and_prepare(file_format="array_record")
   except FileExistsError:
-    # Where there are no locks, another process may have been first.
+    # Without locks, another process may have been first.
     if not final.exists():
       raise
   except AssertionError as error:
@@ -209,23 +209,23 @@ def _megabytes(builder: tfds.core.DatasetBuilder) -> int:
 def _refusal(error: BaseException | None) -> str | None:
   """Finds the file system's message behind an error; None if there is none.
 
-  TFDS and ArrayRecord wrap it, the latter as text.
+  TFDS and ArrayRecord wrap it; ArrayRecord keeps only the text.
   """
   while error is not None:
     if isinstance(error, UserError):
       return None
     if isinstance(error, OSError) and error.errno:
       return os.strerror(error.errno)
-    for said in _SAID:
-      if said in str(error):
-        return said
+    for reason in _REASONS:
+      if reason in str(error):
+        return reason
     error = error.__cause__ or error.__context__
   return None
 
 
 @contextlib.contextmanager
 def _alone(folder: pathlib.Path) -> Iterator[None]:
-  """Holds the lock of a folder, in which nothing is half-written."""
+  """Holds the lock of a folder, after removing half-written data sets."""
   with files.explain_os_errors(folder):
     folder.mkdir(parents=True, exist_ok=True)
   lock = folder / ".lock"
@@ -238,8 +238,8 @@ def _alone(folder: pathlib.Path) -> Iterator[None]:
   with files.locked(lock, held, PREPARE_SECONDS, unlocked.append):
     for line in unlocked:
       sources.warn(line)
-    if not unlocked:  # Else it may be another's, who is still at it.
+    if not unlocked:  # Without a lock, another process may still write them.
       with files.explain_os_errors(folder):
-        for left in folder.glob("incomplete.*"):  # Of a killed process.
-          left.unlink() if left.is_symlink() else shutil.rmtree(left)
+        for path in folder.glob("incomplete.*"):  # Killed processes leave them.
+          path.unlink() if path.is_symlink() else shutil.rmtree(path)
     yield

@@ -34,20 +34,20 @@ def whole(folder: pathlib.Path, advice: str = ADVICE) -> Iterator[None]:
 class Split(Sequence):
   """Random access to the records of a prepared split.
 
-  ArrayRecord checks what it reads; what does not agree is said in one line,
-  with the advice.
+  ArrayRecord checks what it reads. A mismatch becomes a one-line error with the
+  advice.
   """
 
-  source: Sequence  # Of bytes; a type that is looked at would read one.
+  source: Sequence  # Holds bytes. A runtime check of that type would read one.
   parse: parsing.Parse
   name: str
   folder: str
   advice: str
 
   def __reduce__(self) -> tuple:
-    # Worker processes open it themselves: of a builder that is sent to them
-    # TFDS makes another, with a warning each time.
-    return _reopened, (self.folder, self.name, self.advice)
+    # Worker processes open the split themselves: TFDS would rebuild a pickled
+    # builder with a warning each time.
+    return _reopen, (self.folder, self.name, self.advice)
 
   def __len__(self) -> int:
     return len(self.source)
@@ -58,7 +58,7 @@ class Split(Sequence):
 
   def __getitem__(self, index: int) -> dict:
     if index >= len(self):
-      raise IndexError(index)  # Where iterating ends.
+      raise IndexError(index)  # Ends an iteration.
     try:
       return self.parse(self.source[index])
     except (RuntimeError, ValueError, OSError) as error:
@@ -71,15 +71,15 @@ class Split(Sequence):
 def open_split(
   builder: tfds.core.DatasetBuilder, name: str, advice: str = ADVICE
 ) -> Split:
-  """The records of a split, their pictures as they are stored.
+  """Opens the records of a split; their images stay encoded.
 
-  The first and the last record of each file are read: what is missing or cut
-  off shows before anything is trained.
+  Reads the first and the last record of each file, so that missing or truncated
+  files show before anything is trained.
 
   Args:
-    builder: of a prepared data set.
-    name: of the split.
-    advice: what to do where its files are damaged.
+    builder: builder of a prepared data set.
+    name: name of the split.
+    advice: advice to the user in case its files are damaged.
 
   Raises:
     UserError: one of these records cannot be read.
@@ -103,7 +103,7 @@ def _open(builder: tfds.core.DatasetBuilder, name: str, advice: str) -> Split:
   return Split(source, parse, name, str(folder), advice)
 
 
-def _reopened(folder: str, name: str, advice: str) -> Split:
+def _reopen(folder: str, name: str, advice: str) -> Split:
   with whole(pathlib.Path(folder), advice):
     builder = tfds.builder_from_directory(folder)
   return _open(builder, name, advice)

@@ -1,9 +1,9 @@
-"""Real pictures with real sounds: a small set to test on, and to test on only.
+"""Real images with real sounds: a small data set for tests alone.
 
 The one source is the stamps of Tux Paint that have a sound effect: `NAME.ogg`
 or `NAME.wav` beside `NAME.png` or `NAME.svg`. `symbols/` is left out: its
 sounds are spoken letters and digits. Folders are the classes: the label of a
-record is the folder that its picture is in.
+record is the folder of its image.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ class RealSoundsConfig(FolderConfig):
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-  """A picture and its sound; `folder` is the class, as "animals/birds"."""
+  """An image and its sound; `folder` is the class, as "animals/birds"."""
 
   id: str
   folder: str
@@ -54,7 +54,7 @@ def scan(root: pathlib.Path) -> tuple[list[Pair], list[list[str]]]:
   """Lists the pairs of the folder of the stamps.
 
   Returns:
-    The pairs by folder and name, and the sounds without a picture beside them
+    The pairs by folder and name, and the sounds without an image beside them
     as [path in the folder, reason].
   """
   pairs, strays = {}, []
@@ -62,7 +62,7 @@ def scan(root: pathlib.Path) -> tuple[list[Pair], list[list[str]]]:
     sounds = list(_sounds(root))
   for sound in sounds:
     place = sound.relative_to(root)
-    images = map(sound.with_suffix, stamps_folder.PICTURES)
+    images = map(sound.with_suffix, stamps_folder.IMAGE_SUFFIXES)
     image = next((path for path in images if path.exists()), None)
     if image is None:
       strays.append([place.as_posix(), "no picture beside it"])
@@ -74,19 +74,19 @@ def scan(root: pathlib.Path) -> tuple[list[Pair], list[list[str]]]:
 
 
 def _sounds(root: pathlib.Path) -> Iterator[pathlib.Path]:
-  """The sound effects of a folder, in each of its folders Ogg before WAV."""
+  """Yields the sound effects below a folder; within one, Ogg before WAV."""
   for folder, inside, names in sources.walk(root):
     here = pathlib.Path(folder)
     if here == root:
       inside[:] = [name for name in inside if name != "symbols"]
     for name in sorted(names):
       sound = here / name
-      if sound.suffix in stamps_folder.SOUNDS and "_desc" not in name:
+      if sound.suffix in stamps_folder.SOUND_SUFFIXES and "_desc" not in name:
         yield sound
 
 
 def tree(folders: Sequence[str]) -> Hierarchy:
-  """The tree of folders, of which some, as "animals/birds", are the labels."""
+  """Builds the tree of folders, such as "animals/birds", that are labels."""
   above = {
     "/".join(folder.split("/")[:depth])
     for folder in folders
@@ -102,9 +102,9 @@ def tree(folders: Sequence[str]) -> Hierarchy:
 
 
 class RealSounds(tfds.core.GeneratorBasedBuilder):
-  """The TFDS builder; `prepare` is the way in."""
+  """The TFDS builder; use `prepare`."""
 
-  # See builders/stamps/builder.py.
+  # builders/stamps/builder.py says why.
   code_path = tfds.core.Path(__file__)
   VERSION = tfds.core.Version("2.0.0")
   RELEASE_NOTES: ClassVar[dict[str, str]] = {
@@ -127,7 +127,7 @@ class RealSounds(tfds.core.GeneratorBasedBuilder):
     )
 
   def _split_generators(self, dl_manager):
-    del dl_manager  # Nothing to download: a package brings the source.
+    del dl_manager  # A package brings the source.
     return {"test": self._generate_examples()}
 
   def _generate_examples(self):
@@ -153,7 +153,7 @@ class RealSounds(tfds.core.GeneratorBasedBuilder):
     config, metadata = self.builder_config, self.info.metadata
     for pair in tqdm(pairs, desc="real sounds", unit="pair", disable=None):
       try:
-        image = stamps_folder.read_picture(pair.image, config.image_size)
+        image = stamps_folder.read_image(pair.image, config.image_size)
         sound = decoding.read_audio(pair.sound, config.sample_rate)
       except ValueError as error:
         metadata["bad"].append([pair.id, str(error)])
@@ -161,14 +161,14 @@ class RealSounds(tfds.core.GeneratorBasedBuilder):
         continue
       if sound.any():
         yield pair, {"image": image, "waveform": sound}
-      else:  # The package has four: no fault of the source.
+      else:  # The package has four such sounds; they are no fault.
         metadata["strays"].append([pair.id, "silent"])
 
 
 def _contents(record: dict[str, Any]) -> list[bytes]:
-  """Digests of the picture and the sound; equal clips share one of them.
+  """Digests of the image and the sound; equal clips share one of them.
 
-  They are of what is decoded: unequal files may hold equal sounds.
+  Digests are of decoded contents, because unequal files may hold equal sounds.
   """
   parts = (record["image"], record["waveform"].tobytes())
   return [hashlib.sha256(part).digest() for part in parts]
@@ -180,11 +180,11 @@ def prepare(
   """Prepares the data set, unless it is already prepared, and returns it.
 
   Args:
-    config: what to prepare.
+    config: settings of the data set.
     data_dir: where TFDS keeps data sets; 'real_sounds/NAME/VERSION' in it.
 
   Returns:
-    The builder. `builder.info.metadata` names what was left out, 'strays' and
+    The builder. `builder.info.metadata` lists what was left out, 'strays' and
     'bad'; `clip_records.hierarchy` reads the classes from it.
 
   Raises:
@@ -206,13 +206,13 @@ def load(builder: RealSounds) -> Sequence[dict]:
   """Random access to the records; see `clip_records`.
 
   There is one split, 'test': the set is too small to train or choose on.
-  Clips with one sound or one picture have one `clip_id`.
+  Clips that share a sound or an image share a `clip_id`.
   """
   return reading.open_split(builder, "test")
 
 
 def from_config(data: ml_collections.ConfigDict) -> Splits:
-  """Real pictures with real sounds, if `config.data.real`; no other splits.
+  """Loads the split of real images with sounds if `config.data.real`, or none.
 
   Raises:
     UserError: the package is missing or broken.

@@ -1,6 +1,6 @@
-"""Rendered scenes as a TFDS data set: pictures and where their objects are.
+"""Rendered scenes as a TFDS data set: images and where their objects are.
 
-A record is one picture of `vgsgan.worlds.scenes`. It depends on the seed, its
+A record is one image of `vgsgan.worlds.scenes`. It depends on the seed, its
 split and its number there alone (to the rounding of the device that renders).
 """
 
@@ -27,7 +27,7 @@ from vgsgan.data.records import Dataset, Splits
 from vgsgan.worlds import scenes
 from vgsgan.worlds.attributes import ATTRIBUTES
 
-_BATCH = 250  # Pictures rendered at a time.
+_BATCH = 250  # Images rendered at a time.
 # The fields of `ScenesConfig`, and their names in `config.data`.
 SCENE_FIELDS = {
   "image_size": "image_size",
@@ -45,11 +45,13 @@ class ScenesConfig(Config):
   """Settings of the rendered scenes.
 
   Attributes:
-    image_size: side of the square pictures, pixels.
-    fewest: objects in a picture, at least.
-    most: objects in a picture, at most; the length of `masks`.
-    train: records of the split; `validation` and `test` likewise.
-    seed: of all scenes.
+    image_size: side of the square images, pixels.
+    fewest: least number of objects in an image.
+    most: largest number of objects in an image; the length of `masks`.
+    train: number of training records.
+    validation: number of validation records.
+    test: number of test records.
+    seed: seed of all scenes.
   """
 
   SMALLEST: ClassVar[int] = 8  # Pixels of a side.
@@ -80,7 +82,7 @@ class ScenesConfig(Config):
     return [f"{self.image_size}px", *self.scene_parts()]
 
   def scene_parts(self) -> list[str]:
-    """The parts of the name that say which scenes there are."""
+    """The parts of the name for the choice of scenes."""
     counts = (f"{split}{getattr(self, split)}" for split in splits.SPLITS)
     return [f"{self.fewest}to{self.most}", *counts, f"seed{self.seed}"]
 
@@ -90,17 +92,17 @@ class ScenesConfig(Config):
     return sum(getattr(self, split) for split in splits.SPLITS)
 
   def num_bytes(self, pairs: int) -> int:
-    """A high guess: uncompressed pictures."""
-    del pairs  # The counts say it.
+    """Estimates from above: uncompressed images."""
+    del pairs  # The counts of the config decide.
     return self.total * 4 * self.image_size**2
 
 
 class Scenes(tfds.core.GeneratorBasedBuilder):
-  """The TFDS builder; `prepare` is the way in."""
+  """The TFDS builder; use `prepare`."""
 
-  # See builders/stamps/builder.py.
+  # builders/stamps/builder.py says why.
   code_path = tfds.core.Path(__file__)
-  # To be raised whenever scenes.sample or scenes.render draws otherwise.
+  # Raise it whenever scenes.sample or scenes.render changes its result.
   VERSION = tfds.core.Version("1.0.0")
   RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "First release."}
 
@@ -147,7 +149,7 @@ class Scenes(tfds.core.GeneratorBasedBuilder):
 
 
 def rendered(config: ScenesConfig, split: str) -> Iterator[dict[str, Any]]:
-  """The records of a split in order, without their `id`."""
+  """Yields the records of a split in order, without their `id`."""
   draw = drawing(config)
   count = getattr(config, split)
   for start in range(0, count, _BATCH):
@@ -160,9 +162,9 @@ def rendered(config: ScenesConfig, split: str) -> Iterator[dict[str, Any]]:
 
 
 def drawing(config: ScenesConfig):
-  """A compiled `(index of the split, numbers [b]) -> records`, stacked."""
+  """Compiles `(index of the split, numbers [b]) -> stacked records`."""
 
-  def one(split, number):
+  def draw_record(split, number):
     root = jax.random.fold_in(jax.random.key(config.seed), split)
     key = jax.random.fold_in(root, number)
     scene = scenes.sample(key, config.fewest, config.most)
@@ -175,21 +177,21 @@ def drawing(config: ScenesConfig):
       "attributes": jnp.where(scene.present[:, None], names, -1),
     }
 
-  return jax.jit(jax.vmap(one, (None, 0)))
+  return jax.jit(jax.vmap(draw_record, (None, 0)))
 
 
 def encode(image: np.ndarray) -> bytes:
-  """Pixels uint8 [h, w, 3] as PNG."""
+  """Encodes pixels uint8 [h, w, 3] as PNG."""
   png = io.BytesIO()
   Image.fromarray(image).save(png, "PNG")
   return png.getvalue()
 
 
 def prepare(config: ScenesConfig, data_dir: str | pathlib.Path) -> Scenes:
-  """Renders a data set, unless that is done already, and returns it.
+  """Renders a data set, unless it is already prepared, and returns it.
 
   Args:
-    config: what to render.
+    config: settings of the data set.
     data_dir: where TFDS keeps data sets; 'scenes/NAME/VERSION' below it.
 
   Raises:
@@ -218,7 +220,7 @@ def load(builder: Scenes, split: str) -> Sequence[dict]:
 def from_config(data: ml_collections.ConfigDict) -> Splits:
   """The splits that `config.data` asks for: `rendered` here, or of `clevr`."""
   if data.scenes == "clevr":
-    from vgsgan.data.builders import clevr  # It imports this module.
+    from vgsgan.data.builders import clevr  # Avoids an import cycle.
 
     return clevr.load(data.data_dir, data.image_size)
   config = ScenesConfig(**scene_fields(data))
@@ -232,13 +234,13 @@ def scene_fields(data: ml_collections.ConfigDict) -> dict[str, int]:
 
 
 def check(data: ml_collections.ConfigDict) -> None:
-  """Raises UserError if there is no such kind, or no such number of objects."""
+  """Raises UserError for an unknown kind or an impossible number of objects."""
   check_one_of("data.scenes", data.scenes, ("rendered", "clevr"))
   check_objects(data)
 
 
 def check_objects(data: ml_collections.ConfigDict) -> None:
-  """Raises UserError if a picture has less objects at most than at least."""
+  """Raises UserError if `most` is less than `fewest`."""
   if data.fewest > data.most:
     raise UserError(
       f"config.data.most={data.most} must be at least config.data.fewest="

@@ -1,9 +1,9 @@
-"""Scenes of which one object sounds, as a TFDS data set.
+"""Scenes in which one object sounds, as a TFDS data set.
 
-A record is a picture of `vgsgan.worlds.scenes` whose objects look like
+A record is an image of `vgsgan.worlds.scenes` whose objects look like
 instruments of `vgsgan.worlds.orchestra`, all different, and a track in which
-one of them plays. Picture and track each depend on the seed, the split and the
-number there alone (the picture to the rounding of the device that renders), and
+one of them plays. Image and track each depend on the seed, the split and the
+number there alone (the image to the rounding of the device that renders), and
 have nothing in common but the instrument.
 """
 
@@ -30,8 +30,8 @@ from vgsgan.data.hierarchy import Hierarchy
 from vgsgan.data.records import Dataset, Labelled, Splits
 from vgsgan.worlds import orchestra, scenes, sounds
 
-_BATCH = 250  # Pictures rendered at a time.
-_SHOWN = 0.01  # Of the picture's pixels an object that sounds has as many.
+_BATCH = 250  # Images rendered at a time.
+_SHOWN = 0.01  # Least share of the pixels for an object that sounds.
 
 # (index of the split, numbers [b]) -> records, stacked.
 Draw = Callable[[int, np.ndarray], dict[str, Array]]
@@ -42,14 +42,14 @@ class SoundingConfig(scene_sets.ScenesConfig):
   """Settings of the set; `fingerprint` is of the SoundFont.
 
   Attributes:
-    sample_rate: of the tracks, Hz.
+    sample_rate: sample rate of the tracks, Hz.
     seconds: length of the tracks.
-    soundfont: path of the samples of instruments.
-    tick: level of the ticks in every track, see `sounds.tick`; 0: none.
+    soundfont: path of the instruments' samples.
+    tick: level of the ticks in every track, see `sounds.tick`; 0 for none.
   """
 
   SMALLEST: ClassVar[int] = 16
-  MOST: ClassVar[int] = 3  # Of more objects, some would often be in each other.
+  MOST: ClassVar[int] = 3  # More objects would often overlap.
 
   image_size: int = 64
   sample_rate: int = 16000
@@ -85,11 +85,11 @@ class SoundingConfig(scene_sets.ScenesConfig):
 
 
 class Sounding(tfds.core.GeneratorBasedBuilder):
-  """The TFDS builder; `prepare` is the way in."""
+  """The TFDS builder; use `prepare`."""
 
-  # See builders/stamps/builder.py.
+  # builders/stamps/builder.py says why.
   code_path = tfds.core.Path(__file__)
-  # To be raised whenever the worlds draw, look or play otherwise.
+  # Raise it whenever the worlds change their results.
   VERSION = tfds.core.Version("1.0.0")
   RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "First release."}
 
@@ -148,7 +148,7 @@ def _features(config: SoundingConfig) -> tfds.features.FeaturesDict:
 def records(
   config: SoundingConfig, draw: Draw, player: sounds.Player, split: str
 ) -> Iterator[dict[str, Any]]:
-  """The records of a split in order; `draw` is from `drawing`."""
+  """Yields the records of a split in order; `draw` is from `drawing`."""
   index, count = splits.SPLITS.index(split), getattr(config, split)
   for start in range(0, count, _BATCH):
     # The last batch is rendered whole, to compile once.
@@ -159,7 +159,7 @@ def records(
       leaf = row["classes"][row["source"]]
       yield row | {
         "id": f"{split}{number:0{len(str(count))}d}",
-        # Of its own in all splits, however many records there are.
+        # Unique over all splits, however many records they have.
         "clip_id": number * len(splits.SPLITS) + index,
         "image": scene_sets.encode(row["image"]),
         "waveform": _track(config, player, (index, number), int(leaf)),
@@ -168,9 +168,9 @@ def records(
 
 
 def _track(
-  config: SoundingConfig, player: sounds.Player, which: tuple, leaf: int
+  config: SoundingConfig, player: sounds.Player, key: tuple[int, int], leaf: int
 ) -> np.ndarray:
-  rng = np.random.default_rng((config.seed, *which))
+  rng = np.random.default_rng((config.seed, *key))
   instrument = orchestra.INSTRUMENTS[leaf]
   waveform = player.play(rng, instrument, config.seconds)
   if not config.tick:
@@ -179,9 +179,9 @@ def _track(
 
 
 def drawing(config: SoundingConfig) -> Draw:
-  """Compiles what draws the pictures of records."""
+  """Compiles the function that draws the images of records."""
 
-  def one(split, number):
+  def draw_record(split, number):
     root = jax.random.fold_in(jax.random.key(config.seed), split)
     keys = jax.random.split(jax.random.fold_in(root, number), 3)
     scene = scenes.sample(keys[0], config.fewest, config.most)
@@ -196,7 +196,7 @@ def drawing(config: SoundingConfig) -> Draw:
       "source": source(keys[2], picture.masks),
     }
 
-  return jax.jit(jax.vmap(one, (None, 0)))
+  return jax.jit(jax.vmap(draw_record, (None, 0)))
 
 
 def dressed(
@@ -219,10 +219,10 @@ def source(key: PRNGKeyArray, masks: Bool[Array, "n s s"]) -> Int[Array, ""]:
 
 
 def prepare(config: SoundingConfig, data_dir: str | pathlib.Path) -> Sounding:
-  """Makes a data set, unless that is done already, and returns it.
+  """Makes a data set, unless it is already prepared, and returns it.
 
   Args:
-    config: what to make.
+    config: settings of the data set.
     data_dir: where TFDS keeps data sets; 'sounding/NAME/VERSION' below it.
 
   Raises:
@@ -248,10 +248,10 @@ def load(builder: Sounding, split: str) -> Sequence[dict]:
     split: 'train', 'validation' or 'test'.
 
   Returns:
-    Records: `id` UTF-8 bytes; `clip_id` int32, a number of its own in all
-    splits; `image` PNG bytes; `waveform` int16 [samples]; `labels` int32 [1],
-    the leaf that sounds, an index into `orchestra.INSTRUMENTS`; `classes` int32
-    [n], the leaf of each object, -1 where none shows; `boxes` float32 [n, 4] as
+    Records: `id` UTF-8 bytes; `clip_id` int32, unique over all splits; `image`
+    PNG bytes; `waveform` int16 [samples]; `labels` int32 [1], the leaf that
+    sounds, an index into `orchestra.INSTRUMENTS`; `classes` int32 [n], the leaf
+    of each object, -1 where none shows; `boxes` float32 [n, 4] as
     `scenes.boxes` gives them; `masks` uint8 [n, s, s] of 0 and 1; `source`
     int32, the object that sounds.
   """

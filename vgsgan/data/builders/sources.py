@@ -1,11 +1,11 @@
-"""Folders and files that users name: found, read, and told apart.
+"""Finds, reads and identifies the folders and files that users name.
 
-A source is known by the content of the files that are read of it. Names and
-sizes would not do, files are replaced by others of equal length; nor would
-times, which copies keep and which the next machine, where a run is to go on,
-does not have. So a source is read once as a whole. The digest is kept beside
-the prepared data, under the sizes, times and inodes of the files: later starts
-look at these alone.
+The content of the files identifies a source. Names and sizes are not enough,
+because a file may be replaced by another of equal length. Nor are times,
+because copies keep them and another machine, on which the run may go on, has
+others. So a source is read once as a whole. The digest is kept beside the
+prepared data, under the sizes, times and inodes of the files; later starts look
+at these alone.
 """
 
 import contextlib
@@ -25,13 +25,13 @@ from vgsgan.common.files import locked, replace
 from vgsgan.parallel import processes
 
 _AT = "-at_"
-# A file this young may change once more without another time: the clock of the
+# A file this young may change once more without a new time: the clock of the
 # coarsest file system, FAT, moves every two seconds.
 _YOUNG_NS = 3 * 10**9
 
 
 def expanded(path: str | pathlib.Path) -> pathlib.Path:
-  """A path with a user's home for its `~`.
+  """Replaces the `~` of a path by the user's home.
 
   Raises:
     UserError: there is no such user.
@@ -45,18 +45,18 @@ def expanded(path: str | pathlib.Path) -> pathlib.Path:
 
 
 def folder(source: str | pathlib.Path, expected: str) -> pathlib.Path:
-  """The folder that a user names.
+  """Checks the folder that a user names.
 
   Args:
     source: its path.
-    expected: what it should hold, or where to have it from.
+    expected: advice on its contents or its origin.
 
   Raises:
     UserError: it is missing, no folder, or cannot be read.
   """
   path = expanded(source)
   try:
-    if not str(source):  # Not the current folder, as pathlib has it.
+    if not str(source):  # pathlib would take the current folder.
       raise FileNotFoundError(errno.ENOENT, "nothing is named")
     with os.scandir(path):
       return path
@@ -68,7 +68,7 @@ def folder(source: str | pathlib.Path, expected: str) -> pathlib.Path:
 
 @contextlib.contextmanager
 def readable(root: pathlib.Path) -> Iterator[None]:
-  """Turns what the file system refuses to read into one line."""
+  """Turns a read error of the file system into one line."""
   try:
     yield
   except OSError as error:
@@ -79,7 +79,7 @@ def readable(root: pathlib.Path) -> Iterator[None]:
 
 
 def walk(root: pathlib.Path) -> Iterator[tuple[str, list[str], list[str]]]:
-  """`os.walk` that passes over no folder in silence.
+  """Walks like `os.walk`, but raises for unreadable folders.
 
   Raises:
     OSError: a folder cannot be read.
@@ -94,13 +94,13 @@ def walk(root: pathlib.Path) -> Iterator[tuple[str, list[str], list[str]]]:
 def named(
   root: pathlib.Path, paths: Iterable[pathlib.Path]
 ) -> dict[str, pathlib.Path]:
-  """Paths in a folder, by their names there."""
+  """Maps names relative to a folder to the paths."""
   top = os.path.join(root, "")  # Many times faster than `relative_to`.
   return {os.fspath(path).removeprefix(top): path for path in paths}
 
 
 def warn(line: str) -> None:
-  """Says a line, once for all processes."""
+  """Prints a warning, once for all processes."""
   if processes.first():
     tqdm.write(f"warning: {line}", file=sys.stderr)
 
@@ -110,100 +110,100 @@ def identity(
   files: Mapping[str, pathlib.Path],
   data_dir: pathlib.Path,
 ) -> str:
-  """CONTENT-at_PLACE: of what is read, and of the folders it is in.
+  """Identifies a source as CONTENT-at_PLACE, by its files and its folders.
 
-  Two folders never share what is prepared, even if they are equal; a run only
-  minds the content, and goes on with a folder that has moved.
+  Two folders never share prepared data, even if they are equal. A run compares
+  only the content, and goes on with a folder that has moved.
 
   Args:
     roots: the folders.
-    files: those that are read, by name; also those that are missing.
-    data_dir: where prepared data are kept.
+    files: the files to read by name, missing ones included.
+    data_dir: folder of the prepared data.
   """
   return f"{content(files, data_dir)}{_AT}{place(roots)}"
 
 
 def without_place(name: str) -> str:
-  """The name of a prepared data set, without the place of its source."""
+  """Removes the place of the source from the name of a prepared data set."""
   return re.sub(f"{_AT}[0-9a-f]{{8}}$", "", name)
 
 
 def place(roots: Sequence[str | pathlib.Path]) -> str:
-  """Eight hex digits of where folders are, links followed."""
+  """Hashes the real paths of folders to eight hex digits."""
   paths = [os.path.realpath(os.path.expanduser(root)) for root in roots]
   text = "\0".join(paths).encode("utf8", "surrogateescape")
   return hashlib.sha256(text).hexdigest()[:8]
 
 
 def content(files: Mapping[str, pathlib.Path], data_dir: pathlib.Path) -> str:
-  """Sixteen hex digits of the names of files and of all that is in them.
+  """Hashes the names and the contents of files to sixteen hex digits.
 
   Args:
-    files: by name; one that cannot be read counts as that.
-    data_dir: where prepared data are kept.
+    files: the files by name; an unreadable one adds its error.
+    data_dir: folder of the prepared data.
   """
   began = time.time_ns()
-  looks, newest = _looks(files)
+  status, newest = _status(files)
   if newest >= began - _YOUNG_NS:
     return _digest(files)
-  kept = data_dir / "digests" / looks
-  if found := _kept(kept):
-    return found
+  kept = data_dir / "digests" / status
+  if digest := _read_digest(kept):
+    return digest
   with contextlib.ExitStack() as stack:
-    # Where nothing can be written, each process reads the source each time.
+    # If nothing can be written, each process reads the source each time.
     with contextlib.suppress(OSError, UserError):
       kept.parent.mkdir(parents=True, exist_ok=True)
       stack.enter_context(_reading_alone(kept))
-    if found := _kept(kept):  # Another process has read it meanwhile.
-      return found
-    found = _digest(files)
+    if digest := _read_digest(kept):  # Another process has read the source.
+      return digest
+    digest = _digest(files)
     with contextlib.suppress(OSError, UserError):
-      replace(kept, found.encode())
-    return found
+      replace(kept, digest.encode())
+    return digest
 
 
-def _kept(path: pathlib.Path) -> str | None:
-  """Reads a digest that was kept; None if there is none."""
+def _read_digest(path: pathlib.Path) -> str | None:
+  """Reads a digest from a file; None if there is none."""
   with contextlib.suppress(OSError, UnicodeDecodeError):
-    if re.fullmatch("[0-9a-f]{16}", found := path.read_text()):
-      return found
+    if re.fullmatch("[0-9a-f]{16}", digest := path.read_text()):
+      return digest
   return None
 
 
 def _reading_alone(kept: pathlib.Path) -> contextlib.AbstractContextManager:
-  """Waits for the process that reads the same source, if there is one."""
+  """Waits for another process that reads the same source."""
   return locked(
     kept.with_name(f"{kept.name}.lock"),
     f"another process still reads the source of {kept}",
     processes.PREPARE_SECONDS,
-    lambda _: None,  # Without locks the source is read twice, no more.
+    lambda _: None,  # Without locks the source is only read twice.
   )
 
 
-def _looks(files: Mapping[str, pathlib.Path]) -> tuple[str, int]:
-  """A digest of what changes whenever files do, and their newest time, ns."""
+def _status(files: Mapping[str, pathlib.Path]) -> tuple[str, int]:
+  """Hashes the metadata of files; also returns their newest time, ns."""
   digest, newest = hashlib.sha256(), 0
   for name in sorted(files):
     try:
-      found = files[name].stat()  # Of what a link leads to.
+      status = files[name].stat()  # Follows links.
     except OSError as error:
       _add(digest, name, error.errno)
       continue
-    times = (found.st_mtime_ns, found.st_ctime_ns)
+    times = (status.st_mtime_ns, status.st_ctime_ns)
     newest = max(newest, *times)
-    _add(digest, name, found.st_dev, found.st_ino, found.st_size, *times)
+    _add(digest, name, status.st_dev, status.st_ino, status.st_size, *times)
   return digest.hexdigest()[:32], newest
 
 
 def _digest(files: Mapping[str, pathlib.Path]) -> str:
   digest = hashlib.sha256()
-  # Shown where it takes a while.
+  # The bar appears after two seconds.
   bar = tqdm(
     sorted(files), "reading the source", unit="file", delay=2, disable=None
   )
   for name in bar:
     try:
-      if not files[name].is_file():  # Whatever else there is may never end.
+      if not files[name].is_file():  # Reading a pipe or device may never end.
         _add(digest, name, "no file")
         continue
       with open(files[name], "rb") as file:

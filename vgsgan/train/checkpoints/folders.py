@@ -1,7 +1,7 @@
 """The folders of a run's checkpoints: WORKDIR/checkpoints/STEP.
 
-Beside them may appear `damaged/STEP`, what could not be read, and for a moment
-`replaced/STEP`, while a step is saved again.
+Beside this folder may appear `damaged/STEP`, a step that could not be read,
+and, while a step is saved again, `replaced/STEP`.
 """
 
 import os
@@ -10,7 +10,7 @@ import shutil
 
 
 def steps(folder: pathlib.Path) -> list[int]:
-  """Steps written completely, ascending; none where the folder is missing.
+  """Lists completely written steps, ascending; none without the folder.
 
   Orbax renames a step when it is whole.
   """
@@ -21,7 +21,7 @@ def steps(folder: pathlib.Path) -> list[int]:
 def set_aside(folder: pathlib.Path, why: str, step: int) -> None:
   """Moves a step to the folder `why` beside this one.
 
-  On the same file system, so that it is moved whole or not at all.
+  The target is on the same file system, so that the move is atomic.
   """
   target = folder.with_name(why) / str(step)
   target.parent.mkdir(exist_ok=True)
@@ -31,7 +31,7 @@ def set_aside(folder: pathlib.Path, why: str, step: int) -> None:
 
 
 def settle(folder: pathlib.Path) -> None:
-  """Ends a replacement: drops the old step if the new is whole, or undoes."""
+  """Finishes a replacement: keeps the new step if whole, else the old one."""
   replaced = folder.with_name("replaced")
   for old in replaced.iterdir() if replaced.exists() else ():
     if (folder / old.name).exists():

@@ -16,11 +16,11 @@ from vgsgan.common.errors import UserError, one_line
 
 
 class DamagedError(Exception):
-  """A checkpoint that cannot be read back as it was written; why, one line."""
+  """A checkpoint that cannot be read back as it was written; one line."""
 
 
 def describe(state: Any, checksums: bool) -> dict[str, list[Any]]:
-  """Shape, dtype and checksum (or None) of each array, by its path."""
+  """Lists shape, dtype and checksum (or None) of each array, by its path."""
   return {
     name: [
       list(np.shape(leaf)),
@@ -32,12 +32,12 @@ def describe(state: Any, checksums: bool) -> dict[str, list[Any]]:
 
 
 def by_name(tree: Any) -> dict[str, Any]:
-  """The leaves of a tree by their paths, such as `params/dense/kernel`."""
+  """Maps paths such as `params/dense/kernel` to the leaves of a tree."""
   leaves, structure = jax.tree.flatten(tree)
   return dict(zip(_names(structure), leaves, strict=True))
 
 
-@functools.lru_cache  # Slow, and asked for at each save.
+@functools.lru_cache  # Slow, and needed at each save.
 def _names(structure: Any) -> tuple[str, ...]:
   numbered = structure.unflatten(range(structure.num_leaves))
   names = tuple(
@@ -50,12 +50,12 @@ def _names(structure: Any) -> tuple[str, ...]:
 
 
 def checksum(leaf: Any) -> int | None:
-  """CRC-32 of the bytes; None where no one process holds all of them."""
+  """Computes the CRC-32 of the bytes; None if no process holds all of them."""
   if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
     leaf = jax.random.key_data(leaf)
   if isinstance(leaf, jax.Array):
     if leaf.is_fully_replicated:
-      leaf = leaf.addressable_data(0)  # one copy is enough
+      leaf = leaf.addressable_data(0)  # One copy is enough.
     elif not leaf.is_fully_addressable:
       return None
   host = np.ascontiguousarray(np.asarray(leaf))
@@ -63,7 +63,7 @@ def checksum(leaf: Any) -> int | None:
 
 
 def seal(record: Mapping[str, Any]) -> dict[str, Any]:
-  """The record as JSON gives it back, with a checksum of itself."""
+  """Normalises a record as JSON does, and adds a checksum of itself."""
   text = json.dumps(record, sort_keys=True, allow_nan=False)
   return {**json.loads(text), "crc32": zlib.crc32(text.encode())}
 
@@ -75,7 +75,7 @@ def read_record(step: pathlib.Path) -> dict[str, Any]:
     DamagedError: it is not what was written.
     UserError: an earlier version wrote it, in another form.
   """
-  path = step / "meta" / "metadata"  # The name that JsonSave gives it.
+  path = step / "meta" / "metadata"  # JsonSave chooses this name.
   try:
     record = json.loads(path.read_bytes())
     whole = record == seal({k: v for k, v in record.items() if k != "crc32"})
@@ -100,8 +100,8 @@ def require_same_model(
   """Refuses a checkpoint whose arrays are not those of a state.
 
   Args:
-    step: its folder.
-    arrays: what it holds, as `describe` gives it.
+    step: folder of the checkpoint.
+    arrays: its arrays, in the form of `describe`.
     wanted: the state, or its shapes.
 
   Raises:
@@ -111,14 +111,14 @@ def require_same_model(
   def show(entry: Sequence[Any] | None) -> str:
     return f"{entry[1]}{list(entry[0])}" if entry else "missing"
 
-  here = describe(wanted, False)
-  names = [*here, *(name for name in arrays if name not in here)]
-  differ = [n for n in names if show(here.get(n)) != show(arrays.get(n))]
+  own = describe(wanted, False)
+  names = [*own, *(name for name in arrays if name not in own)]
+  differ = [n for n in names if show(own.get(n)) != show(arrays.get(n))]
   if differ:
     name = differ[0]
     raise UserError(
       f"checkpoint {step} is of another model: {name} is"
-      f" {show(arrays.get(name))} there and {show(here.get(name))} here"
+      f" {show(arrays.get(name))} there and {show(own.get(name))} here"
       f" ({len(differ)} of {len(names)} arrays differ); give another"
       " --workdir, or the config it was trained with"
       f" ({step.parent.parent / 'config.json'})"
@@ -126,7 +126,7 @@ def require_same_model(
 
 
 def refusal(error: BaseException | None) -> str | None:
-  """The operating system's reason inside Orbax's and TensorStore's errors."""
+  """Finds the system's reason inside Orbax's and TensorStore's errors."""
   while error is not None:
     if isinstance(error, OSError) and error.errno:
       return os.strerror(error.errno)

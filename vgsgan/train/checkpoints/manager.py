@@ -2,17 +2,17 @@
 
 Orbax writes the arrays and keeps the processes together. Added to it here:
 
-- all that it does for a save is done beside the training, of a copy on the
-  devices, by threads that let the training go first;
+- threads of low priority save a copy on the devices, while the training goes
+on;
 - a record beside the arrays (JSON: the caller's `meta`, the score, and each
-  array's shape, dtype and CRC-32), because Orbax takes flipped bytes for
-  weights, and names no parameter when the model is another one;
+  array's shape, dtype and CRC-32), because Orbax reads flipped bytes as
+  weights, and names no parameter if the model is another one;
 - which checkpoint is the best, read from that record: Orbax's own metrics
   file stops it from opening the folder at all once it is damaged;
 - messages a person can act on.
 
-Each step is an ordinary checkpoint: Orbax's `CheckpointManager` reads it, or
-its `StandardCheckpointer` the folder `STEP/state`, as a tree by names.
+Each step is an ordinary checkpoint. Orbax's `CheckpointManager` reads it, and
+its `StandardCheckpointer` reads the folder `STEP/state`, as a tree by names.
 
 The folder must be one that every process sees, in a file system that can
 rename; buckets are used through a mount.
@@ -45,8 +45,8 @@ from vgsgan.train.checkpoints.writing import (
   Manager,
   agree,
   copy,
+  drop_orbax_tracebacks,
   everyone,
-  not_raised_again,
   on_host,
   read_scores,
   step_aside,
@@ -58,8 +58,8 @@ class Checkpoints:
 
   Args:
     folder: where steps are kept, one folder each; made if missing.
-    keep: how many of the latest steps to keep, besides the best.
-    best: the metric that says which step is best; None keeps only the latest.
+    keep: number of the latest steps to keep, besides the best.
+    best: the metric that decides the best step; None keeps only the latest.
     larger_is_better: False for losses and ranks.
 
   Raises:
@@ -77,12 +77,12 @@ class Checkpoints:
     self.folder = pathlib.Path(folder).absolute()
     self._best = best
     self._sign = 1.0 if larger_is_better else -1.0
-    self._replacing = True  # a run killed while replacing may have left one
+    self._replacing = True  # A killed run may have left a replaced step.
     self._writing: futures.Future | None = None
     self._writer = futures.ThreadPoolExecutor(1, initializer=step_aside)
     self._restorer = reader.Restorer()
     for logger in ("absl", "asyncio"):
-      logging.getLogger(logger).addFilter(not_raised_again)
+      logging.getLogger(logger).addFilter(drop_orbax_tracebacks)
     policies = ocp.checkpoint_managers
     with self._explained():
       self.folder.mkdir(parents=True, exist_ok=True)
@@ -94,7 +94,7 @@ class Checkpoints:
         self.folder,
         options=ocp.CheckpointManagerOptions(
           create=False,
-          cleanup_tmp_directories=True,  # half-written ones of a killed run
+          cleanup_tmp_directories=True,  # Killed runs leave half-written ones.
           # Opening reads nothing of a step that may be damaged.
           lightweight_initialize=True,
           preservation_policy=policies.AnyPreservationPolicy(
@@ -113,7 +113,7 @@ class Checkpoints:
     self.close()
 
   def steps(self) -> list[int]:
-    """Steps written completely, ascending. Orbax renames a step when whole."""
+    """Lists completely written steps, ascending."""
     return folders.steps(self.folder)
 
   def latest_step(self) -> int | None:
@@ -142,7 +142,7 @@ class Checkpoints:
     Args:
       step: the number of updates behind the state.
       state: a tree of sharded arrays; may be donated when this returns.
-      meta: JSON; what else is needed to go on.
+      meta: JSON; further state for going on.
       metrics: holds the metric `best`; None if the step is not evaluated.
 
     Raises:
@@ -163,15 +163,15 @@ class Checkpoints:
     score: float | None,
   ) -> None:
     with (
-      processes.together(),  # Of several, all hear of it at once.
+      processes.together(),  # If one process fails, all end.
       self._explained(),
       jax.transfer_guard("allow"),
     ):
-      # On the host once, for the checksums and for Orbax.
+      # Copies to the host once, for the checksums and for Orbax.
       state = jax.tree.map(on_host, state)
       arrays = describe(state, True)
       record = seal({"meta": meta, "score": score, "arrays": arrays})
-      # Not `steps()`: a process that looked late would find it already gone.
+      # Not `steps()`: another process may already have moved the folder.
       if step in self._manager.all_steps():
         self._set_aside("replaced", step)
         self._replacing = True
@@ -183,7 +183,7 @@ class Checkpoints:
         args=ocp.args.Composite(
           state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(record)
         ),
-        force=True,  # when to save is the trainer's decision alone
+        force=True,  # The trainer alone decides when to save.
       )
 
   def restore_latest(
@@ -216,16 +216,16 @@ class Checkpoints:
     damaged = []
     for step in reversed(self.steps()):
       try:
-        found = self._restorer.read(self.folder / str(step), abstract_state)
+        restored = self._restorer.read(self.folder / str(step), abstract_state)
       except DamagedError as error:
         warn(f"checkpoint {self.folder / str(step)} is damaged: {error}")
         damaged.append(step)
         continue
-      # Only now: if none is whole, the next start must fail as well rather
-      # than find an empty folder and begin anew.
+      # Not earlier: if no step is whole, the next start must fail too, and not
+      # find an empty folder and start from step 0.
       for step in damaged:
         self._set_aside("damaged", step)
-      return found
+      return restored
     if damaged:
       raise UserError(
         f"every checkpoint in {self.folder} is damaged (steps"
@@ -246,8 +246,8 @@ class Checkpoints:
     """
     while (step := self.best_step()) is not None:
       try:
-        found = self._restorer.read(self.folder / str(step), abstract_state)
-        return (step, *found)
+        restored = self._restorer.read(self.folder / str(step), abstract_state)
+        return (step, *restored)
       except DamagedError as error:
         warn(f"checkpoint {self.folder / str(step)} is damaged: {error}")
         self._set_aside("damaged", step)
@@ -275,7 +275,7 @@ class Checkpoints:
       ) from error
 
   def wait(self) -> None:
-    """Returns when what was saved is on disk.
+    """Waits until all saves are on disk.
 
     Raises:
       UserError: it could not be written.
@@ -289,8 +289,8 @@ class Checkpoints:
         self._settle()
 
   def close(self) -> None:
-    """Waits, then lets go of Orbax's threads."""
-    # Orbax may have another complaint of a full disk than that of the wait.
+    """Waits, then ends Orbax's threads."""
+    # Closing Orbax may raise a second error about a full disk.
     with self._explained():
       try:
         self.wait()
@@ -317,7 +317,7 @@ class Checkpoints:
     self._manager.reload()
 
   def _settle(self) -> None:
-    """Ends a replacement: drops the old step if the new is whole, or undoes."""
+    """Finishes a replacement, see `folders.settle`."""
     if not self._replacing:
       return
     if jax.process_index() == 0:
@@ -327,7 +327,7 @@ class Checkpoints:
 
   @contextlib.contextmanager
   def _explained(self) -> Iterator[None]:
-    """Turns what the file system refuses into one line for the user."""
+    """Turns errors of the file system into one line for the user."""
     try:
       yield
     except UserError:

@@ -1,4 +1,4 @@
-"""One checkpoint, read and compared with the record that lies in it."""
+"""Reads a checkpoint and compares it with the record in its folder."""
 
 import pathlib
 from typing import Any
@@ -21,8 +21,8 @@ class Restorer:
   """Reads steps by their folders. Every process makes every call."""
 
   def __init__(self):
-    # Each process reads by itself: one that meets damage would not be where the
-    # others wait for it.
+    # Each process reads independently: a process that finds damage stops, and
+    # the others would wait for it in vain.
     alone = ocp.options.MultiprocessingOptions(
       primary_host=jax.process_index(), active_processes={jax.process_index()}
     )
@@ -32,14 +32,14 @@ class Restorer:
     )
 
   def close(self) -> None:
-    """Lets go of Orbax's threads."""
+    """Ends Orbax's threads."""
     self._orbax.close()
 
   def read(self, step: pathlib.Path, abstract: Any) -> tuple[Any, Any]:
     """Reads and checks a step; all processes come to the same verdict.
 
     Args:
-      step: its folder.
+      step: folder of the step.
       abstract: a tree of `jax.ShapeDtypeStruct` with shardings.
 
     Returns:
@@ -49,11 +49,11 @@ class Restorer:
       DamagedError: it is not what was written, in one line.
       UserError: it is of another model.
     """
-    verdict, found = "", None
+    verdict, state = "", None
     try:
       record = read_record(step)
       require_same_model(step, record["arrays"], abstract)
-      found = self._read_state(step, abstract, record)
+      state = self._read_state(step, abstract, record)
     except DamagedError as error:
       verdict = str(error)
     if jax.process_count() > 1:
@@ -62,7 +62,7 @@ class Restorer:
         verdict = "another process cannot read it"
     if verdict:
       raise DamagedError(verdict)
-    return found, record["meta"]
+    return state, record["meta"]
 
   def _read_state(self, step: pathlib.Path, abstract: Any, record: dict) -> Any:
     try:
@@ -70,14 +70,15 @@ class Restorer:
         state = self._orbax.restore(
           step / "state", args=ocp.args.StandardRestore(abstract)
         )
-        found = describe(state, True)
+        arrays = describe(state, True)
     except (MemoryError, jax.errors.JaxRuntimeError):
-      raise  # too big for this machine, which is no damage
+      raise  # Too big for this machine, which is no damage.
     except Exception as error:
       raise DamagedError(one_line(error, named=True)) from error
-    for name, (shape, dtype, crc) in found.items():
+    for name, (shape, dtype, crc) in arrays.items():
       # An array spread over processes has no checksum (see `checksum`). The
-      # dtype too: without its own metadata Orbax returns keys as integers.
+      # dtype may differ: without its own metadata Orbax returns keys as
+      # integers.
       *same, written = record["arrays"][name]
       crcs = {crc, written} - {None}
       if [shape, dtype] != same or len(crcs) > 1:

@@ -1,4 +1,4 @@
-"""Parts of a save: the copy, the threads that write it, and what is kept."""
+"""Parts of a save: the copy, the threads that write it, and the best step."""
 
 import contextlib
 import dataclasses
@@ -18,14 +18,14 @@ import orbax.checkpoint as ocp
 from vgsgan.parallel import processes
 from vgsgan.train.checkpoints.integrity import DamagedError, read_record
 
-# Of the threads that save: of a core that training wants too they get a 70th.
-# SCHED_IDLE would stall a step less, but gets a 340th, and of a machine that
-# others keep busy holds up Python, or ends no save for minutes.
+# Niceness of the threads that save. They get a 70th of a core that training
+# wants too. With SCHED_IDLE they would get a 340th: it stalls a step less, but
+# on a busy machine it holds up Python, or ends no save for minutes.
 NICE = 19
 
 
 class Manager(ocp.CheckpointManager):
-  """Orbax's manager, without its own look at preemption.
+  """Orbax's manager, without its own check for preemption.
 
   `Preemption` counts every poll. If Orbax polled too, with step numbers, the
   processes could agree on a tick that none of them ever reaches.
@@ -55,7 +55,7 @@ class KeepBest(ocp.checkpoint_managers.PreservationPolicy):
 def read_scores(
   folder: pathlib.Path, steps: Sequence[int], sign: float
 ) -> dict[int, float]:
-  """The score of each step that has one, as `KeepBest` compares them."""
+  """Reads the score of each step that has one, in the sign of `KeepBest`."""
   scores = {}
   for step in steps:
     with contextlib.suppress(DamagedError):
@@ -68,14 +68,14 @@ def read_scores(
 def everyone() -> set[int]:
   """All processes of the run.
 
-  Orbax and `agree` meet in the coordination service, never on the devices: what
-  a thread of its own asks for there would mix with the training.
+  Orbax and `agree` synchronise through the coordination service, never on the
+  devices, where collectives of another thread would mix with the training's.
   """
   return set(range(jax.process_count()))
 
 
 def agree(what: str) -> None:
-  """Returns when all processes have done this, or raises after a limit."""
+  """Waits until all processes have done `what`, or raises after a limit."""
   ocp.multihost.sync_global_processes(
     what, timeout=int(processes.STALL_SECONDS), processes=everyone()
   )
@@ -87,9 +87,10 @@ def copy(state: Any) -> Any:
 
 
 def on_host(x: jax.Array) -> jax.Array | np.ndarray:
-  """The array as NumPy's, unless it is of keys or spread over processes.
+  """Copies an array to NumPy, unless it is of keys or spread over processes.
 
-  Whoever reads NumPy's without a target needs no devices like these.
+  Without a target, Orbax restores NumPy arrays on any machine, but arrays of
+  JAX only on devices like these.
   """
   numbers = isinstance(x.dtype, np.dtype)  # Keys have dtypes of JAX's own.
   whole = x.is_fully_replicated or x.is_fully_addressable
@@ -97,12 +98,12 @@ def on_host(x: jax.Array) -> jax.Array | np.ndarray:
 
 
 def step_aside() -> None:
-  """Has this thread, and those that it starts, let the others go first."""
-  if sys.platform == "linux":  # Elsewhere it would be the whole process.
+  """Lowers the priority of this thread, and of those that it starts."""
+  if sys.platform == "linux":  # Elsewhere it would slow the whole process.
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
 
 
-def not_raised_again(record: logging.LogRecord) -> bool:
-  """Drops the tracebacks logged of what Orbax then raises to us anyway."""
+def drop_orbax_tracebacks(record: logging.LogRecord) -> bool:
+  """Drops the tracebacks of errors that Orbax logs and then raises."""
   orbax = "orbax" in record.pathname or "OCDBT" in record.getMessage()
   return not (record.exc_info and orbax)

@@ -1,18 +1,18 @@
 """Audio CLEVRGAN as a TFDS data set; `pictures` draws and describes.
 
-A record is a picture that the generator drew from `z` and a recording of its
-caption. `train` and `validation` have voices of `speech.VOICES`; each picture
+A record is an image that the generator drew from `z` and a recording of its
+caption. `train` and `validation` have voices of `speech.VOICES`; each image
 of `test` is described by one of them and, in the same words, by
-`speech.HELD_OUT`. Three more splits are for tests alone: `probe`, pictures
+`speech.HELD_OUT`. Three more splits are for tests alone: `probe`, images
 without sound; `words`, the fifteen words spoken alone by every voice, without
-a picture; `semantic`, rendered scenes with four others that differ in one
+an image; `semantic`, rendered scenes with four others that differ in one
 attribute that the caption states.
 
 Captions recur within splits and between them. A voice that says a caption in
 `train` says it in no other split, and one of `validation` in no test
 (`clevrgan.voices`).
 
-`speech_id` is equal where the caption is, and so is `concept`: evaluation
+Records of equal captions have equal `speech_id` and `concept`. Evaluation
 counts such pairs as right, and in training they are never impostors of each
 other.
 """
@@ -46,11 +46,11 @@ from vgsgan.worlds.attributes import WORDS
 
 
 class Clevrgan(tfds.core.GeneratorBasedBuilder):
-  """The TFDS builder; `prepare` is the way in."""
+  """The TFDS builder; use `prepare`."""
 
-  # See builders/stamps/builder.py.
+  # builders/stamps/builder.py says why.
   code_path = tfds.core.Path(__file__)
-  # To be raised whenever the worlds draw, say or speak otherwise.
+  # Raise it whenever the worlds change their results.
   VERSION = tfds.core.Version("2.0.0")
   RELEASE_NOTES: ClassVar[dict[str, str]] = {
     "2.0.0": (
@@ -61,7 +61,7 @@ class Clevrgan(tfds.core.GeneratorBasedBuilder):
   }
 
   def __init__(self, *args, networks=None, **kwargs):
-    self._networks = networks  # Only needed to prepare.
+    self._networks = networks  # Preparing needs them, reading does not.
     super().__init__(*args, **kwargs)
 
   def _info(self) -> tfds.core.DatasetInfo:
@@ -94,8 +94,8 @@ class Clevrgan(tfds.core.GeneratorBasedBuilder):
 
   def _generate_examples(self, draw, split, numbers, bar):
     bar.set_description(f"clevrgan {split}")
-    found = list(items(self.builder_config, draw, split))
-    for item, spoken in recorded(found, self.builder_config):
+    contents = list(items(self.builder_config, draw, split))
+    for item, spoken in recorded(contents, self.builder_config):
       bar.update()
       yield item.id, record(item, spoken, numbers)
 
@@ -114,8 +114,8 @@ def items(
     fixed = (config.image_size, config.most)
     for number, name in enumerate(names):
       item = contrasts.contrast(config.seed, index, number, *fixed)
-      said = (item.caption, item.voice, item.negatives, item.changed)
-      yield Item(name, item.picture, name, *said)
+      fields = (item.caption, item.voice, item.negatives, item.changed)
+      yield Item(name, item.picture, name, *fields)
     return
   drawn = pictures.pictures(draw, index, count, config.most)
   for number, (name, picture) in enumerate(zip(names, drawn, strict=True)):
@@ -129,7 +129,7 @@ def items(
 
 
 def _words(config: ClevrganConfig) -> Iterator[Item]:
-  """Every word by every voice, with a black picture of nothing."""
+  """Yields every word by every voice, with a black image."""
   size, most = config.image_size, config.most
   nothing = pictures.Picture(
     np.zeros(0, np.float32),
@@ -142,24 +142,24 @@ def _words(config: ClevrganConfig) -> Iterator[Item]:
 
 
 def recorded(
-  found: Sequence[Item], config: ClevrganConfig
+  contents: Sequence[Item], config: ClevrganConfig
 ) -> Iterator[tuple[Item, speech.Spoken]]:
   """Speaks the captions, in order."""
   silence = speech.Spoken(np.zeros(0, np.int16), ())
-  jobs = [(item.caption, item.voice) for item in found if item.caption]
-  # No processes for a few words.
+  jobs = [(item.caption, item.voice) for item in contents if item.caption]
+  # Starting processes would take longer than a few words.
   workers = config.workers if len(jobs) > 100 else 0
   voices = speech.speak_all(jobs, config.sample_rate, workers)
   with contextlib.closing(voices):
-    for item in found:
+    for item in contents:
       yield item, next(voices) if item.caption else silence
 
 
 def prepare(config: ClevrganConfig, data_dir: str | pathlib.Path) -> Clevrgan:
-  """Makes a data set, unless that is done already, and returns it.
+  """Makes a data set, unless it is already prepared, and returns it.
 
   Args:
-    config: what to make.
+    config: settings of the data set.
     data_dir: where TFDS keeps data sets; 'clevrgan/NAME/VERSION' below it.
 
   Raises:
@@ -171,11 +171,11 @@ def prepare(config: ClevrganConfig, data_dir: str | pathlib.Path) -> Clevrgan:
     pretrained.load_generator(config.generator),
     pretrained.load_recogniser(config.recogniser),
   )
-  drawn = networks[0].module.image_size
-  if drawn != config.image_size:
+  size = networks[0].module.image_size
+  if size != config.image_size:
     raise UserError(
       f"config.data.image_size={config.image_size}, but the pictures of "
-      f"config.data.generator have {drawn} pixels a side: make them agree"
+      f"config.data.generator have {size} pixels a side: make them agree"
     )
   files = {
     name: pathlib.Path(getattr(config, name) or pretrained.PACKAGED[name])

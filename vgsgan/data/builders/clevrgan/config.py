@@ -1,4 +1,4 @@
-"""Says which Audio CLEVRGAN to make."""
+"""Settings of Audio CLEVRGAN."""
 
 import dataclasses
 from typing import ClassVar
@@ -10,20 +10,23 @@ from vgsgan.data.builders.configs import Config
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class ClevrganConfig(Config):
-  """Settings of the set; `fingerprint` is of the two networks.
+  """Settings of the data set; `fingerprint` is of the two networks.
 
   Attributes:
     generator: .npz of the network that draws; '' is the packaged one.
-    recogniser: .npz of the network that says what is there; likewise.
-    image_size: side of the pictures that the generator draws, pixels.
-    sample_rate: of the waveforms, Hz.
-    most: objects in a picture, at most; the length of `attributes`.
-    truncation: largest number in a latent; 0: no limit.
-    train: records of the split; `validation` and `semantic` likewise.
-    test: pictures of the split, with two recordings each.
-    probe: pictures of the split.
-    seed: of all that is random.
-    workers: processes that speak; they do not change what is said.
+    recogniser: .npz of the network that recognises objects; '' is the packaged
+      one.
+    image_size: side of the images that the generator draws, pixels.
+    sample_rate: sample rate of the waveforms, Hz.
+    most: largest number of objects in an image; the length of `attributes`.
+    truncation: largest number in a latent; 0 for no limit.
+    train: number of training records.
+    validation: number of validation records.
+    test: number of test images, with two recordings each.
+    probe: number of images of the split.
+    semantic: number of records of the split.
+    seed: seed of all random numbers.
+    workers: processes that speak; their number does not change the speech.
   """
 
   COUNTS: ClassVar[tuple[str, ...]] = (
@@ -70,8 +73,8 @@ class ClevrganConfig(Config):
     ]
 
   def num_bytes(self, pairs: int) -> int:
-    """A high guess: three seconds of speech, uncompressed pictures."""
-    del pairs  # The counts say more.
+    """Estimates from above: three seconds of speech, uncompressed images."""
+    del pairs  # The counts of the config decide.
     spoken = self.train + self.validation + 2 * self.test + self.semantic
     images = spoken + self.probe + len(pictures.SPLITS) * self.semantic
     sound = spoken * 3 * 2 * self.sample_rate

@@ -1,8 +1,8 @@
-"""Rendered scenes beside others that differ in one attribute that is said.
+"""Rendered scenes, each with others that differ in one stated attribute.
 
 After the semantic test of "Learning Words by Drawing Images" (Surís et al.,
-CVPR 2019), which edits the true picture with the GAN. These are rendered:
-what differs is exact, and no artefact of an editor can tell them apart.
+CVPR 2019), which edits the true image with the GAN. These are rendered, so
+the difference is exact and no artefact of an editor can tell them apart.
 """
 
 import functools
@@ -19,8 +19,8 @@ from vgsgan.worlds import captions, scenes
 from vgsgan.worlds.attributes import ATTRIBUTES
 
 NEGATIVES = 4
-_SAME_KIND = 2  # Of the negatives, at most, change one kind.
-_LEAST_AREA = 0.006  # Of the picture: how much of an object must be seen.
+_SAME_KIND = 2  # Largest number of negatives that change the same kind.
+_LEAST_AREA = 0.006  # Least share of the image that an object must cover.
 _TRIES = 100
 _KINDS = tuple(ATTRIBUTES)
 
@@ -30,11 +30,11 @@ class Contrast:
   """One item of the test.
 
   Attributes:
-    picture: the true one; its `z` is empty.
-    caption: true of it, and of none of the others.
-    voice: a training voice, which says this in tests alone.
-    negatives: the other pictures.
-    changed: which of ATTRIBUTES differs in each, by its index.
+    picture: the true picture; its `z` is empty.
+    caption: true of it, and false of all negatives.
+    voice: a training voice, which says this caption in tests alone.
+    negatives: the other images.
+    changed: index into ATTRIBUTES of the difference in each negative.
   """
 
   picture: Picture
@@ -47,14 +47,14 @@ class Contrast:
 def contrast(
   seed: int, split: int, number: int, size: int, most: int
 ) -> Contrast:
-  """Item `number` of the test; it depends on the arguments alone.
+  """Makes item `number` of the test, which depends on the arguments alone.
 
   Args:
-    seed: of all items.
+    seed: seed of all items.
     split: its index in `clevrgan.SPLITS`; keeps the items apart from other
       pictures of the seed.
-    number: of the item.
-    size: side of the pictures, pixels.
+    number: number of the item.
+    size: side of the images, pixels.
     most: length of the labels; at least `scenes.MOST`.
   """
   for attempt in range(_TRIES):
@@ -66,8 +66,8 @@ def contrast(
     pixels, masks = jax.device_get(_render(scene, size))
     if masks[scene.present].mean((1, 2)).min() < _LEAST_AREA:
       continue
-    known = _left_to_right(scene, masks, most)
-    picture = Picture(np.zeros(0, np.float32), pixels, *known)
+    labels = _left_to_right(scene, masks, most)
+    picture = Picture(np.zeros(0, np.float32), pixels, *labels)
     caption = captions.caption(rng, picture.objects)
     edits = choose(rng, scene, caption)
     if edits:
@@ -85,10 +85,10 @@ def contrast(
 def choose(
   rng: np.random.Generator, scene: scenes.Scene, caption: str
 ) -> list[tuple[int, int, int]]:
-  """Changes (object, kind, value), each of which makes the caption false.
+  """Chooses changes (object, kind, value) that each make the caption false.
 
-  As many kinds as are said, no object into another; none if there are not
-  `NEGATIVES`.
+  They cover as many stated kinds as possible, and move no object into another.
+  The list is empty if there are fewer than `NEGATIVES`.
   """
   possible = stated(scene, caption)
   changes = [
@@ -110,26 +110,26 @@ def choose(
 
 
 def stated(scene: scenes.Scene, caption: str) -> list[tuple[int, int]]:
-  """Objects and kinds of attributes that a caption certainly states.
+  """Lists the objects and kinds of attributes that a caption surely states.
 
-  Where it says a word as often as there are objects of which that is true,
-  the caption is false of the scene once one of them is otherwise.
+  If a word occurs as often as there are objects with that attribute, changing
+  one of these makes the caption false.
   """
-  said = Counter(map(captions.canonical, caption.split()))
-  found = []
+  word_counts = Counter(map(captions.canonical, caption.split()))
+  statements = []
   for k, (kind, words) in enumerate(ATTRIBUTES.items()):
     values = getattr(scene, kind)
     for i in np.flatnonzero(scene.present):
       same = np.sum(scene.present & (values == values[i]))
-      if said[words[values[i]]] == same:
-        found.append((int(i), k))
-  return found
+      if word_counts[words[values[i]]] == same:
+        statements.append((int(i), k))
+  return statements
 
 
 def edited(
   scene: scenes.Scene, thing: int, kind: int, value: int
 ) -> scenes.Scene:
-  """The scene with another value of one attribute of one object."""
+  """Changes one attribute of one object of a scene."""
   values = np.array(getattr(scene, _KINDS[kind]))
   values[thing] = value
   return scene._replace(**{_KINDS[kind]: values})
@@ -138,16 +138,16 @@ def edited(
 def _left_to_right(
   scene: scenes.Scene, masks: Bool[np.ndarray, "m s s"], most: int
 ) -> tuple[Int[np.ndarray, "n 4"], Bool[np.ndarray, "n s s"]]:
-  """`attributes` and `masks` of a `Picture`."""
+  """Orders `attributes` and `masks` for a `Picture`."""
   names = np.stack([getattr(scene, kind) for kind in _KINDS], -1)
-  there = sorted(
+  order = sorted(
     np.flatnonzero(scene.present), key=lambda i: np.nonzero(masks[i])[1].mean()
   )
   attributes = np.full((most, len(_KINDS)), -1, np.int32)
-  found = np.zeros((most, *masks.shape[1:]), bool)
-  attributes[: len(there)] = names[there]
-  found[: len(there)] = masks[there]
-  return attributes, found
+  ordered_masks = np.zeros((most, *masks.shape[1:]), bool)
+  attributes[: len(order)] = names[order]
+  ordered_masks[: len(order)] = masks[order]
+  return attributes, ordered_masks
 
 
 @jax.jit

@@ -1,16 +1,16 @@
 """Reads the folder of the published Audio CLEVRGAN, and makes its latents.
 
-Its folder, natural or synthetic, as github.com/surisdi/learning-by-drawing
-describes and reads it:
+The folder, natural or synthetic, has the layout that
+github.com/surisdi/learning-by-drawing describes and reads:
 
     name_list_train.txt  name_list_val.txt  name_list_test.txt   an ID a line
     audio/ID.wav  images/ID.jpg  text/ID.txt                     text: optional
 
-An ID is a number, perhaps in a folder (`active/123`): which latent the picture
-was drawn from. Some recordings have a suffix, `ID_amt.wav` of people and
-`ID_synthetic.wav`. Besides, pictures may be `images/ID.png`, and a folder of
-other pictures than the published may bring their latents: `z.npy`, an array
-[n, z] of float32 whose row ID takes the place of the published one.
+An ID is the number of the latent that the image was drawn from, perhaps in a
+folder (`active/123`). Some recordings have a suffix: `ID_amt.wav` of people and
+`ID_synthetic.wav`. Images may also be `images/ID.png`. A folder of images other
+than the published ones may bring their latents: `z.npy`, an array [n, z] of
+float32 whose row ID takes the place of the published latent.
 """
 
 import pathlib
@@ -26,7 +26,7 @@ from vgsgan.data import decoding
 from vgsgan.data.builders import sources
 
 LISTS = {"train": "train", "validation": "val", "test": "test"}
-SUFFIXES = ("", "_amt", "_synthetic")  # Of recordings, in order of preference.
+SUFFIXES = ("", "_amt", "_synthetic")  # For recordings; the first wins.
 LATENTS_FILE = "z.npy"
 LATENTS, LATENT_SIZE = 200000, 512
 _ROWS = 4000  # Latents drawn at a time.
@@ -42,10 +42,10 @@ class Pair:
   """One line of a list.
 
   Attributes:
-    id: of the picture, without a suffix.
-    row: of its latent, in `z.npy` or else the published ones.
-    audio, image: where they should be.
-    caption: '' where there is no text.
+    id: ID of the image, without a suffix.
+    row: row of its latent, in `z.npy` or else the published latents.
+    audio, image: expected paths.
+    caption: '' if there is no text.
   """
 
   id: str
@@ -58,7 +58,7 @@ class Pair:
 def scan(
   source: str | pathlib.Path, splits: Sequence[str] = tuple(LISTS)
 ) -> dict[str, list[Pair]]:
-  """The pairs that the lists of some splits name; files may be missing.
+  """Lists the pairs that the lists of some splits name; files may be missing.
 
   Raises:
     UserError: no folder, a list or a folder is missing, a list is empty or
@@ -75,9 +75,11 @@ def scan(
   own = own_latents(root)
   limit = LATENTS if own is None else len(own)
   with sources.readable(root):
-    found = {split: _listed(root, name, limit) for split, name in lists.items()}
+    by_split = {
+      split: _listed(root, name, limit) for split, name in lists.items()
+    }
   listed: dict[str, str] = {}
-  for split, pairs in found.items():
+  for split, pairs in by_split.items():
     for pair in pairs:
       other = listed.setdefault(pair.id, lists[split])
       if other != lists[split]:
@@ -85,7 +87,7 @@ def scan(
           f"{root}: {pair.id} is in {other} and in {lists[split]}; what is "
           "tested must not be trained on: take it out of one"
         )
-  return found
+  return by_split
 
 
 def _list_file(split: str) -> str:
@@ -93,7 +95,7 @@ def _list_file(split: str) -> str:
 
 
 def _listed(root: pathlib.Path, name: str, limit: int) -> list[Pair]:
-  """The pairs of one list, each once."""
+  """Reads the pairs of one list, each once."""
   try:
     lines = (root / name).read_text(encoding="utf-8-sig").splitlines()
   except (OSError, UnicodeDecodeError) as error:
@@ -114,7 +116,7 @@ def _listed(root: pathlib.Path, name: str, limit: int) -> list[Pair]:
 
 
 def _pair(root: pathlib.Path, line: str, limit: int) -> Pair | None:
-  """The files of a line; None if it is no ID."""
+  """Finds the files of a line; None if it is no ID."""
   path = pathlib.PurePosixPath(line)
   digits = path.name
   for suffix in SUFFIXES[1:]:
@@ -124,19 +126,19 @@ def _pair(root: pathlib.Path, line: str, limit: int) -> Pair | None:
     return None
   path = path.with_name(digits)
   sounds = [root / "audio" / f"{path}{suffix}.wav" for suffix in SUFFIXES]
-  pictures = [root / "images" / f"{path}{kind}" for kind in (".jpg", ".png")]
+  images = [root / "images" / f"{path}{kind}" for kind in (".jpg", ".png")]
   text = _text_file(root, str(path))
   return Pair(
     str(path),
     int(digits),
     _first(sounds),
-    _first(pictures),
+    _first(images),
     _text(text) if text.exists() else "",
   )
 
 
 def _first(paths: Sequence[pathlib.Path]) -> pathlib.Path:
-  """The first that is there, or else the first."""
+  """The first path that exists, or else the first."""
   return next((path for path in paths if path.exists()), paths[0])
 
 
@@ -148,51 +150,51 @@ def _text(path: pathlib.Path) -> str:
   return " ".join(path.read_text("utf-8-sig", errors="replace").split())
 
 
-def read_picture(path: pathlib.Path, size: int) -> UInt8[np.ndarray, "s s 3"]:
-  """Decodes a square picture.
+def read_image(path: pathlib.Path, size: int) -> UInt8[np.ndarray, "s s 3"]:
+  """Decodes a square image.
 
   Raises:
     ValueError: the file is missing, cannot be decoded, or is not square.
   """
-  picture = decoding.read_image(path)
-  if picture.width != picture.height:
+  image = decoding.read_image(path)
+  if image.width != image.height:
     raise ValueError(f"the picture {path} is not square")
-  if picture.width != size:
-    picture = picture.resize((size, size), Image.Resampling.LANCZOS)
-  return np.asarray(picture)
+  if image.width != size:
+    image = image.resize((size, size), Image.Resampling.LANCZOS)
+  return np.asarray(image)
 
 
 def latents_of(rows: Int[np.ndarray, "n"]) -> Float[np.ndarray, "n 512"]:
-  """The published latents, float32.
+  """Computes some of the published latents, float32.
 
-  Rows of `RandomState(1).standard_normal(200000 * 512).reshape(200000, 512)`,
-  of which only a few thousand are held at a time (the whole is 0.8 GB), and
-  none after the last that is wanted.
+  They are rows of `RandomState(1).standard_normal(200000 * 512).reshape(200000,
+  512)`. Only a few thousand are held at a time (the whole is 0.8 GB), and none
+  is drawn after the last of `rows`.
 
   Args:
-    rows: below 200000.
+    rows: indices below 200000.
   """
   state = np.random.RandomState(1)
-  found = np.empty((len(rows), LATENT_SIZE), np.float32)
+  z = np.empty((len(rows), LATENT_SIZE), np.float32)
   for start in range(0, int(rows.max(initial=-1)) + 1, _ROWS):
     block = state.standard_normal(_ROWS * LATENT_SIZE).reshape(_ROWS, -1)
-    here = (rows >= start) & (rows < start + _ROWS)
-    found[here] = block[rows[here] - start]
-  return found
+    in_block = (rows >= start) & (rows < start + _ROWS)
+    z[in_block] = block[rows[in_block] - start]
+  return z
 
 
 def own_latents(root: pathlib.Path) -> Float[np.ndarray, "n z"] | None:
-  """The latents that a folder brings, left on disk; None if it has none.
+  """Opens the latents that a folder brings, on disk; None if it has none.
 
   Raises:
     UserError: `z.npy` is something else, or holds infinities. NaN stands for
-      what nobody knows.
+      an unknown latent.
   """
   path = root / LATENTS_FILE
   if not path.exists():
     return None
   try:
-    # Strict: neither pickles nor archives.
+    # Strict: reads neither pickles nor archives.
     z = np.lib.format.open_memmap(path, mode="r")
     if z.ndim != 2 or z.dtype != np.float32 or np.isinf(z).any():
       raise ValueError(f"it holds {z.dtype}{list(z.shape)}")
@@ -207,7 +209,7 @@ def own_latents(root: pathlib.Path) -> Float[np.ndarray, "n z"] | None:
 def latents(
   source: str | pathlib.Path, rows: Int[np.ndarray, "n"]
 ) -> Float[np.ndarray, "n z"]:
-  """The latents of some rows: the folder's own or else the published."""
+  """Reads the latents of some rows: the folder's own or else the published."""
   own = own_latents(sources.expanded(source))
   return latents_of(rows) if own is None else np.array(own[rows])
 
@@ -215,11 +217,11 @@ def latents(
 def read_files(
   source: str | pathlib.Path, splits: Sequence[str]
 ) -> dict[str, pathlib.Path]:
-  """Lists the files that are read of a folder, by name; see `scan`."""
+  """Lists the files to read from a folder, by name; see `scan`."""
   root = sources.expanded(source)
-  found = [root / LATENTS_FILE]
+  paths = [root / LATENTS_FILE]
   for split, pairs in scan(source, splits).items():
-    found.append(root / _list_file(split))
+    paths.append(root / _list_file(split))
     for pair in pairs:
-      found += [pair.audio, pair.image, _text_file(root, pair.id)]
-  return sources.named(root, found)
+      paths += [pair.audio, pair.image, _text_file(root, pair.id)]
+  return sources.named(root, paths)

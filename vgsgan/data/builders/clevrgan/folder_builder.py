@@ -1,8 +1,8 @@
 """The published Audio CLEVRGAN as a TFDS data set.
 
-`files` says what is in its folder. Records are those of
-`clevrgan.builder`, with nothing recognised, and `z` of the published
-generator, a progressive GAN, unless the folder brings its own.
+`files` describes its folder. Records have the form of `clevrgan.builder`,
+without recognised objects. `z` is for the published generator, a progressive
+GAN, unless the folder brings its own latents.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ from vgsgan.worlds import speech
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class ClevrganFolderConfig(FolderConfig):
-  """Settings for a prepared folder; `splits` are those whose lists are read."""
+  """Settings for a prepared folder; `splits` names the lists to read."""
 
   SECONDS: ClassVar[int] = 10
 
@@ -43,9 +43,9 @@ class ClevrganFolderConfig(FolderConfig):
 
 
 class ClevrganFolder(tfds.core.GeneratorBasedBuilder):
-  """The TFDS builder; `prepare` is the way in."""
+  """The TFDS builder; use `prepare`."""
 
-  # See builders/stamps/builder.py.
+  # builders/stamps/builder.py says why.
   code_path = tfds.core.Path(__file__)
   VERSION = tfds.core.Version("1.1.0")
   RELEASE_NOTES: ClassVar[dict[str, str]] = {
@@ -70,19 +70,19 @@ class ClevrganFolder(tfds.core.GeneratorBasedBuilder):
     )
 
   def _split_generators(self, dl_manager):
-    del dl_manager  # Nothing to download: the folder is there.
+    del dl_manager  # The user brings the folder.
     config = self.builder_config
-    found = clevrgan_files.scan(config.source, config.splits)
-    total = sum(map(len, found.values()))
+    by_split = clevrgan_files.scan(config.source, config.splits)
+    total = sum(map(len, by_split.values()))
     self.info.metadata.update(pairs=total, bad=[])
-    rows = np.unique([p.row for pairs in found.values() for p in pairs])
+    rows = np.unique([p.row for pairs in by_split.values() for p in pairs])
     z = clevrgan_files.latents(config.source, rows)
     latents = dict(zip(rows.tolist(), z, strict=True))
     bar = tqdm(total=total, desc="clevrgan", unit="pair", disable=None)
-    labels = _labels([p for pairs in found.values() for p in pairs])
+    labels = _labels([p for pairs in by_split.values() for p in pairs])
     return {
       split: self._generate_examples(split, pairs, latents, labels, bar)
-      for split, pairs in found.items()
+      for split, pairs in by_split.items()
     }
 
   def _generate_examples(self, split, pairs, latents, labels, bar):
@@ -93,22 +93,22 @@ class ClevrganFolder(tfds.core.GeneratorBasedBuilder):
       bar.update()
       try:
         waveform = decoding.read_audible(pair.audio, config.sample_rate)
-        image = clevrgan_files.read_picture(pair.image, config.image_size)
+        image = clevrgan_files.read_image(pair.image, config.image_size)
       except ValueError as error:
         self.info.metadata["bad"].append([key, str(error)])
         config.check_bad(self.info.metadata)
         continue
       picture = pictures.Picture(latents[pair.row], image, *nothing)
       item = Item(key, picture, pair.id, pair.caption)
-      made = record(item, speech.Spoken(waveform, ()), IdCounter())
-      yield key, made | labels[pair.id]
+      fields = record(item, speech.Spoken(waveform, ()), IdCounter())
+      yield key, fields | labels[pair.id]
 
 
 def _labels(
   pairs: Sequence[clevrgan_files.Pair],
 ) -> dict[str, dict[str, int]]:
-  """Labels of each pair by its ID; equal files and equal texts are one."""
-  found = splits.label_pairs(
+  """Labels each pair, by its ID; equal files and equal texts share a label."""
+  labels = splits.label_pairs(
     [[("id", p.id), digest(p.image)] for p in pairs],
     [
       [
@@ -119,9 +119,9 @@ def _labels(
       for p in pairs
     ],
   )
-  rows = zip(*(labels.tolist() for labels in found), strict=True)
+  rows = zip(*(column.tolist() for column in labels), strict=True)
   return {
-    pair.id: dict(zip(found._fields, row, strict=True))
+    pair.id: dict(zip(labels._fields, row, strict=True))
     for pair, row in zip(pairs, rows, strict=True)
   }
 
@@ -132,11 +132,11 @@ def prepare(
   """Prepares a data set, unless it is already prepared, and returns it.
 
   Args:
-    config: what to prepare.
+    config: settings of the data set.
     data_dir: where TFDS keeps data sets; 'clevrgan_folder/NAME/VERSION' in it.
 
   Returns:
-    The builder. `builder.info.metadata` names what was left out: 'bad'.
+    The builder. `builder.info.metadata` lists what was left out: 'bad'.
 
   Raises:
     UserError: the source is not laid out as expected, too many of its pairs
@@ -152,7 +152,7 @@ def prepare(
 
 
 def load(builder: ClevrganFolder, split: str) -> Sequence[dict]:
-  """The records of 'train', 'validation' or 'test'; see `clevrgan.load`."""
+  """Opens 'train', 'validation' or 'test'; see `clevrgan.load`."""
   return reading.open_split(builder, split)
 
 
@@ -177,7 +177,7 @@ def with_more(data: ml_collections.ConfigDict, train: Records) -> Records:
   if len(parts) == 1:
     return train
   joined = Joined(tuple(parts))
-  joined[0]  # Labels them, once for all worker processes.
+  joined[0]  # Computes the labels once for all worker processes.
   return joined
 
 
@@ -187,7 +187,7 @@ def _read(
   folder: str,
   names: tuple[str, ...],
 ) -> Splits:
-  """Some splits of the folder that `data.FIELD` names, as errors say."""
+  """Reads splits of a folder; errors name the config field `data.FIELD`."""
   config = ClevrganFolderConfig(
     source=folder,
     image_size=data.image_size,

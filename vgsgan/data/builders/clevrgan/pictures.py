@@ -1,10 +1,10 @@
-"""Audio CLEVRGAN, made here: pictures that a GAN drew, described aloud.
+"""Draws the images of our Audio CLEVRGAN with a GAN, and captions them.
 
 The data of "Learning Words by Drawing Images" (Surís et al., CVPR 2019) are
 samples of a GAN, so that their latents are known, and people's descriptions of
-them. Here a recogniser says what a sample shows and a grammar describes that.
-A picture depends on the seed, its split and its number there alone (to the
-rounding of the device that draws), a description on what is recognised too.
+them. Here a recogniser finds the objects of a sample and a grammar describes
+them. An image depends on the seed, its split and its number there alone (to the
+rounding of the device that draws); a caption depends on the recogniser too.
 """
 
 import functools
@@ -26,8 +26,8 @@ from vgsgan.worlds.attributes import ATTRIBUTES
 
 # Their order keeps their random numbers apart.
 SPLITS = ("train", "validation", "test", "probe", "words", "semantic")
-_BATCH = 250  # Pictures drawn at a time.
-_TRIES = 100  # Latents tried for a picture.
+_BATCH = 250  # Images drawn at a time.
+_TRIES = 100  # Latents tried for an image.
 
 # (split, numbers [b], tries [b]) -> latents, pixels, logits.
 Draw = Callable[[int, np.ndarray, np.ndarray], tuple[Array, Array, Array]]
@@ -35,14 +35,14 @@ Draw = Callable[[int, np.ndarray, np.ndarray], tuple[Array, Array, Array]]
 
 @dataclass(frozen=True)
 class Picture:
-  """A picture and all that is known of it.
+  """An image with its latent and labels.
 
   Attributes:
     z: the latent it was drawn from.
     image: its pixels.
-    attributes: of its objects from left to right, indices in the order of
-      ATTRIBUTES; -1 where that is unknown, or there is no object.
-    masks: their pixels.
+    attributes: attributes of its objects from left to right, indices in the
+      order of ATTRIBUTES; -1 if unknown, or if there is no object.
+    masks: masks of its objects.
   """
 
   z: Float[np.ndarray, "z"]
@@ -66,17 +66,17 @@ class Picture:
 def drawing(
   generator: Network, recogniser: Network, seed: int, truncation: float
 ) -> Draw:
-  """A compiled function that draws pictures and looks at them.
+  """Compiles a function that draws images and recognises their objects.
 
   Args:
-    generator: draws without labels.
-    recogniser: looks.
-    seed: of all latents.
-    truncation: largest number in a latent; 0: no limit.
+    generator: a generator without labels.
+    recogniser: the network that recognises objects.
+    seed: seed of all latents.
+    truncation: largest number in a latent; 0 for no limit.
 
   Returns:
     `(split, numbers [b], tries [b]) -> (z [b, z], uint8 images [b, s, s, 3],
-    logits [b, s, s, 16])`; what belongs to a number depends on its try.
+    logits [b, s, s, 16])`; rows depend on their number and try alone.
 
   Raises:
     UserError: the generator wants labels.
@@ -101,7 +101,7 @@ def drawing(
     z = jax.vmap(latent, (None, 0, 0))(split, numbers, tries)
     drawn = generator.module.apply(variables, z, train=False)
     pixels = jnp.rint(jnp.clip(127.5 * (drawn + 1), 0, 255)).astype(jnp.uint8)
-    # Of what is kept, not of what was drawn: the two differ by rounding.
+    # Recognises the stored pixels, which differ from `drawn` by rounding.
     logits, _ = recogniser.module.apply(judge, pixels / 255.0, train=False)
     return z, pixels, logits
 
@@ -113,35 +113,35 @@ def pictures(
 ) -> Iterator[Picture]:
   """Draws `count` pictures of 1 to `most` objects, in order.
 
-  A picture is dropped, and drawn again from the next latent, where nothing or
-  more is recognised, or an object whose shape and colour are both unsure.
+  A picture is drawn again from the next latent if the recogniser finds no
+  object, too many, or one whose shape and colour are both unsure.
 
   Raises:
-    UserError: a hundred latents in a row give no such picture.
+    UserError: a hundred latents in a row give no usable picture.
   """
   fresh = ((number, 0) for number in range(count))
-  again: list[tuple[int, int]] = []
-  found: dict[int, Picture] = {}
+  retries: list[tuple[int, int]] = []
+  finished: dict[int, Picture] = {}
   following = 0
   while following < count:
-    jobs = again + list(itertools.islice(fresh, _BATCH - len(again)))
+    jobs = retries + list(itertools.islice(fresh, _BATCH - len(retries)))
     # Batches are drawn whole, to compile once.
     filled = np.array(jobs + [(0, 0)] * (_BATCH - len(jobs)), np.int32)
     rows = jax.device_get(draw(split, filled[:, 0], filled[:, 1]))
-    again = []
+    retries = []
     for (number, attempt), z, image, logits in zip(jobs, *rows, strict=False):
-      seen = recognise.objects(logits)
-      if usable(seen, most):
-        found[number] = Picture(z, image, *labels(seen, most, len(image)))
+      objects = recognise.objects(logits)
+      if usable(objects, most):
+        finished[number] = Picture(z, image, *labels(objects, most, len(image)))
       else:
-        again.append((number, _next(attempt)))
-    while following in found:
-      yield found.pop(following)
+        retries.append((number, _next(attempt)))
+    while following in finished:
+      yield finished.pop(following)
       following += 1
 
 
 def usable(objects: Sequence[Mapping[str, Any]], most: int) -> bool:
-  """Tells whether a true caption of a picture can be made."""
+  """Tells whether an image with these objects can be captioned."""
   if not 1 <= len(objects) <= most:
     return False
   return all(o["shape"] is not None or o["color"] is not None for o in objects)
@@ -160,7 +160,7 @@ def _next(attempt: int) -> int:
 def labels(
   objects: Sequence[Mapping[str, Any]], most: int, size: int
 ) -> tuple[Int[np.ndarray, "n 4"], Bool[np.ndarray, "n s s"]]:
-  """`attributes` and `masks` of a `Picture` from `recognise.objects`."""
+  """Makes `attributes` and `masks` of a `Picture` from `recognise.objects`."""
   attributes = np.full((most, len(ATTRIBUTES)), -1, np.int32)
   masks = np.zeros((most, size, size), bool)
   for i, thing in enumerate(objects):
@@ -174,7 +174,7 @@ def labels(
 def describe(
   picture: Picture, seed: int, split: int, number: int
 ) -> tuple[str, str]:
-  """A caption, and one of the voices that may say it in the split."""
+  """Makes a caption, and chooses a voice that may say it in the split."""
   rng = np.random.default_rng([seed, split, number])
   caption = captions.caption(rng, picture.objects)
   return caption, choose_voice(rng, caption, seed, split)
@@ -183,21 +183,21 @@ def describe(
 def choose_voice(
   rng: np.random.Generator, caption: str, seed: int, split: int
 ) -> str:
-  """One of `voices`, at random."""
+  """Chooses one of `voices` at random."""
   possible = voices(caption, seed, split)
   return possible[int(rng.integers(len(possible)))]
 
 
 def voices(caption: str, seed: int, split: int) -> tuple[str, ...]:
-  """The training voices that may say a caption in a split.
+  """Lists the training voices that may say a caption in a split.
 
-  A caption and the seed put the five voices in an order: the first three speak
-  in training, the fourth in validation, the fifth in tests. So no recording of
-  one is in another, and every caption can be said in each.
+  The caption and the seed order the five voices: the first three speak in
+  training, the fourth in validation, the fifth in tests. So no two splits share
+  a recording, and every caption can be said in each.
 
   Args:
-    caption: what is said.
-    seed: of the data set.
+    caption: the caption.
+    seed: seed of the data set.
     split: an index into `SPLITS`.
   """
 

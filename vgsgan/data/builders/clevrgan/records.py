@@ -1,4 +1,4 @@
-"""The records of Audio CLEVRGAN, ours and the published one's."""
+"""The records of Audio CLEVRGAN, our own and the published."""
 
 import dataclasses
 from typing import Any
@@ -15,7 +15,7 @@ from vgsgan.worlds.attributes import ATTRIBUTES
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-  """A record before its caption is spoken; nothing is, where that is ''."""
+  """A record before its caption is spoken; '' stands for no speech."""
 
   id: str
   picture: pictures.Picture
@@ -32,48 +32,48 @@ def features(size: int, most: int) -> tfds.features.FeaturesDict:
   def tensor(shape, dtype, encoding="none"):
     return tfds.features.Tensor(shape=shape, dtype=dtype, encoding=encoding)
 
-  picture = (size, size)
+  shape = (size, size)
   return tfds.features.FeaturesDict(
     {
       "id": tfds.features.Text(),
       "z": tensor((None,), np.float32),
-      "image": tfds.features.Image(shape=(*picture, 3), encoding_format="png"),
+      "image": tfds.features.Image(shape=(*shape, 3), encoding_format="png"),
       "waveform": tensor((None,), np.int16, "bytes"),
       "caption": tfds.features.Text(),
       "voice": tfds.features.Text(),
       "language": tfds.features.Text(),
       "words": tfds.features.Text(),
       "attributes": tensor((most, len(ATTRIBUTES)), np.int32),
-      "masks": tensor((most, *picture), np.uint8, "zlib"),
+      "masks": tensor((most, *shape), np.uint8, "zlib"),
       "held_out": tfds.features.Scalar(np.bool_),
       "image_id": tfds.features.Scalar(np.int32),
       "speech_id": tfds.features.Scalar(np.int32),
       "concept": tfds.features.Scalar(np.int32),
-      "negatives": tensor((None, *picture, 3), np.uint8, "zlib"),
+      "negatives": tensor((None, *shape, 3), np.uint8, "zlib"),
       "changed": tensor((None,), np.int32),
     }
   )
 
 
 class IdCounter:
-  """Labels 0, 1, 2... of what is met, of each sort, in the order of meeting."""
+  """Numbers keys of each sort 0, 1, 2... in the order of their first use."""
 
   def __init__(self):
-    self._met: dict[str, dict[Any, int]] = {}
+    self._ids: dict[str, dict[Any, int]] = {}
 
   def __call__(self, sort: str, key: Any) -> int:
-    met = self._met.setdefault(sort, {})
-    return met.setdefault(key, len(met))
+    ids = self._ids.setdefault(sort, {})
+    return ids.setdefault(key, len(ids))
 
 
 def record(
   item: Item, spoken: speech.Spoken, numbers: IdCounter
 ) -> dict[str, Any]:
-  """A record of the features."""
+  """Makes a record with the features."""
   picture = item.picture
   none = np.zeros((0, *picture.image.shape), np.uint8)
-  # Nothing is equal to what is not said at all.
-  said = numbers("speech", item.caption or item.id)
+  # An item without a caption has a label of its own.
+  speech_id = numbers("speech", item.caption or item.id)
   return {
     "id": item.id,
     "z": picture.z,
@@ -87,8 +87,8 @@ def record(
     "masks": picture.masks.astype(np.uint8),
     "held_out": item.voice == speech.HELD_OUT,
     "image_id": numbers("image", item.picture_id),
-    "speech_id": said,
-    "concept": said,  # A picture has one caption.
+    "speech_id": speech_id,
+    "concept": speech_id,  # An image has one caption.
     "negatives": none if item.negatives is None else item.negatives,
     "changed": (
       np.zeros(0, np.int32) if item.changed is None else item.changed

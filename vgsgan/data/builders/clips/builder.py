@@ -2,8 +2,8 @@
 
 After AudioSet-Instruments ("Objects that Sound", ECCV 2018, section 4): the
 clips of AudioSet with a label under Musical instrument, Singing or Tools, 110
-classes; a tenth of the training clips is for validation. `files` says
-what is in the folder.
+classes; a tenth of the training clips is for validation. `files`
+describes the folder.
 """
 
 import dataclasses
@@ -32,10 +32,10 @@ from vgsgan.data.builders.clips import files as clips_files
 from vgsgan.data.builders.configs import FolderConfig
 from vgsgan.data.records import Dataset, Labelled, Splits
 
-# Of sound on either side of what belongs to a frame, seconds: by so much may
-# training misalign them.
+# Seconds of extra sound on either side of a frame's section. Training may
+# misalign frame and sound by as much.
 MARGIN = 1.0
-VALIDATION_SHARE = 0.1  # Of the videos of train.csv.
+VALIDATION_SHARE = 0.1  # Share of the videos of train.csv.
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
@@ -43,9 +43,9 @@ class ClipsConfig(FolderConfig):
   """Settings for data prepared from a folder of clips.
 
   Attributes:
-    under: names or IDs of classes of the ontology; clips with a label that is
-      one of them or below one are taken, and others of their labels are not.
-    seconds: of sound that belong to a frame.
+    under: names or IDs of classes of the ontology. Only these classes and those
+      below them are labels; clips without such a label are left out.
+    seconds: seconds of sound that belong to a frame.
     split_seed: chooses the frames, and the videos for validation.
   """
 
@@ -64,7 +64,7 @@ class ClipsConfig(FolderConfig):
       raise UserError(f"config.data.seconds={self.seconds} must have an end")
 
   def choices(self) -> list[str]:
-    # Of a digest: names have blanks, IDs have slashes.
+    # A digest, because names have blanks and IDs have slashes.
     under = repr(sorted(set(self.under))).encode()
     return [
       f"{self.seconds:g}s",
@@ -75,9 +75,9 @@ class ClipsConfig(FolderConfig):
 
 
 class Clips(tfds.core.GeneratorBasedBuilder):
-  """The TFDS builder; `prepare` is the way in."""
+  """The TFDS builder; use `prepare`."""
 
-  # See builders/stamps/builder.py.
+  # builders/stamps/builder.py says why.
   code_path = tfds.core.Path(__file__)
   VERSION = tfds.core.Version("1.1.0")
   RELEASE_NOTES: ClassVar[dict[str, str]] = {
@@ -99,7 +99,7 @@ class Clips(tfds.core.GeneratorBasedBuilder):
     )
 
   def _split_generators(self, dl_manager):
-    del dl_manager  # Nothing to download: the folder is there.
+    del dl_manager  # The user brings the folder.
     config = self.builder_config
     root = clips_files.root_of(config.source)
     labels, hierarchy = clips_files.classes(root, config.under)
@@ -115,7 +115,7 @@ class Clips(tfds.core.GeneratorBasedBuilder):
     }
 
   def _generate_examples(self, split, clips, files, bar):
-    # What belongs together: clips of a video are not each other's negatives.
+    # Clips of one video share an ID and are not each other's negatives.
     videos = {clip.video: number for number, clip in enumerate(clips)}
     for clip in clips:
       if clip.split != split:
@@ -153,7 +153,7 @@ class Clips(tfds.core.GeneratorBasedBuilder):
       clips_files.around,
       time=time,
       seconds=config.seconds,
-      # What is evaluated is not misaligned.
+      # Evaluation uses aligned sounds.
       margin=MARGIN if clip.split == "train" else 0.0,
       rate=config.sample_rate,
     )
@@ -165,11 +165,11 @@ def prepare(config: ClipsConfig, data_dir: str | pathlib.Path) -> Clips:
   """Prepares a data set, unless it is already prepared, and returns it.
 
   Args:
-    config: what to prepare.
+    config: settings of the data set.
     data_dir: where TFDS keeps data sets; 'clips/NAME/VERSION' in it.
 
   Returns:
-    The builder. `builder.info.metadata` names what was left out: 'bad';
+    The builder. `builder.info.metadata` lists what was left out: 'bad';
     `clip_records.hierarchy` reads the classes from it.
 
   Raises:
@@ -198,8 +198,8 @@ def load(builder: Clips, split: str) -> Sequence[dict]:
   """Random access to the records of a split; see `clip_records`.
 
   `waveform` is the sound around the frame: `config.seconds` of it, in 'train'
-  up to `MARGIN` more on either side; the whole clip where the time of the
-  frame is not known.
+  up to `MARGIN` more on either side; the whole clip if the time of the frame
+  is not known.
 
   Args:
     builder: from `prepare`.

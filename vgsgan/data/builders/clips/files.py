@@ -7,11 +7,10 @@
     audio/CLIP.wav                  or .flac, .ogg: the sound of the clip
     frames/CLIP/T.jpg, ...          frames of it, or frames/CLIP.jpg, only one
 
-CLIP is `YTID_START` with the start in milliseconds, as AudioSet itself names
-clips where it labels them strongly (`s9d-2nhuJCQ_30000` is from 30 s on), or
-YTID alone, if no other clip is of that video. T is the time of the frame from
-the start of the clip, seconds, with a point, as 3.0; times of frames that are
-named otherwise are not known.
+CLIP is `YTID_START` with the start in milliseconds, as in AudioSet's strong
+labels (`s9d-2nhuJCQ_30000` starts at 30 s), or YTID alone, if no other clip is
+of that video. T is the time of the frame from the start of the clip, seconds,
+with a point, as 3.0. Frames with other names have no known time.
 """
 
 import collections
@@ -35,7 +34,7 @@ from vgsgan.data.hierarchy import Hierarchy, from_ontology
 
 LISTS = {"train": "train.csv", "test": "test.csv"}
 ONTOLOGY = "ontology.json"
-SOUNDS = (".wav", ".flac", ".ogg")  # In order of preference.
+SOUNDS = (".wav", ".flac", ".ogg")  # The first wins.
 _TIME = re.compile(r"\d+\.\d+")
 _LAYOUT = (
   "a folder of clips has train.csv, test.csv, ontology.json, audio/CLIP.wav "
@@ -69,7 +68,7 @@ class Files:
 
 
 def root_of(source: str | pathlib.Path) -> pathlib.Path:
-  """The folder; UserError if it is not there or something is missing."""
+  """Finds the folder; UserError if it or a part of it is missing."""
   root = sources.folder(source, f"{_LAYOUT} (--config.data.source)")
   missing = [
     *(n for n in (*LISTS.values(), ONTOLOGY) if not (root / n).is_file()),
@@ -83,10 +82,10 @@ def root_of(source: str | pathlib.Path) -> pathlib.Path:
 def classes(
   root: pathlib.Path, under: Sequence[str]
 ) -> tuple[list[str], Hierarchy]:
-  """The classes that are labels, and how they hang together.
+  """Reads the classes that are labels, and their hierarchy.
 
   Args:
-    root: of the folder.
+    root: the folder.
     under: names or IDs of classes; they and all below them are the labels.
 
   Returns:
@@ -100,17 +99,19 @@ def classes(
   nodes = jsonfiles.read_json(path)
   if not isinstance(nodes, list) or not all(isinstance(n, dict) for n in nodes):
     raise UserError(f"{path} is no list of classes, as AudioSet's ontology is")
-  from_ontology(nodes, [n["id"] for n in nodes if "id" in n])  # Is it whole?
+  from_ontology(
+    nodes, [n["id"] for n in nodes if "id" in n]
+  )  # Checks all nodes.
   children = {node["id"]: node["child_ids"] for node in nodes}
   todo = []
   for wanted in under:
-    found = [n["id"] for n in nodes if wanted in (n["id"], n["name"])]
-    if not found:
-      known = nearest(wanted, [n["name"] for n in nodes])
+    matches = [n["id"] for n in nodes if wanted in (n["id"], n["name"])]
+    if not matches:
+      hint = nearest(wanted, [n["name"] for n in nodes])
       raise UserError(
-        f"config.data.under: {path} has no class {wanted!r}; {known}"
+        f"config.data.under: {path} has no class {wanted!r}; {hint}"
       )
-    todo += found
+    todo += matches
   kept = set()
   while todo:
     node = todo.pop()
@@ -124,13 +125,13 @@ def classes(
 def scan(
   root: pathlib.Path, labels: Sequence[str], share: float, seed: int
 ) -> list[Clip]:
-  """The clips of both lists that have a label.
+  """Lists the clips of both lists that have a label.
 
   Args:
-    root: of the folder; sounds and frames may be missing.
-    labels: IDs.
-    share: of the videos of `train.csv` that are for validation.
-    seed: chooses which.
+    root: the folder; sounds and frames may be missing.
+    labels: IDs of the labels.
+    share: share of the videos of `train.csv` for validation.
+    seed: chooses these videos.
 
   Raises:
     UserError: a list is broken, a video is in both, or a split is empty.
@@ -155,19 +156,19 @@ def scan(
       "config.data.under, too few to hold out some for validation: add videos"
     )
   parts = ("validation" if video in held else "train" for _, video, _ in train)
-  found = [Clip(*row, split) for row, split in zip(train, parts, strict=True)]
-  return found + [Clip(*row, "test") for row in test]
+  clips = [Clip(*row, split) for row, split in zip(train, parts, strict=True)]
+  return clips + [Clip(*row, "test") for row in test]
 
 
 def _listed(
   path: pathlib.Path, index: dict[str, int]
 ) -> list[tuple[str, str, tuple[int, ...]]]:
-  """ID, video and labels of the clips of a list that have any, each once."""
+  """Reads ID, video and labels of a list's clips with a label, each once."""
   try:
     lines = path.read_text(encoding="utf-8-sig").splitlines()
   except (OSError, UnicodeDecodeError) as error:
     raise UserError(f"cannot read {path}: {error}: mend it") from error
-  found = {}
+  clips = {}
   for number, line in enumerate(lines, start=1):
     if not line.strip() or line.startswith("#"):
       continue
@@ -179,45 +180,45 @@ def _listed(
         f"{path}, line {number}: {line.strip()!r} is not "
         'YTID, start_seconds, end_seconds, "ID,ID"'
       ) from error
-    listed = {name.strip() for name in ",".join(names).split(",")}
-    labels = sorted(index[name] for name in listed & index.keys())
+    ids = {name.strip() for name in ",".join(names).split(",")}
+    labels = sorted(index[name] for name in ids & index.keys())
     if labels:
-      found.setdefault(clip, (clip, video, tuple(labels)))
-  if not found:
+      clips.setdefault(clip, (clip, video, tuple(labels)))
+  if not clips:
     raise UserError(
       f"{path} has no clip with a label under config.data.under: add clips or "
       "name other classes"
     )
-  return list(found.values())
+  return list(clips.values())
 
 
 def files(root: pathlib.Path, clips: Sequence[Clip]) -> Files:
-  """The sounds and the frames of clips, of those that have any."""
+  """Finds the sounds and the frames of clips; either may be missing."""
   with sources.readable(root):
     sounds = {p.name: p for p in (root / "audio").iterdir()}
     frames = {p.name: p for p in (root / "frames").iterdir()}
   count = collections.Counter(clip.video for clip in clips)
-  found = Files({}, {})
+  result = Files({}, {})
   for clip in clips:
     names = [clip.id] + [clip.video] * (count[clip.video] == 1)
-    for there, suffixes, to in (
-      (sounds, SOUNDS, found.sounds),
-      (frames, ("", ".jpg"), found.frames),
+    for paths, suffixes, chosen in (
+      (sounds, SOUNDS, result.sounds),
+      (frames, ("", ".jpg"), result.frames),
     ):
-      present = [n + s for n in names for s in suffixes if n + s in there]
+      present = [n + s for n in names for s in suffixes if n + s in paths]
       if present:
-        to[clip.id] = there[present[0]]
-  return found
+        chosen[clip.id] = paths[present[0]]
+  return result
 
 
 def choose_frame(
   path: pathlib.Path, key: str
 ) -> tuple[pathlib.Path, float | None]:
-  """One frame, and its time, seconds; None where that is not known.
+  """Chooses a frame; also returns its time in seconds, None if not known.
 
   Args:
-    path: of a frame, or of a folder of them.
-    key: decides which, at random.
+    path: path of a frame, or of a folder of frames.
+    key: seeds the choice.
 
   Raises:
     ValueError: the folder has none.
@@ -229,21 +230,21 @@ def choose_frame(
     raise ValueError(f"the folder {path} has no frame, *.jpg")
   number = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
   frame = frames[number % len(frames)]
-  known = _TIME.fullmatch(frame.stem)
-  return frame, float(frame.stem) if known else None
+  timed = _TIME.fullmatch(frame.stem)
+  return frame, float(frame.stem) if timed else None
 
 
 def read_frame(path: pathlib.Path, size: int) -> bytes:
-  """The middle square of a frame, as JPEG.
+  """Reads the middle square of a frame, as JPEG.
 
   Raises:
     ValueError: it cannot be decoded.
   """
-  picture = ImageOps.fit(
+  image = ImageOps.fit(
     decoding.read_image(path), (size, size), Image.Resampling.LANCZOS
   )
   jpeg = io.BytesIO()
-  picture.save(jpeg, "JPEG", quality=95)
+  image.save(jpeg, "JPEG", quality=95)
   return jpeg.getvalue()
 
 
@@ -254,17 +255,17 @@ def around(
   margin: float,
   rate: int,
 ) -> slice:
-  """The sound around a frame; all of it if the frame's time is not known.
+  """Slices the sound around a frame; all of it if the time is not known.
 
   Args:
-    length: of the sound of the clip, samples.
-    time: of the frame, seconds.
-    seconds: around the frame; at the ends of the clip the nearest there are.
-    margin: seconds more on either side, as far as the clip goes.
-    rate: of the sound, Hz.
+    length: length of the clip's sound, samples.
+    time: time of the frame, seconds.
+    seconds: length of the section around the frame; moved inwards at the ends.
+    margin: extra seconds on either side, as far as the clip goes.
+    rate: sample rate, Hz.
 
   Raises:
-    ValueError: the frame is of a time after the sound.
+    ValueError: the frame comes after the end of the sound.
   """
   if time is None:
     return slice(length)
@@ -284,15 +285,15 @@ def read_files(
   """Lists the files that clips are read from, by their names in the folder.
 
   Args:
-    root: of the folder.
+    root: the folder.
     clips: from `scan`.
     seed: chooses the frames.
   """
-  where = files(root, clips)
-  found = [root / name for name in (*LISTS.values(), ONTOLOGY)]
-  found += where.sounds.values()
+  clip_files = files(root, clips)
+  paths = [root / name for name in (*LISTS.values(), ONTOLOGY)]
+  paths += clip_files.sounds.values()
   with sources.readable(root):
-    for clip_id, path in where.frames.items():
-      with contextlib.suppress(ValueError):  # A folder without a frame.
-        found.append(choose_frame(path, f"{seed}:{clip_id}")[0])
-  return sources.named(root, found)
+    for clip_id, path in clip_files.frames.items():
+      with contextlib.suppress(ValueError):  # The folder may have no frame.
+        paths.append(choose_frame(path, f"{seed}:{clip_id}")[0])
+  return sources.named(root, paths)

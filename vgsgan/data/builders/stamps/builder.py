@@ -1,10 +1,10 @@
-"""The Tux Paint stamps as a TFDS data set: pictures and spoken descriptions.
+"""The Tux Paint stamps as a TFDS data set: images and spoken descriptions.
 
 TFDS writes ArrayRecord files and reads them back without TensorFlow. A record
-is one recording with its picture; `Stamps._info` lists its features.
+is one recording with its image; `Stamps._info` lists its features.
 
 The three labels are counted over all splits, so they agree between them:
-`image_id` is the picture; records of equal `speech_id` say the same thing in
+`image_id` is the image; records of equal `speech_id` say the same thing in
 the same language; records of equal `concept` are never impostors of each
 other. In ranking, image i is right for speech s iff some record of the
 gallery has (speech_id == s, image_id == i).
@@ -40,12 +40,12 @@ class StampsConfig(FolderConfig):
 
   Attributes:
     source: the folder of the stamps, or the one that has them in `stamps/`.
-    protocol: 'cells' holds out recordings of pictures that train sees with
-      other recordings, 'images' holds out pictures.
-    languages: of the recordings; the order does not matter.
-    symbols: whether to take `symbols/` (letters, coins, chess) too.
-    split_seed: chooses what is held out, and the stamps of `max_stamps`.
-    max_stamps: takes this many stamps at most; None for all.
+    protocol: 'cells' holds out recordings of images that train sees with other
+      recordings, 'images' holds out images.
+    languages: languages of the recordings, in any order.
+    symbols: takes `symbols/` (letters, coins, chess) too.
+    split_seed: chooses the held-out records, and the stamps of `max_stamps`.
+    max_stamps: largest number of stamps; None for all.
   """
 
   SECONDS: ClassVar[int] = 2
@@ -70,7 +70,7 @@ class StampsConfig(FolderConfig):
 
   def parts(self) -> list[str]:
     languages = sorted(set(self.languages))
-    if len(languages) > 20:  # A name has 255 bytes at most.
+    if len(languages) > 20:  # A file name has at most 255 bytes.
       digest = hashlib.sha256(" ".join(languages).encode()).hexdigest()[:8]
       languages = [f"{len(languages)}languages_{digest}"]
     symbols = ["symbols"] if self.symbols else []
@@ -86,7 +86,7 @@ class StampsConfig(FolderConfig):
 
 
 class Stamps(tfds.core.GeneratorBasedBuilder):
-  """The TFDS builder; `prepare` is the way in."""
+  """The TFDS builder; use `prepare`."""
 
   # TFDS 4.9.10 needs the package importlib_resources to find this, and only
   # installs it for Python below 3.9.
@@ -109,7 +109,7 @@ class Stamps(tfds.core.GeneratorBasedBuilder):
           "image": tfds.features.Image(
             shape=(size, size, 3), encoding_format="png"
           ),
-          # As bytes: a list of integers parses many times slower.
+          # Bytes, because a list of integers parses many times slower.
           "waveform": tfds.features.Tensor(
             shape=(None,), dtype=np.int16, encoding="bytes"
           ),
@@ -131,35 +131,37 @@ class Stamps(tfds.core.GeneratorBasedBuilder):
     )
 
   def _split_generators(self, dl_manager):
-    del dl_manager  # Nothing to download: a package brings the source.
+    del dl_manager  # A package brings the source.
     config = self.builder_config
-    found = index.index(
+    stamps = index.index(
       _scan(config),
       config.protocol,
       config.split_seed,
       config.max_stamps,
     )
     self.info.metadata.update(
-      pairs=len(found.pairs),
-      strays=[[str(path), reason] for path, reason in found.strays],
+      pairs=len(stamps.pairs),
+      strays=[[str(path), reason] for path, reason in stamps.strays],
       bad=[],
     )
-    bar = tqdm(total=len(found.pairs), desc="stamps", unit="pair", disable=None)
-    pictures: dict[pathlib.Path, bytes] = {}
+    bar = tqdm(
+      total=len(stamps.pairs), desc="stamps", unit="pair", disable=None
+    )
+    images: dict[pathlib.Path, bytes] = {}
     return {
-      name: self._generate_examples(found, name, pictures, bar)
+      name: self._generate_examples(stamps, name, images, bar)
       for name in splits.SPLITS
     }
 
-  def _generate_examples(self, found, split, pictures, bar):
+  def _generate_examples(self, stamps, split, images, bar):
     config = self.builder_config
-    for row in np.flatnonzero(found.split == split):
-      pair = found.pairs[row]
+    for row in np.flatnonzero(stamps.split == split):
+      pair = stamps.pairs[row]
       key = f"{pair.name}:{pair.language}"
       bar.update()
       try:
-        if pair.image_path not in pictures:
-          pictures[pair.image_path] = folder.read_picture(
+        if pair.image_path not in images:
+          images[pair.image_path] = folder.read_image(
             pair.image_path, config.image_size
           )
         waveform = decoding.read_audio(pair.audio_path, config.sample_rate)
@@ -171,13 +173,13 @@ class Stamps(tfds.core.GeneratorBasedBuilder):
         key,
         {
           "id": key,
-          "image": pictures[pair.image_path],
+          "image": images[pair.image_path],
           "waveform": waveform,
           "language": pair.language,
           "caption": pair.caption,
-          "image_id": found.image_id[row],
-          "speech_id": found.speech_id[row],
-          "concept": found.concept[row],
+          "image_id": stamps.image_id[row],
+          "speech_id": stamps.speech_id[row],
+          "concept": stamps.concept[row],
         },
       )
 
@@ -186,11 +188,11 @@ def prepare(config: StampsConfig, data_dir: str | pathlib.Path) -> Stamps:
   """Prepares a data set, unless it is already prepared, and returns it.
 
   Args:
-    config: what to prepare.
+    config: settings of the data set.
     data_dir: where TFDS keeps data sets; 'stamps/NAME/1.0.0' below it.
 
   Returns:
-    The builder. `builder.info.metadata` (`metadata.json` on disk) names the
+    The builder. `builder.info.metadata` (`metadata.json` on disk) lists the
     recordings that were left out: 'strays' and 'bad'.
 
   Raises:
@@ -209,7 +211,7 @@ def prepare(config: StampsConfig, data_dir: str | pathlib.Path) -> Stamps:
 
   fingerprint = ""
   if _is_default(config.source) and not os.path.exists(SOURCE):
-    fingerprint = _kept(config, data_dir)
+    fingerprint = _prepared_fingerprint(config, data_dir)
   return preparing.prepare_folder(
     Stamps, config, data_dir, identify, fingerprint
   )
@@ -237,13 +239,13 @@ def _is_default(source: str) -> bool:
   return os.path.normpath(sources.expanded(source)) == SOURCE
 
 
-def _kept(config: StampsConfig, data_dir: pathlib.Path) -> str:
-  """The fingerprint of what was prepared of the package, which is not here.
+def _prepared_fingerprint(config: StampsConfig, data_dir: pathlib.Path) -> str:
+  """Finds the fingerprint of prepared stamps on a machine without the package.
 
-  A machine that trains need not have the package.
+  Training does not need the package.
 
   Raises:
-    UserError: nothing was, or of several versions of it.
+    UserError: there are no prepared stamps, or those of several versions.
   """
   name = dataclasses.replace(config, fingerprint="").name
   pattern = f"{glob.escape(name)}*-at_{sources.place([SOURCE])}"

@@ -1,4 +1,4 @@
-"""Reads a folder of Tux Paint stamps: pictures and what people say of them.
+"""Reads a folder of Tux Paint stamps: images and their spoken captions.
 
 A stamp is `NAME.png` or `NAME.svg` with `NAME.txt` (its caption in about 70
 languages) and one recording for each language, `NAME_desc_XX.ogg`, a person
@@ -23,11 +23,11 @@ PACKAGE = (
   "upstream tuxpaint-stamps archive and pass its folder with "
   "--config.data.source=DIR"
 )
-# Pictures of the program Tux Paint, of which Debian's package of stamps brings
-# along the whole: no recordings belong to them.
+# Images of the program Tux Paint itself, which Debian's package of stamps
+# brings along. No recordings belong to them.
 NO_STAMPS = "cartoon/tux"
-PICTURES = (".png", ".svg")  # In order of preference.
-SOUNDS = (".ogg", ".wav")
+IMAGE_SUFFIXES = (".png", ".svg")  # The first wins.
+SOUND_SUFFIXES = (".ogg", ".wav")
 _RECORDING = re.compile(
   r"(?P<stem>.+)_desc(_(?P<language>[a-z]{2,3}(_[A-Z]{2})?))?\.(ogg|wav)"
 )
@@ -35,15 +35,15 @@ _RECORDING = re.compile(
 
 @dataclass(frozen=True)
 class Pair:
-  """One picture and one recording that describes it.
+  """One image and one recording that describes it.
 
   Attributes:
     name: the stamp, as "animals/amphibians/frog".
-    image_path: of the picture, PNG or SVG.
-    audio_path: of the recording, Ogg or WAV.
-    language: as in the file name ("fr", "pt_BR"); "en" where it has none.
-    caption: what is read, '' where the text is missing.
-    english: the English caption, '' where the text is missing.
+    image_path: path of the image, PNG or SVG.
+    audio_path: path of the recording, Ogg or WAV.
+    language: language in the file name ("fr", "pt_BR"); "en" if it has none.
+    caption: the caption read aloud, '' if the text is missing.
+    english: the English caption, '' if the text is missing.
   """
 
   name: str
@@ -69,11 +69,11 @@ def scan(
 
   Args:
     root: the folder of the stamps, or the one that has them in `stamps/`.
-    languages: those wanted.
-    symbols: whether `symbols/` (letters, coins, chess) is wanted.
+    languages: the languages to list.
+    symbols: lists `symbols/` (letters, coins, chess) too.
 
   Returns:
-    The pairs, and the recordings of any language that belong to no picture
+    The pairs, and the recordings of any language that belong to no image
     or are misnamed.
 
   Raises:
@@ -83,9 +83,9 @@ def scan(
   pairs, strays = [], []
   with sources.readable(root):
     for folder, names in _folders(root, symbols):
-      found, lost = _scan_folder(root, folder, names)
-      pairs += found
-      strays += lost
+      paired, unpaired = _scan_folder(root, folder, names)
+      pairs += paired
+      strays += unpaired
   if not pairs:
     raise UserError(f"{root} has no picture with a recording: {PACKAGE}")
   present = sorted({p.language for p in pairs})
@@ -100,7 +100,7 @@ def scan(
 
 
 def stamps_root(root: str | pathlib.Path) -> pathlib.Path:
-  """The folder that has the stamps; UserError if missing or half unpacked."""
+  """Finds the folder of the stamps; UserError if missing or half unpacked."""
   root = sources.folder(root, PACKAGE)
   with sources.readable(root):
     if (root / "stamps").is_dir():
@@ -109,12 +109,12 @@ def stamps_root(root: str | pathlib.Path) -> pathlib.Path:
     tops = [root, *sorted(p for p in root.iterdir() if p.is_dir())]
   for top in tops:
     inside = [names for folder, names in folders if folder.is_relative_to(top)]
-    names = [name for some in inside for name in some]
-    pictures = any(name.endswith(PICTURES) for name in names)
+    names = [name for file_names in inside for name in file_names]
+    images = any(name.endswith(IMAGE_SUFFIXES) for name in names)
     recordings = any(_RECORDING.fullmatch(name) for name in names)
-    if (pictures or top == root) and not recordings:
+    if (images or top == root) and not recordings:
       raise UserError(f"{top} has no recordings of speech: {PACKAGE}")
-    if recordings and not pictures:
+    if recordings and not images:
       raise UserError(f"{top} has recordings but no pictures: {PACKAGE}")
   return root
 
@@ -124,31 +124,31 @@ def read_files(
 ) -> dict[str, pathlib.Path]:
   """Lists the files that pairs are read from, by their names in the folder."""
   root = stamps_root(root)
-  found = [path for p in pairs for path in (p.image_path, p.audio_path)]
-  found += [root / f"{p.name}.txt" for p in pairs]
-  return sources.named(root, found)
+  paths = [path for p in pairs for path in (p.image_path, p.audio_path)]
+  paths += [root / f"{p.name}.txt" for p in pairs]
+  return sources.named(root, paths)
 
 
 def _folders(
   root: pathlib.Path, symbols: bool
 ) -> list[tuple[pathlib.Path, list[str]]]:
-  found = []
+  contents = []
   for folder, folders, names in sources.walk(root):
-    leave = [root / NO_STAMPS, *([] if symbols else [root / "symbols"])]
-    folders[:] = [f for f in folders if pathlib.Path(folder, f) not in leave]
-    found.append((pathlib.Path(folder), sorted(names)))
-  return sorted(found)
+    excluded = [root / NO_STAMPS, *([] if symbols else [root / "symbols"])]
+    folders[:] = [f for f in folders if pathlib.Path(folder, f) not in excluded]
+    contents.append((pathlib.Path(folder), sorted(names)))
+  return sorted(contents)
 
 
 def _scan_folder(
   root: pathlib.Path, folder: pathlib.Path, names: list[str]
 ) -> tuple[list[Pair], list[tuple[pathlib.Path, str]]]:
-  """The pairs and the strays of one folder, without those below it."""
-  have, seen = set(names), set()
+  """Lists the pairs and the strays of one folder, without its subfolders."""
+  existing, paired = set(names), set()
   captions: dict[str, dict[str, str]] = {}
   pairs, strays = [], []
   for name in names:  # Sorted: .ogg comes before .wav.
-    if "_desc" not in name or not name.endswith(SOUNDS):
+    if "_desc" not in name or not name.endswith(SOUND_SUFFIXES):
       continue
     path = folder / name
     match = _RECORDING.fullmatch(name)
@@ -156,13 +156,15 @@ def _scan_folder(
       strays.append((path, "misnamed: not NAME_desc_LANGUAGE.ogg or .wav"))
       continue
     stem, language = match["stem"], match["language"] or "en"
-    image = next((stem + s for s in PICTURES if stem + s in have), None)
+    image = next(
+      (stem + s for s in IMAGE_SUFFIXES if stem + s in existing), None
+    )
     if image is None:
       strays.append((path, f"no picture {stem}.png or {stem}.svg beside it"))
-    elif (stem, language) in seen:
+    elif (stem, language) in paired:
       strays.append((path, f"a second recording of {stem} in '{language}'"))
     else:
-      seen.add((stem, language))
+      paired.add((stem, language))
       if stem not in captions:
         captions[stem] = _captions(folder / f"{stem}.txt")
       texts = captions[stem]
@@ -180,7 +182,7 @@ def _scan_folder(
 
 
 def _captions(path: pathlib.Path) -> dict[str, str]:
-  """Captions by language; none where the file is missing or not UTF-8."""
+  """Reads captions by language; none if the file is missing or not UTF-8."""
   try:
     lines = path.read_text(encoding="utf-8-sig").splitlines()
   except (OSError, UnicodeDecodeError):
@@ -193,11 +195,11 @@ def _captions(path: pathlib.Path) -> dict[str, str]:
   return texts
 
 
-def read_picture(path: str | pathlib.Path, size: int) -> bytes:
-  """Decodes a picture onto the middle of a white square.
+def read_image(path: str | pathlib.Path, size: int) -> bytes:
+  """Decodes an image onto the middle of a white square.
 
   Args:
-    path: see `decoding.read_image`.
+    path: path of an image; see `decoding.read_image`.
     size: side of the square, pixels.
 
   Returns:
@@ -206,18 +208,18 @@ def read_picture(path: str | pathlib.Path, size: int) -> bytes:
   Raises:
     ValueError: the file cannot be decoded, or shows nothing.
   """
-  # A vector drawing is drawn large, and resized well.
+  # Draw vector drawings large; resizing smooths them.
   rgba = decoding.read_image(path, "RGBA", drawn_px=4 * size)
-  # White first: what is behind transparent pixels must not bleed into edges.
+  # White first, so that colours of transparent pixels do not bleed into edges.
   white = Image.new("RGBA", rgba.size, "white")
-  picture = Image.alpha_composite(white, rgba).convert("RGB")
-  if picture.getextrema() == ((255, 255),) * 3:
+  image = Image.alpha_composite(white, rgba).convert("RGB")
+  if image.getextrema() == ((255, 255),) * 3:
     raise ValueError(f"the picture {path} is blank (is it only text?)")
-  scale = size / max(picture.size)
-  width, height = (max(1, round(side * scale)) for side in picture.size)
-  picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+  scale = size / max(image.size)
+  width, height = (max(1, round(side * scale)) for side in image.size)
+  image = image.resize((width, height), Image.Resampling.LANCZOS)
   square = Image.new("RGB", (size, size), "white")
-  square.paste(picture, ((size - width) // 2, (size - height) // 2))
+  square.paste(image, ((size - width) // 2, (size - height) // 2))
   png = io.BytesIO()
   square.save(png, "PNG")
   return png.getvalue()

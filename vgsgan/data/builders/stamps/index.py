@@ -12,7 +12,7 @@ from jaxtyping import Int, Shaped
 from vgsgan.data import splits
 from vgsgan.data.builders.stamps.folder import Pair, Scan
 
-# Of the records; of the stamps where whole stamps are held out.
+# Shares of the records, or of the stamps if whole stamps are held out.
 TEST_SHARE, VALIDATION_SHARE = 0.15, 0.1
 
 
@@ -23,7 +23,7 @@ class Index:
   Attributes:
     pairs: sorted by name and language.
     strays: recordings left out, and why.
-    image_id: the stamp.
+    image_id: label of the stamp.
     speech_id: equal for records that say the same in the same language.
     concept: equal for records whose stamps share, directly or through other
       stamps, a recording or a caption in any language.
@@ -49,7 +49,7 @@ def index(
   Args:
     scan: the pairs.
     protocol: 'cells' or 'images', as in `vgsgan.data.splits`.
-    seed: of the splits, and of the choice of stamps.
+    seed: seed of the splits, and of the choice of stamps.
     max_stamps: takes only the first stamps in a seeded order; None for all.
 
   Raises:
@@ -58,18 +58,18 @@ def index(
   pairs = first_stamps(scan.pairs, max_stamps, seed)
   n = len(pairs)
   sounds = [digest(p.audio_path) for p in pairs]
-  said = [_said(p.language, p.caption) for p in pairs]
-  both = [[sound, *text] for sound, text in zip(sounds, said, strict=True)]
+  keys = [_caption_key(p.language, p.caption) for p in pairs]
+  both = [[sound, *text] for sound, text in zip(sounds, keys, strict=True)]
   image_id = splits.components(n, [[p.name] for p in pairs])
   speech_id = splits.components(
     n, [[(p.language, k) for k in b] for p, b in zip(pairs, both, strict=True)]
   )
-  # The English caption is always at hand, so two stamps of "A flower." are
-  # one concept even where the languages asked for tell them apart.
+  # The English caption is always known, so two stamps of "A flower." are one
+  # concept even if other languages tell them apart.
   concept = splits.components(
     n,
     [
-      [p.name, *b, *_said("en", p.english)]
+      [p.name, *b, *_caption_key("en", p.english)]
       for p, b in zip(pairs, both, strict=True)
     ],
   )
@@ -83,7 +83,7 @@ def index(
 
 
 def first_stamps(pairs: list[Pair], count: int | None, seed: int) -> list[Pair]:
-  """The pairs of the first stamps in a seeded order, in their old order."""
+  """Keeps the pairs of the first stamps in a seeded order, in their order."""
   if count is None:
     return pairs
 
@@ -94,18 +94,18 @@ def first_stamps(pairs: list[Pair], count: int | None, seed: int) -> list[Pair]:
   return [p for p in pairs if p.name in chosen]
 
 
-def _said(language: str, caption: str) -> Sequence[Hashable]:
-  """The caption as a key, or no key: missing captions are not equal."""
+def _caption_key(language: str, caption: str) -> Sequence[Hashable]:
+  """Makes a key of a caption; a missing caption has none and equals none."""
   text = unicodedata.normalize("NFKC", caption).casefold()
-  # Marks (M) stay, they are letters in some scripts; so do symbols (S): one
+  # Keep marks (M), which are letters in some scripts, and symbols (S): one
   # dollar is not one euro.
   text = "".join(c for c in text if unicodedata.category(c)[0] in "LMNS")
   return [(language, text)] if text else []
 
 
 def digest(path: pathlib.Path) -> str:
-  """Tells the content of a file; of one that is missing its path."""
+  """Hashes the content of a file; returns the path if it is missing."""
   try:
     return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
   except OSError:
-    return str(path)  # Equals nothing; decoding it will say what is wrong.
+    return str(path)  # Equals no digest; decoding will report the error.
