@@ -134,9 +134,8 @@ def _join(argv: Sequence[str]) -> list[str]:
   for arg in argv:
     before = joined[-1] if joined else ""
     lacks_value = before.lstrip("-").startswith("config.") and "=" not in before
-    if lacks_value and not arg.startswith(
-      "--"
-    ):  # `--config.FIELD` alone is True.
+    # `--config.FIELD` before another flag is True.
+    if lacks_value and not arg.startswith("--"):
       joined[-1] = f"{before}={arg}"
     else:
       joined.append(arg)

@@ -2,8 +2,7 @@
 
 Orbax writes the arrays and keeps the processes together. Added to it here:
 
-- threads of low priority save a copy on the devices, while the training goes
-on;
+- threads of low priority save a copy on the devices, while training goes on;
 - a record beside the arrays (JSON: the caller's `meta`, the score, and each
   array's shape, dtype and CRC-32), because Orbax reads flipped bytes as
   weights, and names no parameter if the model is another one;
