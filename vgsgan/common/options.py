@@ -147,11 +147,11 @@ def config_file(name: str) -> pathlib.Path:
   path = pathlib.Path(os.path.expanduser(name))
   if path.is_file() or path.suffix not in ("", ".py") or len(path.parts) != 1:
     return path
-  name = f"{path.stem}.py"
+  file_name = f"{path.stem}.py"
   for folder in (pathlib.Path("configs"), _CONFIGS):
-    if (file := folder / name).is_file():
+    if (file := folder / file_name).is_file():
       return file
-  return pathlib.Path("configs") / name
+  return pathlib.Path("configs") / file_name
 
 
 def _override(config: ml_collections.ConfigDict, arg: str) -> str:
