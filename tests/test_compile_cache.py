@@ -214,7 +214,7 @@ def test_a_run_starts_without_a_usable_cache(tmp_path):
 
 @pytest.mark.parametrize(
   ("name", "read"),
-  [("quickstart", drawn_runs.restored), ("generation", samples.made)],
+  [("quickstart", drawn_runs.restored), ("generation", samples.generate)],
 )
 def test_tools_use_the_cache_of_their_run(name, read, tmp_path, monkeypatch):
   class StartedError(Exception):

@@ -101,7 +101,7 @@ def test_records_have_the_layout_of_sounding_clips(prepared):
 
 def test_images_show_the_appearances_of_their_classes(prepared):
   """The same scene, dressed here by hand, is rendered to the same picture."""
-  looks = np.array(orchestra.looks())
+  appearances = np.array(orchestra.appearances())
   sample = jax.jit(lambda key: scenes.sample(key, 1, 3))
   render = jax.jit(lambda scene: scenes.render(scene, SIZE))
   for number in range(SPLITS["test"]):
@@ -110,7 +110,7 @@ def test_images_show_the_appearances_of_their_classes(prepared):
     keys = jax.random.split(jax.random.fold_in(root, number), 3)
     scene = sample(keys[0])
     assert (record["classes"] >= 0).sum() == scene.present.sum()
-    shape, material, color = looks[record["classes"]].T
+    shape, material, color = appearances[record["classes"]].T
     scene = scene._replace(
       shape=jnp.array(shape),
       material=jnp.array(material),
