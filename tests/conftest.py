@@ -33,9 +33,9 @@ pytest_plugins = [
 SLOW = """
   bench bench_torch checkpoints_faults classification clevrgan clips comparing
   compile_cache compiling concept_refresh correspondence drawing drill
-  every_step every_task exchange gan generation_tasks grounding idea idea_runs
-  inversion inverter judges keys launch launch_kubernetes launch_local
-  launch_slurm launch_tpu losses_edited onednn passes preemption processes
+  every_step every_task exchange forward gan generation_tasks grounding idea
+  idea_runs inversion inverter judges keys launch launch_kubernetes launch_local
+  launch_slurm launch_tpu losses_edited onednn preemption processes
   recognition samples select show sounding sources streams trainer
 """.split()
 

@@ -131,7 +131,7 @@ def test_attributed_units_lower_the_score_more_than_random_ones(
 
 
 class Learning:
-  """Steps of a model whose ladder of changes is an argument."""
+  """Steps of a model whose least changes are an argument."""
 
   def __init__(self, model):
     self.model = model

@@ -77,8 +77,8 @@ def finish(run: Run, anew: bool) -> None:
   # The test split of other data may contain this state's training records.
   require_same(run, best, meta, ("data", "prepared"))
   splits = {}
-  validation = meta["validation"]
-  if not anew and validation["config"] == workdirs.digest(run.config):
+  validation = meta.get("validation", {})
+  if not anew and validation.get("config") == workdirs.digest(run.config):
     splits["validation"] = json.loads(validation["results"])
   for split in ("validation", "test"):
     if split not in splits:

@@ -79,7 +79,7 @@ def triplet(
 
 
 def _rank(rows, impostors, noise, kind: str, margin: float):
-  """`losses.margin_rank`; each row's partner is on the diagonal."""
+  """`primitives.margin_rank`; each row's partner is on the diagonal."""
   positive = rows.diagonal()
   if kind == "all":
     hinge = F.relu(margin + rows - positive[:, None])

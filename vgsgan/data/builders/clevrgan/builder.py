@@ -10,7 +10,7 @@ attribute that the caption states.
 
 Captions recur within splits and between them. A voice that says a caption in
 `train` says it in no other split, and one of `validation` in no test
-(`clevrgan.voices`).
+(`pictures.voices`).
 
 Records of equal captions have equal `speech_id` and `concept`. Evaluation
 counts such pairs as right, and in training they are never impostors of each
@@ -191,7 +191,7 @@ def load(builder: Clevrgan, split: str) -> Sequence[dict]:
 
   Args:
     builder: from `prepare`.
-    split: one of `clevrgan.SPLITS`.
+    split: one of `pictures.SPLITS`.
 
   Returns:
     Records: `id`, `caption`, `voice`, `language` UTF-8 bytes; `z` float32 [z],

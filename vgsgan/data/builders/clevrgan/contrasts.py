@@ -51,7 +51,7 @@ def contrast(
 
   Args:
     seed: seed of all items.
-    split: its index in `clevrgan.SPLITS`; keeps the items apart from other
+    split: its index in `pictures.SPLITS`; keeps the items apart from other
       pictures of the seed.
     number: number of the item.
     size: side of the images, pixels.

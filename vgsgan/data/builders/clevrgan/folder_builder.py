@@ -152,7 +152,7 @@ def prepare(
 
 
 def load(builder: ClevrganFolder, split: str) -> Sequence[dict]:
-  """Opens 'train', 'validation' or 'test'; see `clevrgan.load`."""
+  """Opens 'train', 'validation' or 'test'; see `builder.load`."""
   return reading.open_split(builder, split)
 
 

@@ -27,7 +27,7 @@ class Item:
 
 
 def features(size: int, most: int) -> tfds.features.FeaturesDict:
-  """The features of a record; `clevrgan.load` explains them."""
+  """The features of a record; `builder.load` explains them."""
 
   def tensor(shape, dtype, encoding="none"):
     return tfds.features.Tensor(shape=shape, dtype=dtype, encoding=encoding)
