@@ -20,8 +20,10 @@ from jaxtyping import install_import_hook
 
 install_import_hook("vgsgan", "beartype.beartype")
 
-# Under nohup it is ignored, here and in the programs that tests start.
+# Under nohup, and in the background of a script, they are ignored, here and in
+# the programs that tests start.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Fixtures that several files share.
 pytest_plugins = [
