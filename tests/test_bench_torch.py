@@ -130,8 +130,7 @@ def test_several_updates_are_equal(pair_of, optim, lr):
 
 
 def test_other_tasks_have_no_equal(pair_of):
-  config = config_of()
-  config.task = "gan"
+  config = load("scenes_gan").get_config("smoke")
   with pytest.raises(UserError, match="not those of the task 'gan'"):
     pair_of(config)
 
