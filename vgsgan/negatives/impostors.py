@@ -186,23 +186,7 @@ def ablate_units(
   return by_attempt(images, attempts)
 
 
-def gaussian(key, z, strength, chunk, directions):
-  """Adds noise to all numbers of the latent."""
-  return edits.gaussian_move(key, z, strength)
-
-
-def chunk(key, z, strength, chunk, directions):
-  """Mixes fresh noise into one chunk of the latent."""
-  return edits.chunk_move(key, z, chunk, strength)
-
-
-def direction(key, z, strength, chunk, directions):
-  """Moves the latent along one of the generator's own directions."""
-  return edits.direction_move(key, z, directions(), strength)
-
-
-# Moves of the whole latent, by kind.
-LATENT = {"gaussian": gaussian, "chunk": chunk, "direction": direction}
+LATENT = ("gaussian", "chunk", "direction")  # Moves of the whole latent.
 KINDS = (*UNITS, *LATENT)
 
 
@@ -217,11 +201,13 @@ def move_latents(
 ) -> Float[Array, "k b s s 3"]:
   """Draws moved latents: one direction per row, each strength along it."""
 
-  def moved(strength: Float[Array, ""]) -> Array:
-    return LATENT[kind](key, z, strength, chunk, directions)
-
+  moves = {
+    "gaussian": lambda by: edits.gaussian_move(key, z, by),
+    "chunk": lambda by: edits.chunk_move(key, z, chunk, by),
+    "direction": lambda by: edits.direction_move(key, z, directions(), by),
+  }
   # All strengths use the same random numbers.
-  latents = jax.vmap(moved, out_axes=1)(jnp.asarray(strengths))
+  latents = jax.vmap(moves[kind], out_axes=1)(jnp.asarray(strengths))
   return by_attempt(draw(latents.reshape(-1, z.shape[1]), {}), len(strengths))
 
 

@@ -1,5 +1,6 @@
 """Base classes of the configs of all builders."""
 
+import abc
 import dataclasses
 from typing import ClassVar
 
@@ -10,7 +11,7 @@ from vgsgan.common.options import check_at_least
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
-class Config(tfds.core.BuilderConfig):
+class Config(tfds.core.BuilderConfig, abc.ABC):
   """Settings of a data set. The other fields decide `name`, its folder.
 
   Attributes:
@@ -28,13 +29,13 @@ class Config(tfds.core.BuilderConfig):
   def check(self) -> None:
     """Raises UserError if a field is out of its range."""
 
+  @abc.abstractmethod
   def parts(self) -> list[str]:
     """The parts of the name."""
-    raise NotImplementedError
 
+  @abc.abstractmethod
   def num_bytes(self, pairs: int) -> int:
     """Estimates the size of `pairs` records, for the error of a full disk."""
-    raise NotImplementedError
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
