@@ -16,6 +16,7 @@ MODULES = {
   "scenes": "scenes",
   "clevrgan": "clevrgan.builder",
   "clevrgan_folder": "clevrgan.folder_builder",
+  "places": "places.builder",
   "sounding": "sounding",
   "clips": "clips.builder",
 }

@@ -14,6 +14,8 @@ from PIL import Image
 from vgsgan.data.records import Record
 from vgsgan.models import pretrained
 from vgsgan.worlds.attributes import ATTRIBUTES
+from vgsgan.worlds.place_words import KINDS
+from vgsgan.worlds.places import POSE
 
 # Tasks check the length of a split before they are built; this is enough.
 _MANY = 64
@@ -43,6 +45,12 @@ def splits(config: ml_collections.ConfigDict) -> dict[str, list[Record]]:
     "attributes": np.zeros((objects, len(ATTRIBUTES)), np.int32),
     "labels": np.zeros(1, np.int32),
   } | dict.fromkeys(("concept", "image_id", "speech_id", "clip_id"), 0)
+  if data.dataset == "places":
+    record |= {
+      "attributes": np.zeros(len(KINDS), np.int32),
+      "said": np.zeros(len(KINDS), bool),
+      "pose": np.zeros(len(POSE), np.float32),
+    }
   # A folder of generated images brings its latents in `z.npy`.
   edits = config.get("edits", {}) if config.task == "drawing" else {}
   brought = data.dataset == "clevrgan_folder" and edits

@@ -67,6 +67,20 @@ class DrawnPairExample(PairExample):
     return example
 
 
+class PlaceExample(PairExample):
+  """Adds a scene of `builders.places` to a `PairExample`.
+
+  `attributes` int32 [5], `said` bool [5], `pose` float32 [8].
+  """
+
+  def __call__(self, record: Record, rng: np.random.Generator) -> Example:
+    return super().__call__(record, rng) | {
+      "attributes": np.asarray(record["attributes"], np.int32),
+      "said": np.asarray(record["said"], bool),
+      "pose": np.asarray(record["pose"], np.float32),
+    }
+
+
 class ImageExample:
   """Takes a record's image alone: `image` uint8 [s, s, 3]."""
 

@@ -6,11 +6,14 @@ from vgsgan.common.errors import UserError
 from vgsgan.common.options import check_one_of
 from vgsgan.negatives import edits, impostors
 
-PHASES = ("regular", *impostors.KINDS)
-
-
-def curriculum(text: str) -> dict[int, str]:
+def curriculum(
+  text: str, kinds: tuple[str, ...] = impostors.KINDS
+) -> dict[int, str]:
   """Parses 'regular@0,random@300' as {0: 'regular', 300: 'random'}.
+
+  Args:
+    text: of `edits.curriculum`.
+    kinds: the kinds of edits that it may name, besides 'regular'.
 
   Raises:
     UserError: the text cannot be parsed, or does not start at step 0.
@@ -18,7 +21,7 @@ def curriculum(text: str) -> dict[int, str]:
   phases: dict[int, str] = {}
   for part in text.split(","):
     kind, _, first = part.strip().partition("@")
-    check_one_of("edits.curriculum", kind, PHASES)
+    check_one_of("edits.curriculum", kind, ("regular", *kinds))
     if not first.isdecimal():
       raise UserError(
         f"config.edits.curriculum={text!r}: {part.strip()!r} is not KIND@STEP"

@@ -25,6 +25,7 @@ from vgsgan.train.task import Task
 TASKS = {
   "grounding": "configs/stamps.py",
   "drawing": "configs/quickstart.py",
+  "places": "configs/places.py",
   "gan": "configs/scenes_gan.py",
   "recognition": "configs/recogniser.py",
   "inversion": "configs/inversion.py",

@@ -70,7 +70,7 @@ def caption(
   """
   if not objects:
     raise ValueError("a caption needs an object")
-  phrases = [_phrase(rng, o) for o in objects]
+  phrases = [noun_phrase(rng, o, o.get("shape")) for o in objects]
   if len(phrases) in _TEMPLATES:
     return _choose(rng, _TEMPLATES[len(phrases)]).format(*phrases)
   return _choose(rng, _LISTS).format(", ".join(phrases[:-1]), phrases[-1])
@@ -85,8 +85,19 @@ def canonical(word: str) -> str | None:
   return _CANONICAL.get(word.strip(",."))
 
 
-def _phrase(rng: np.random.Generator, thing: Mapping[str, str | None]) -> str:
-  """A noun phrase with its article: size, colour, material, shape."""
+def noun_phrase(
+  rng: np.random.Generator, thing: Mapping[str, str | None], noun: str | None
+) -> str:
+  """A noun phrase with its article: size, colour, material, noun.
+
+  Args:
+    rng: draws the omissions and the synonyms.
+    thing: words as in `caption`; a kind may be missing.
+    noun: word for the thing; None if it is unknown.
+
+  Raises:
+    ValueError: a word is not of its attribute.
+  """
   words = []
   for kind in ATTRIBUTES:
     word = thing.get(kind)
@@ -97,9 +108,8 @@ def _phrase(rng: np.random.Generator, thing: Mapping[str, str | None]) -> str:
   kept = [word for word in words if rng.random() >= DROPPED]
   if words and not kept:
     kept = [_choose(rng, words)]
-  shape = thing.get("shape")
-  noun = _choose(rng, NOUNS) if shape is None else _spoken(rng, shape)
-  phrase = " ".join([*(_spoken(rng, word) for word in kept), noun])
+  spoken = _choose(rng, NOUNS) if noun is None else _spoken(rng, noun)
+  phrase = " ".join([*(_spoken(rng, word) for word in kept), spoken])
   return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
 
 

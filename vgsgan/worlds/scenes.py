@@ -19,7 +19,7 @@ from vgsgan.worlds.solids import FAR, meet, unit
 MOST = 2  # The floor always has room for so many objects.
 
 # CLEVR's colours, in the order of ATTRIBUTES["color"].
-_COLORS = (
+COLORS = (
   np.array(
     [
       (87, 87, 87),
@@ -230,7 +230,7 @@ def _solids(scene: Scene):
 
 def _shade(scene: Scene, hit, point, rays, normal, to_light, lit):
   """RGB at each ray's end: matt rubber, or metal that reflects a room."""
-  base = jnp.asarray(_COLORS)[scene.color[hit]]
+  base = jnp.asarray(COLORS)[scene.color[hit]]
   metal = (scene.material[hit] == 1)[:, None]
   facing = jnp.maximum(jnp.sum(normal * to_light, -1), 0.0) * lit
   diffuse = (0.35 + 0.1 * normal[:, 2] + 0.7 * facing)[:, None]

@@ -30,6 +30,13 @@ VOICES = (
   "pico:en-GB",
 )
 HELD_OUT = "pico:en-US"  # Another woman and accent, used only in tests.
+# Four voices for tests alone, two men and two women.
+ALL_HELD_OUT = (
+  HELD_OUT,
+  "espeak:en-us-nyc+m3",
+  "espeak:en-gb-scotland+f2",
+  "espeak:en-029+m7",
+)
 
 LOUDNESS = 0.1  # Root mean square of the speech, where full scale is 1.
 _PEAK = 0.95  # Largest sample, where full scale is 1.

@@ -10,7 +10,7 @@ attribute that the caption states.
 
 Captions recur within splits and between them. A voice that says a caption in
 `train` says it in no other split, and one of `validation` in no test
-(`pictures.voices`).
+(`voices.speakers`).
 
 Records of equal captions have equal `speech_id` and `concept`. Evaluation
 counts such pairs as right, and in training they are never impostors of each

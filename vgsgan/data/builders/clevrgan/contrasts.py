@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
-from vgsgan.data.builders.clevrgan.pictures import Picture, choose_voice
-from vgsgan.worlds import captions, scenes
+from vgsgan.data.builders.clevrgan.pictures import SPLITS, Picture
+from vgsgan.worlds import captions, scenes, voices
 from vgsgan.worlds.attributes import ATTRIBUTES
 
 NEGATIVES = 4
@@ -75,7 +75,7 @@ def contrast(
       return Contrast(
         picture,
         caption,
-        choose_voice(rng, caption, seed, split),
+        voices.choose(rng, caption, seed, SPLITS[split]),
         np.stack(jax.device_get(others)),
         np.array([kind for _, kind, _ in edits], np.int32),
       )

@@ -8,7 +8,6 @@ rounding of the device that draws); a caption depends on the recogniser too.
 """
 
 import functools
-import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from vgsgan.common.errors import UserError
 from vgsgan.models.pretrained import Network
-from vgsgan.worlds import captions, recognise, speech
+from vgsgan.worlds import captions, recognise, voices
 from vgsgan.worlds.attributes import ATTRIBUTES
 
 # Their order keeps their random numbers apart.
@@ -177,33 +176,4 @@ def describe(
   """Makes a caption, and chooses a voice that may say it in the split."""
   rng = np.random.default_rng([seed, split, number])
   caption = captions.caption(rng, picture.objects)
-  return caption, choose_voice(rng, caption, seed, split)
-
-
-def choose_voice(
-  rng: np.random.Generator, caption: str, seed: int, split: int
-) -> str:
-  """Chooses one of `voices` at random."""
-  possible = voices(caption, seed, split)
-  return possible[int(rng.integers(len(possible)))]
-
-
-def voices(caption: str, seed: int, split: int) -> tuple[str, ...]:
-  """Lists the training voices that may say a caption in a split.
-
-  The caption and the seed order the five voices: the first three speak in
-  training, the fourth in validation, the fifth in tests. So no two splits share
-  a recording, and every caption can be said in each.
-
-  Args:
-    caption: the caption.
-    seed: seed of the data set.
-    split: an index into `SPLITS`.
-  """
-
-  def order(voice: str) -> bytes:
-    return hashlib.sha256(f"{seed}:{voice}:{caption}".encode()).digest()
-
-  ordered = tuple(sorted(speech.VOICES, key=order))
-  parts = {"train": ordered[:3], "validation": ordered[3:4]}
-  return parts.get(SPLITS[split], ordered[4:])
+  return caption, voices.choose(rng, caption, seed, SPLITS[split])

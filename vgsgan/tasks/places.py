@@ -1,0 +1,117 @@
+"""Grounding in the world of places, with one rendered impostor for each pair.
+
+The impostor is rendered inside the step: an edit that changes one word of the
+scene, or a control of equal cost. `drawing` draws its edits with a GAN; this
+task has the perfect ones, to which those are compared.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import ml_collections
+from jax.sharding import Mesh
+
+from vgsgan.data import features
+from vgsgan.data.examples import PlaceExample
+from vgsgan.data.records import Records
+from vgsgan.negatives import scene_edits
+from vgsgan.negatives.curriculum import curriculum
+from vgsgan.tasks import check_batch, drawing, drawing_words, grounding
+from vgsgan.tasks import places_evaluation as evaluation
+from vgsgan.tasks.grounding_evaluation import Reader, mean_recall_at_10
+from vgsgan.train.state import TrainState
+from vgsgan.train.task import Batch, Metrics, Poll, Task
+from vgsgan.worlds import places
+
+NEEDS = (
+  *grounding.NEEDS,
+  "edits.curriculum",
+  "data.things",
+  "data.places",
+  "data.loudness",
+)
+
+
+class Places(grounding.Grounding):
+  """The towers of a config, and the renderer of their impostors."""
+
+  def __init__(self, config: ml_collections.ConfigDict, mesh: Mesh):
+    self.counts = places.counts(config.data.things, config.data.places)
+    super().__init__(config, mesh)
+
+  def phase_step(self, name: str) -> Callable:
+    """The update of a phase of the curriculum."""
+
+    def edit(*arguments):
+      return self.edit(name, *arguments)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+      return self.step(state, batch, None if name == "regular" else edit)
+
+    return step
+
+  def edit(self, name, key, params, batch_stats, batch, images, maps):
+    """Renders one impostor for each image."""
+    del params, batch_stats, maps
+    scene = places.Scene(batch["attributes"], batch["pose"])
+    changed, weight = scene_edits.impostor(
+      name, key, scene, batch["said"], self.counts
+    )
+    data = self.config.data
+    rendered = jax.vmap(
+      lambda scene: places.render(scene, data.image_size, data.loudness).image
+    )(changed)
+    rendered = features.standardize(features.quantize(rendered))
+    return rendered.astype(images.dtype), weight, {}
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Raises UserError if the config does not describe a task."""
+  grounding.check_pairs(config)
+  check_batch(config)
+  phases = curriculum(config.edits.curriculum, scene_edits.IMPOSTORS)
+  drawing.check_used(config.loss.name, phases)
+  drawing.check_norm(config, phases)
+
+
+def build(
+  config: ml_collections.ConfigDict,
+  mesh: Mesh,
+  splits: dict[str, Records],
+) -> Task:
+  """Builds the task on these splits."""
+  model = Places(config, mesh)
+  data = config.data
+  in_eval = PlaceExample(int(config.eval.seconds * data.sample_rate), False)
+  reader = Reader(model, in_eval, mesh)
+  subsets = functools.cache(lambda split: drawing_words.groups(splits[split]))
+
+  def evaluate(state: TrainState, split: str, poll: Poll) -> dict[str, Any]:
+    maps = reader.read(state, splits[split], poll)
+    results = reader.retrieval(maps, subsets(split), poll)
+    if split == "validation" and "validation_pairs" in splits:
+      pairs = splits["validation_pairs"]
+      results |= evaluation.words(reader, state, pairs, None, poll)
+    if split == "test" and "pairs" in splits:
+      pairs, alone = splits["pairs"], splits["words"]
+      results |= evaluation.words(reader, state, pairs, alone, poll)
+    return results
+
+  phases = curriculum(config.edits.curriculum, scene_edits.IMPOSTORS)
+  steps = {first: model.phase_step(name) for first, name in phases.items()}
+  return Task(
+    transform=PlaceExample(
+      int(data.seconds * data.sample_rate),
+      True,
+      int(data.augment.get("shortest", 0.0) * data.sample_rate),
+    ),
+    init=model.init,
+    step=steps.pop(0),
+    phases=steps,
+    evaluate=evaluate,
+    select=mean_recall_at_10,
+    selection="mean R@10 of both directions",
+  )
+

@@ -1,0 +1,246 @@
+"""A world of many nouns: one thing, large in the image, at one of many places.
+
+A place fills the image with two colours in a pattern, and things have outlines
+of their own. So nouns are easy to see, and together they are more than a batch
+holds. The size, colour and material of the thing vary independently of both.
+`scenes` is the opposite world: few nouns, and attributes tell images apart.
+
+Everything is a closed form in JAX, so an image can be rendered again with one
+attribute changed inside a training step.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from vgsgan.worlds import place_words, scenes
+from vgsgan.worlds.place_words import KINDS, VOCABULARY
+from vgsgan.worlds.solids import unit
+
+# Numbers of a scene besides its words, each from -1 to 1: shifts to the right
+# and down, turn, factor of the size, shift and turn of the pattern, and the
+# direction and brightness of the light.
+POSE = ("right", "down", "turn", "scale", "shift", "slant", "sun", "light")
+
+_RADII = np.array((0.4, 0.66), np.float32)  # small, large; half a side is 1.
+_TURN = 0.35  # Largest turn of a thing, radians.
+_GREY = 0.55  # All places, if they are not loud at all.
+
+# Two colours of a place, which no thing has.
+_PAINTS = (
+  np.array(
+    [
+      ((236, 214, 160), (196, 150, 92)),
+      ((150, 200, 140), (70, 120, 84)),
+      ((200, 226, 240), (116, 160, 204)),
+      ((240, 190, 196), (196, 110, 132)),
+      ((92, 84, 128), (52, 46, 84)),
+      ((244, 168, 96), (176, 92, 52)),
+      ((244, 244, 238), (168, 176, 176)),
+      ((150, 150, 96), (84, 90, 52)),
+    ],
+    np.float32,
+  )
+  / 255
+)
+_PATTERNS = 8
+
+
+class Scene(NamedTuple):
+  """A scene; a batch of scenes has one more axis in front.
+
+  Attributes:
+    words: indices into the words of each kind of `place_words.VOCABULARY`.
+    pose: the numbers of `POSE`.
+  """
+
+  words: Int[Array, "*b 5"]
+  pose: Float[Array, "*b 8"]
+
+
+class Picture(NamedTuple):
+  """A rendered image and its labels.
+
+  Attributes:
+    image: RGB in [0, 1].
+    mask: pixels of which the thing covers more than half.
+    box: box of the mask, (top, left, bottom, right) in [0, 1].
+  """
+
+  image: Float[Array, "*b s s 3"]
+  mask: Bool[Array, "*b s s"]
+  box: Float[Array, "*b 4"]
+
+
+def sample(key: PRNGKeyArray, things: int, places: int) -> Scene:
+  """Samples a scene; all words and poses are equally likely.
+
+  Args:
+    key: a random key.
+    things: number of things that occur, the first of the vocabulary.
+    places: number of places that occur, the first of the vocabulary.
+  """
+  key_words, key_pose = jax.random.split(key)
+  most = jnp.array(counts(things, places))
+  words = jax.random.randint(key_words, (len(KINDS),), 0, most)
+  pose = jax.random.uniform(key_pose, (len(POSE),), minval=-1.0)
+  return Scene(words, pose)
+
+
+def counts(things: int, places: int) -> tuple[int, ...]:
+  """Number of words of each kind that occur."""
+  most = {"thing": things, "place": places}
+  return tuple(most.get(kind, len(VOCABULARY[kind])) for kind in KINDS)
+
+
+def render(
+  scene: Scene, size: int, loudness: float = 1.0, samples: int = 2
+) -> Picture:
+  """Renders one scene as a square image.
+
+  Args:
+    scene: a scene without batch axes; use `jax.vmap` for a batch.
+    size: side of the image, pixels.
+    loudness: contrast of the places: 1 for all, 0 for the same grey everywhere.
+    samples: samples per pixel along each axis.
+  """
+  words = dict(zip(KINDS, scene.words, strict=True))
+  pose = dict(zip(POSE, scene.pose, strict=True))
+  fine = size * samples
+  line = (jnp.arange(fine) + 0.5) * 2 / fine - 1
+  y, x = jnp.meshgrid(line, line, indexing="ij")
+  ground = _ground(words["place"], pose, x, y)
+  ground = _GREY + loudness * (ground - _GREY)
+  thing, inside = _thing(words, pose, x, y)
+  fine_image = jnp.where(inside[..., None], thing, ground)
+  fine_image = fine_image * (1 + 0.08 * pose["light"])
+  shape = (size, samples, size, samples)
+  image = fine_image.reshape(*shape, 3).mean((1, 3))
+  mask = inside.reshape(shape).mean((1, 3)) > 0.5
+  return Picture(jnp.clip(image, 0.0, 1.0), mask, scenes.boxes(mask))
+
+
+def _ground(place, pose, x, y) -> Float[Array, "f f 3"]:
+  """The place: its pattern between its two colours."""
+  pattern = place % _PATTERNS
+  # The first places have patterns and colours of their own.
+  paints = jnp.asarray(_PAINTS)[(place + place // _PATTERNS) % len(_PAINTS)]
+  c, s = jnp.cos(0.15 * pose["slant"]), jnp.sin(0.15 * pose["slant"])
+  u, v = c * x + s * y, c * y - s * x
+  across, along = 0.25 * pose["shift"], 0.25 * pose["sun"]
+  u, v = u + across, v + along
+  far = jnp.sqrt(u * u + v * v)
+  waves = jnp.stack(
+    [
+      jnp.sin(6.0 * u),
+      jnp.sin(6.0 * v),
+      jnp.sin(5.0 * (u + v)),
+      jnp.sin(6.0 * u) * jnp.sin(6.0 * v),
+      1.2 * v,
+      jnp.sin(8.0 * far),
+      jnp.sin(6.0 * v + 2.0 * jnp.sin(5.0 * u)),
+      jnp.cos(4.0 * jnp.arctan2(v, u)),
+    ]
+  )
+  share = jnp.clip(0.5 + 1.5 * waves[pattern], 0.0, 1.0)[..., None]
+  return share * paints[0] + (1 - share) * paints[1]
+
+
+def _thing(words, pose, x, y):
+  """The thing's colours, and the samples inside its outline."""
+  radius = jnp.asarray(_RADII)[words["size"]] * (1 + 0.07 * pose["scale"])
+  reach = 0.9 - radius
+  turn = _TURN * pose["turn"]
+  c, s = jnp.cos(turn), jnp.sin(turn)
+  dx, dy = x - reach * pose["right"], y - reach * pose["down"]
+  u, v = (c * dx + s * dy) / radius, (c * dy - s * dx) / radius
+  outline = jnp.asarray(_OUTLINES)[words["thing"]]
+  angle = (jnp.arctan2(v, u) / (2 * jnp.pi)) % 1.0 * _ANGLES
+  low = jnp.floor(angle).astype(jnp.int32)
+  share = angle - low
+  edge = outline[low % _ANGLES] * (1 - share) + outline[(low + 1) % _ANGLES] * (
+    share
+  )
+  depth = jnp.sqrt(u * u + v * v) / edge  # 1 at the outline.
+  inside = depth < 1
+  base = jnp.asarray(scenes.COLORS)[words["color"]]
+  sun = unit(jnp.array([0.5 * pose["sun"], -0.6, 0.7]))
+  height = jnp.sqrt(jnp.clip(1 - depth * depth, 0.02, 1.0))
+  normal = unit(jnp.stack([dx / radius, dy / radius, height], -1))
+  facing = jnp.maximum(normal @ sun, 0.0)[..., None]
+  matt = base * (0.55 + 0.5 * facing)
+  # Metal mirrors a bright sky, a dark horizon and a lit floor.
+  band = jnp.cos(7.0 * normal[..., 1] + 1.0)[..., None]
+  glint = facing**12
+  metal = base * (0.75 + 0.55 * band) + 0.12 * band + 0.7 * glint
+  color = jnp.where(words["material"] == 1, metal, matt)
+  rim = jnp.where(depth > 0.86, 0.35, 1.0)[..., None]
+  return color * rim, inside
+
+
+# Outlines of the things, as distances from the centre by the angle.
+_ANGLES = 96
+
+
+def _outlines() -> np.ndarray:
+  a = np.arange(_ANGLES) * 2 * np.pi / _ANGLES
+
+  def regular(sides: int, turn: float = 0.0) -> np.ndarray:
+    """A regular polygon with a corner at the angle `turn`."""
+    part = 2 * np.pi / sides
+    within = (a - turn) % part - part / 2
+    return np.cos(part / 2) / np.cos(within)
+
+  def polygon(*corners: tuple[float, float]) -> np.ndarray:
+    """A polygon that sees its centre from all sides."""
+    points = np.array(corners, float)
+    ray = np.stack([np.cos(a), np.sin(a)], -1)
+    reach = np.full(_ANGLES, 1e-3)
+    for p, q in zip(points, np.roll(points, -1, 0), strict=True):
+      d = q - p
+      cross = ray[:, 0] * d[1] - ray[:, 1] * d[0]
+      cross = np.where(np.abs(cross) < 1e-9, 1e-9, cross)
+      t = (p[0] * d[1] - p[1] * d[0]) / cross
+      s = (p[0] * ray[:, 1] - p[1] * ray[:, 0]) / cross
+      hit = (t > 0) & (s >= -1e-9) & (s <= 1 + 1e-9)
+      reach = np.where(hit, np.maximum(reach, t), reach)
+    return reach
+
+  up = -np.pi / 2  # The image's y axis points down.
+  t = np.arange(24) * np.pi / 12
+  heart_x = 16 * np.sin(t) ** 3
+  heart_y = -13 * np.cos(t) + 5 * np.cos(2 * t) + 2 * np.cos(3 * t)
+  shapes = {
+    "ball": np.ones(_ANGLES),
+    "box": regular(4, np.pi / 4),
+    "tent": regular(3, up),
+    "star": 0.7 + 0.3 * np.cos(5 * (a - up)),
+    "cross": np.minimum(
+      1.0,
+      0.32
+      / np.maximum(np.minimum(np.abs(np.cos(a)), np.abs(np.sin(a))), 1e-3),
+    ),
+    "kite": polygon((0, -1), (0.55, -0.2), (0, 1), (-0.55, -0.2)),
+    "flower": 0.8 + 0.2 * np.cos(6 * a),
+    "egg": 0.72 / np.sqrt(1 - (0.7 * np.sin(a)) ** 2),
+    "arrow": polygon(
+      (0, -1), (0.85, 0), (0.3, 0), (0.3, 0.9), (-0.3, 0.9), (-0.3, 0), (-0.85, 0)
+    ),
+    "house": polygon((0, -1), (0.8, -0.25), (0.7, 0.8), (-0.7, 0.8), (-0.8, -0.25)),
+    "heart": polygon(*zip(heart_x / 17, heart_y / 17, strict=True)),
+    "gear": 0.88 + 0.12 * np.sign(np.cos(8 * a)),
+    "bow": 0.3 + 0.7 * np.abs(np.cos(a)) ** 1.5,
+    "cup": polygon((-0.9, -0.7), (0.9, -0.7), (0.5, 0.8), (-0.5, 0.8)),
+    "boat": polygon(
+      (0, -1), (0.6, 0), (1, 0), (0.6, 0.8), (-0.6, 0.8), (-1, 0), (-0.2, 0)
+    ),
+    "leaf": polygon(*zip(np.cos(t), 0.6 * np.sin(t) ** 3, strict=True)),
+  }
+  assert tuple(shapes) == place_words.THINGS
+  return np.stack(list(shapes.values())).astype(np.float32)
+
+
+_OUTLINES = _outlines()
