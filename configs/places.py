@@ -56,6 +56,7 @@ def default() -> ml_collections.ConfigDict:
     image_size=32,
     things=16,
     places=64,
+    skies=16,
     loudness=1.0,  # Contrast of the places; 0 makes them all the same grey.
     said="all",  # Or "attributes", or "nouns".
     **common.splits(4000, 400, 500),
@@ -125,7 +126,7 @@ def muted(config: ml_collections.ConfigDict) -> None:
 
 
 def smoke(config: ml_collections.ConfigDict) -> None:
-  config.data.update(common.splits(64, 32, 32), num_pairs=20, places=4)
+  config.data.update(common.splits(64, 32, 32), num_pairs=20, places=4, skies=2)
   config.data.things = 4
   config.speech.update({"embed": 32, "width": 0.0625})
   config.image.update({"embed": 32, "widths": (8, 16)})

@@ -81,6 +81,7 @@ _SECTIONS: Mapping[str, Mapping[str, Range]] = {
     "num_pairs": Whole(1, unit="pairs"),
     "things": Whole(1, 16, "things"),
     "places": Whole(1, 64, "places"),
+    "skies": Whole(1, 16, "skies"),
     "loudness": _SHARE,
     "said": Text(),
     "scene_seed": SEED,

@@ -70,7 +70,7 @@ class DrawnPairExample(PairExample):
 class PlaceExample(PairExample):
   """Adds a scene of `builders.places` to a `PairExample`.
 
-  `attributes` int32 [5], `said` bool [5], `pose` float32 [8].
+  `attributes` int32 [6], `said` bool [6], `pose` float32 [8].
   """
 
   def __call__(self, record: Record, rng: np.random.Generator) -> Example:

@@ -18,7 +18,7 @@ EDITS = {
   "noun": NOUNS,
   **{kind: (kind,) for kind in KINDS},
 }
-# Another scene; another with the same thing at the same place.
+# Another scene; another with the same thing at the same place and sky.
 CONTROLS = ("other", "same_noun")
 IMPOSTORS = (*EDITS, *CONTROLS)
 
@@ -27,7 +27,7 @@ def impostor(
   name: str,
   key: Key[Array, ""],
   scene: places.Scene,
-  said: Bool[Array, "b 5"],
+  said: Bool[Array, "b 6"],
   counts: tuple[int, ...],
 ) -> tuple[places.Scene, Float[Array, "b"]]:
   """Draws a scene of which the caption of each scene is false.
@@ -56,7 +56,7 @@ def impostor(
     words = jnp.where(weight[:, None], words, scene.words)
     return scene._replace(words=words), weight.astype(jnp.float32)
   fresh = jax.vmap(
-    lambda key: places.sample(key, counts[KINDS.index("thing")], counts[-1])
+    lambda key: places.sample(key, counts)
   )(jax.random.split(keys[0], rows))
   if name == "same_noun":
     nouns = jnp.array([kind in NOUNS for kind in KINDS])
@@ -66,10 +66,10 @@ def impostor(
 
 def change(
   key: Key[Array, ""],
-  words: Int[Array, "b 5"],
+  words: Int[Array, "b 6"],
   kind: Int[Array, "b"],
   counts: tuple[int, ...],
-) -> Int[Array, "b 5"]:
+) -> Int[Array, "b 6"]:
   """Gives one kind of word of each scene another value, all equally likely."""
   most = jnp.array(counts)[kind]
   steps = jax.random.randint(key, kind.shape, 1, jnp.maximum(most, 2))

@@ -30,6 +30,7 @@ NEEDS = (
   "edits.curriculum",
   "data.things",
   "data.places",
+  "data.skies",
   "data.loudness",
 )
 
@@ -38,7 +39,9 @@ class Places(grounding.Grounding):
   """The towers of a config, and the renderer of their impostors."""
 
   def __init__(self, config: ml_collections.ConfigDict, mesh: Mesh):
-    self.counts = places.counts(config.data.things, config.data.places)
+    self.counts = places.counts(
+      config.data.things, config.data.places, config.data.skies
+    )
     super().__init__(config, mesh)
 
   def phase_step(self, name: str) -> Callable:

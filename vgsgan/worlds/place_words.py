@@ -35,21 +35,28 @@ PLACES = tuple(
     "temple theater tower tunnel valley village volcano warehouse waterfall zoo"
   ).split()
 )
-NOUNS = ("thing", "place")  # The kinds that nouns name.
+SKIES = tuple(
+  (
+    "dawn noon dusk midnight fog hail thunder drizzle spring summer autumn "
+    "winter moonlight sunshine blizzard sandstorm"
+  ).split()
+)
+NOUNS = ("thing", "place", "sky")  # The kinds that nouns name.
 VOCABULARY = {kind: ATTRIBUTES[kind] for kind in _SHARED} | {
   "thing": THINGS,
   "place": PLACES,
+  "sky": SKIES,
 }
 KINDS = tuple(VOCABULARY)
 
 # Captions may say nouns and attributes, or one of the two.
 SAID = ("all", "attributes", "nouns")
 _TEMPLATES = (
-  "{0} at the {1}",
-  "there is {0} at the {1}",
-  "at the {1} there is {0}",
-  "the {1} with {0}",
-  "we see {0} at the {1}",
+  "{0} at the {1} in {2}",
+  "there is {0} at the {1} in {2}",
+  "in {2} at the {1} there is {0}",
+  "{2} at the {1} with {0}",
+  "in {2} we see {0} at the {1}",
 )
 _WITHOUT_PLACE = ("{0}", "there is {0}", "this is {0}", "we see {0}")
 
@@ -69,21 +76,21 @@ def caption(
       without attributes it is "a" thing.
 
   Returns:
-    Lower case text such as "a tiny red boat at the harbor".
+    Lower case text such as "a tiny red boat at the harbor in fog".
   """
   named = {kind: words[kind] for kind in _SHARED} if said != "nouns" else {}
   noun = words["thing"] if said != "attributes" else None
   phrase = captions.noun_phrase(rng, named, noun)
   templates = _TEMPLATES if said != "attributes" else _WITHOUT_PLACE
   template = templates[int(rng.integers(len(templates)))]
-  return template.format(phrase, words["place"])
+  return template.format(phrase, words["place"], words["sky"])
 
 
 def stated(text: str) -> list[bool]:
   """For each kind, whether a caption states its word.
 
-  >>> stated("a tiny boat at the harbor")
-  [True, False, False, True, True]
+  >>> stated("a tiny boat at the harbor in fog")
+  [True, False, False, True, True, True]
   """
   words = {captions.canonical(word) or word for word in text.split()}
   return [bool(words & set(names)) for names in VOCABULARY.values()]

@@ -46,6 +46,22 @@ _PAINTS = (
   )
   / 255
 )
+_SKY_PAINTS = (
+  np.array(
+    [
+      ((255, 214, 224), (255, 160, 140)),
+      ((190, 236, 255), (70, 150, 230)),
+      ((60, 40, 110), (20, 16, 60)),
+      ((250, 246, 180), (240, 200, 60)),
+      ((214, 214, 220), (150, 150, 162)),
+      ((190, 240, 214), (60, 170, 140)),
+      ((226, 190, 250), (160, 100, 210)),
+      ((120, 70, 50), (60, 30, 24)),
+    ],
+    np.float32,
+  )
+  / 255
+)
 _PATTERNS = 8
 
 
@@ -57,7 +73,7 @@ class Scene(NamedTuple):
     pose: the numbers of `POSE`.
   """
 
-  words: Int[Array, "*b 5"]
+  words: Int[Array, "*b 6"]
   pose: Float[Array, "*b 8"]
 
 
@@ -75,24 +91,22 @@ class Picture(NamedTuple):
   box: Float[Array, "*b 4"]
 
 
-def sample(key: PRNGKeyArray, things: int, places: int) -> Scene:
+def sample(key: PRNGKeyArray, counts: tuple[int, ...]) -> Scene:
   """Samples a scene; all words and poses are equally likely.
 
   Args:
     key: a random key.
-    things: number of things that occur, the first of the vocabulary.
-    places: number of places that occur, the first of the vocabulary.
+    counts: number of words of each kind that occur.
   """
   key_words, key_pose = jax.random.split(key)
-  most = jnp.array(counts(things, places))
-  words = jax.random.randint(key_words, (len(KINDS),), 0, most)
+  words = jax.random.randint(key_words, (len(KINDS),), 0, jnp.array(counts))
   pose = jax.random.uniform(key_pose, (len(POSE),), minval=-1.0)
   return Scene(words, pose)
 
 
-def counts(things: int, places: int) -> tuple[int, ...]:
-  """Number of words of each kind that occur."""
-  most = {"thing": things, "place": places}
+def counts(things: int, places: int, skies: int) -> tuple[int, ...]:
+  """Number of words of each kind that occur, the first of the vocabulary."""
+  most = {"thing": things, "place": places, "sky": skies}
   return tuple(most.get(kind, len(VOCABULARY[kind])) for kind in KINDS)
 
 
@@ -112,7 +126,10 @@ def render(
   fine = size * samples
   line = (jnp.arange(fine) + 0.5) * 2 / fine - 1
   y, x = jnp.meshgrid(line, line, indexing="ij")
+  horizon = -0.15 + 0.1 * pose["slant"]
   ground = _ground(words["place"], pose, x, y)
+  above = (y < horizon)[..., None]
+  ground = jnp.where(above, _sky(words["sky"], pose, x, y), ground)
   ground = _GREY + loudness * (ground - _GREY)
   thing, inside = _thing(words, pose, x, y)
   fine_image = jnp.where(inside[..., None], thing, ground)
@@ -132,7 +149,12 @@ def _ground(place, pose, x, y) -> Float[Array, "f f 3"]:
   u, v = c * x + s * y, c * y - s * x
   across, along = 0.25 * pose["shift"], 0.25 * pose["sun"]
   u, v = u + across, v + along
-  far = jnp.sqrt(u * u + v * v)
+  share = _pattern(pattern, u, v)[..., None]
+  return share * paints[0] + (1 - share) * paints[1]
+
+
+def _pattern(index, u, v) -> Float[Array, "f f"]:
+  """One of eight patterns, from 0 to 1."""
   waves = jnp.stack(
     [
       jnp.sin(6.0 * u),
@@ -140,12 +162,20 @@ def _ground(place, pose, x, y) -> Float[Array, "f f 3"]:
       jnp.sin(5.0 * (u + v)),
       jnp.sin(6.0 * u) * jnp.sin(6.0 * v),
       1.2 * v,
-      jnp.sin(8.0 * far),
+      jnp.sin(8.0 * jnp.sqrt(u * u + v * v)),
       jnp.sin(6.0 * v + 2.0 * jnp.sin(5.0 * u)),
       jnp.cos(4.0 * jnp.arctan2(v, u)),
     ]
   )
-  share = jnp.clip(0.5 + 1.5 * waves[pattern], 0.0, 1.0)[..., None]
+  return jnp.clip(0.5 + 1.5 * waves[index], 0.0, 1.0)
+
+
+def _sky(sky, pose, x, y) -> Float[Array, "f f 3"]:
+  """The sky: bands of its two colours, upright or flat."""
+  paints = jnp.asarray(_SKY_PAINTS)[sky % len(_SKY_PAINTS)]
+  upright = sky // len(_SKY_PAINTS) % 2
+  wave = jnp.where(upright, jnp.sin(9.0 * x + pose["shift"]), 1.5 * y + 0.9)
+  share = jnp.clip(0.5 + 1.5 * wave, 0.0, 1.0)[..., None]
   return share * paints[0] + (1 - share) * paints[1]
 
 
@@ -173,10 +203,13 @@ def _thing(words, pose, x, y):
   facing = jnp.maximum(normal @ sun, 0.0)[..., None]
   matt = base * (0.55 + 0.5 * facing)
   # Metal mirrors a bright sky, a dark horizon and a lit floor.
-  band = jnp.cos(7.0 * normal[..., 1] + 1.0)[..., None]
+  mirrored = jnp.clip(0.5 - 2.5 * normal[..., 1], 0.0, 1.0)[..., None]
   glint = facing**12
-  metal = base * (0.75 + 0.55 * band) + 0.12 * band + 0.7 * glint
+  metal = base * (0.35 + 0.6 * mirrored) + 0.35 * mirrored + 0.5 * glint
   color = jnp.where(words["material"] == 1, metal, matt)
+  # Each thing has a pattern, whatever its colour.
+  share = _pattern((words["thing"] * 3) % _PATTERNS, 1.4 * u, 1.4 * v)
+  color = color * (0.45 + 0.7 * share[..., None])
   rim = jnp.where(depth > 0.86, 0.35, 1.0)[..., None]
   return color * rim, inside
 

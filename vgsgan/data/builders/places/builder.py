@@ -59,8 +59,8 @@ class Places(tfds.core.GeneratorBasedBuilder):
   # builders/stamps/builder.py says why.
   code_path = tfds.core.Path(__file__)
   # Raise it whenever the world changes its results.
-  VERSION = tfds.core.Version("1.0.0")
-  RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "First release."}
+  VERSION = tfds.core.Version("1.0.1")
+  RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.1": "First release."}
 
   def _info(self) -> tfds.core.DatasetInfo:
     size = self.builder_config.image_size
@@ -149,7 +149,7 @@ def items(config: PlacesConfig, split: str) -> list[Item]:
 
 def kinds(config: PlacesConfig) -> list[int]:
   """Indices of the kinds of words that tell scenes apart."""
-  counts = places.counts(config.things, config.places)
+  counts = config.words
   return [i for i, count in enumerate(counts) if count > 1]
 
 
@@ -170,7 +170,7 @@ def _pair(
   """
   changing = kinds(config)
   kind = changing[number % len(changing)]
-  count = places.counts(config.things, config.places)[kind]
+  count = config.words[kind]
   said = config.said in ("all", _sort(kind))
   for attempt in range(_TRIES):
     seed = [config.seed, SPLITS.index(split), number, attempt]
@@ -208,7 +208,7 @@ def _words(config: PlacesConfig) -> list[Item]:
   nowhere = places.Scene(
     np.zeros(len(KINDS), np.int32), np.zeros(len(places.POSE), np.float32)
   )
-  counts = places.counts(config.things, config.places)
+  counts = config.words
   return [
     Item(f"{word}:{voice}", nowhere, word, voice, "words", kind)
     for kind, count in enumerate(counts)
@@ -225,7 +225,7 @@ def _scenes(config: PlacesConfig, split: int, count: int) -> places.Scene:
   def draw(number):
     root = jax.random.fold_in(jax.random.key(config.seed), split)
     key = jax.random.fold_in(root, number)
-    return places.sample(key, config.things, config.places)
+    return places.sample(key, config.words)
 
   return jax.device_get(draw(jnp.arange(count)))
 
@@ -322,8 +322,8 @@ def load(builder: Places, split: str) -> Sequence[dict]:
     Records: `id`, `caption`, `voice`, `language` UTF-8 bytes; `image` PNG
     bytes; `waveform` int16 [samples]; `words` JSON: a list of {"spoken",
     "start", "end"}, times in seconds, empty where the voice gives none;
-    `attributes` int32 [5], indices into the words of `place_words.VOCABULARY`;
-    `said` bool [5], whether the caption says them; `pose` float32 [8]; `mask` uint8 [s, s]; `box` float32 [4]; `held_out`
+    `attributes` int32 [6], indices into the words of `place_words.VOCABULARY`;
+    `said` bool [6], whether the caption says them; `pose` float32 [8]; `mask` uint8 [s, s]; `box` float32 [4]; `held_out`
     whether the voice is; `image_id`, `speech_id`, `concept` int; `changed` the
     kind in which a pair differs, or of a single word, else -1.
   """
@@ -337,6 +337,7 @@ def from_config(data: ml_collections.ConfigDict) -> Splits:
     sample_rate=data.sample_rate,
     things=data.things,
     places=data.places,
+    skies=data.skies,
     loudness=data.loudness,
     said=data.said,
     train=data.num_train,
@@ -357,6 +358,7 @@ DATASET = Dataset(
     "sample_rate",
     "things",
     "places",
+    "skies",
     "loudness",
     "said",
     *(f"num_{split}" for split in PlacesConfig.COUNTS),

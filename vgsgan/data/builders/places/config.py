@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from vgsgan.common.options import check_at_least, check_one_of
 from vgsgan.data.builders.configs import Config
-from vgsgan.worlds import place_words
+from vgsgan.worlds import place_words, places
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
@@ -17,6 +17,7 @@ class PlacesConfig(Config):
     sample_rate: sample rate of the waveforms, Hz.
     things: number of things that occur.
     places: number of places that occur.
+    skies: number of skies that occur.
     loudness: contrast of the places, 0 to 1.
     said: the words that captions have, one of `place_words.SAID`.
     train: number of training records.
@@ -33,6 +34,7 @@ class PlacesConfig(Config):
   sample_rate: int = 16000
   things: int = len(place_words.THINGS)
   places: int = len(place_words.PLACES)
+  skies: int = len(place_words.SKIES)
   loudness: float = 1.0
   said: str = "all"
   train: int = 4000
@@ -47,6 +49,7 @@ class PlacesConfig(Config):
     check_at_least("data.sample_rate", self.sample_rate, 1000)
     check_at_least("data.things", self.things, 1)
     check_at_least("data.places", self.places, 1)
+    check_at_least("data.skies", self.skies, 1)
     check_at_least("data.loudness", self.loudness, 0)
     check_at_least("data.scene_seed", self.seed, 0)
     check_at_least("data.speech_workers", self.workers, 0)
@@ -60,11 +63,17 @@ class PlacesConfig(Config):
       f"{self.sample_rate}hz",
       f"things{self.things}",
       f"places{self.places}",
+      f"skies{self.skies}",
       f"loudness{self.loudness:g}",
       f"said_{self.said}",
       *(f"{split}{getattr(self, split)}" for split in self.COUNTS),
       f"seed{self.seed}",
     ]
+
+  @property
+  def words(self) -> tuple[int, ...]:
+    """Number of words of each kind that occur."""
+    return places.counts(self.things, self.places, self.skies)
 
   def num_bytes(self, pairs: int) -> int:
     """Estimates from above: three seconds of speech, uncompressed images."""
