@@ -24,7 +24,6 @@ ARMS = {
   "other": "other",  # Another image: the control of equal cost.
   "same_noun": "same_noun",  # Another image of the same thing and place.
   "attribute": "attribute",  # The image with one stated attribute changed.
-  "noun": "noun",
 }
 _EDITS_FROM = 100  # Updates.
 
@@ -55,7 +54,7 @@ def default() -> ml_collections.ConfigDict:
     "places",
     image_size=32,
     things=16,
-    places=64,
+    places=16,
     skies=16,
     loudness=1.0,  # Contrast of the places; 0 makes them all the same grey.
     said="all",  # Or "attributes", or "nouns".

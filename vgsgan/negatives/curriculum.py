@@ -6,6 +6,7 @@ from vgsgan.common.errors import UserError
 from vgsgan.common.options import check_one_of
 from vgsgan.negatives import edits, impostors
 
+
 def curriculum(
   text: str, kinds: tuple[str, ...] = impostors.KINDS
 ) -> dict[int, str]:

@@ -46,7 +46,9 @@ def impostor(
   keys = jax.random.split(key, 2)
   rows = len(scene.words)
   if name in EDITS:
-    allowed = jnp.array([k in EDITS[name] and n > 1 for k, n in zip(KINDS, counts, strict=True)])
+    allowed = jnp.array(
+      [k in EDITS[name] and n > 1 for k, n in zip(KINDS, counts, strict=True)]
+    )
     possible = said & allowed
     kind = jax.random.categorical(
       keys[0], jnp.where(possible, 0.0, -jnp.inf), axis=1
@@ -55,9 +57,9 @@ def impostor(
     weight = jnp.any(possible, axis=1)
     words = jnp.where(weight[:, None], words, scene.words)
     return scene._replace(words=words), weight.astype(jnp.float32)
-  fresh = jax.vmap(
-    lambda key: places.sample(key, counts)
-  )(jax.random.split(keys[0], rows))
+  fresh = jax.vmap(lambda key: places.sample(key, counts))(
+    jax.random.split(keys[0], rows)
+  )
   if name == "same_noun":
     nouns = jnp.array([kind in NOUNS for kind in KINDS])
     fresh = fresh._replace(words=jnp.where(nouns, scene.words, fresh.words))

@@ -117,4 +117,3 @@ def build(
     select=mean_recall_at_10,
     selection="mean R@10 of both directions",
   )
-

@@ -203,13 +203,10 @@ def _thing(words, pose, x, y):
   facing = jnp.maximum(normal @ sun, 0.0)[..., None]
   matt = base * (0.55 + 0.5 * facing)
   # Metal mirrors a bright sky, a dark horizon and a lit floor.
-  mirrored = jnp.clip(0.5 - 2.5 * normal[..., 1], 0.0, 1.0)[..., None]
+  band = jnp.cos(7.0 * normal[..., 1] + 1.0)[..., None]
   glint = facing**12
-  metal = base * (0.35 + 0.6 * mirrored) + 0.35 * mirrored + 0.5 * glint
+  metal = base * (0.75 + 0.55 * band) + 0.12 * band + 0.7 * glint
   color = jnp.where(words["material"] == 1, metal, matt)
-  # Each thing has a pattern, whatever its colour.
-  share = _pattern((words["thing"] * 3) % _PATTERNS, 1.4 * u, 1.4 * v)
-  color = color * (0.45 + 0.7 * share[..., None])
   rim = jnp.where(depth > 0.86, 0.35, 1.0)[..., None]
   return color * rim, inside
 
@@ -253,16 +250,23 @@ def _outlines() -> np.ndarray:
     "star": 0.7 + 0.3 * np.cos(5 * (a - up)),
     "cross": np.minimum(
       1.0,
-      0.32
-      / np.maximum(np.minimum(np.abs(np.cos(a)), np.abs(np.sin(a))), 1e-3),
+      0.32 / np.maximum(np.minimum(np.abs(np.cos(a)), np.abs(np.sin(a))), 1e-3),
     ),
     "kite": polygon((0, -1), (0.55, -0.2), (0, 1), (-0.55, -0.2)),
     "flower": 0.8 + 0.2 * np.cos(6 * a),
     "egg": 0.72 / np.sqrt(1 - (0.7 * np.sin(a)) ** 2),
     "arrow": polygon(
-      (0, -1), (0.85, 0), (0.3, 0), (0.3, 0.9), (-0.3, 0.9), (-0.3, 0), (-0.85, 0)
+      (0, -1),
+      (0.85, 0),
+      (0.3, 0),
+      (0.3, 0.9),
+      (-0.3, 0.9),
+      (-0.3, 0),
+      (-0.85, 0),
     ),
-    "house": polygon((0, -1), (0.8, -0.25), (0.7, 0.8), (-0.7, 0.8), (-0.8, -0.25)),
+    "house": polygon(
+      (0, -1), (0.8, -0.25), (0.7, 0.8), (-0.7, 0.8), (-0.8, -0.25)
+    ),
     "heart": polygon(*zip(heart_x / 17, heart_y / 17, strict=True)),
     "gear": 0.88 + 0.12 * np.sign(np.cos(8 * a)),
     "bow": 0.3 + 0.7 * np.abs(np.cos(a)) ** 1.5,

@@ -59,8 +59,8 @@ class Places(tfds.core.GeneratorBasedBuilder):
   # builders/stamps/builder.py says why.
   code_path = tfds.core.Path(__file__)
   # Raise it whenever the world changes its results.
-  VERSION = tfds.core.Version("1.0.1")
-  RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.1": "First release."}
+  VERSION = tfds.core.Version("1.0.0")
+  RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "First release."}
 
   def _info(self) -> tfds.core.DatasetInfo:
     size = self.builder_config.image_size
@@ -187,7 +187,14 @@ def _pair(
     )
     if common and _changes(*texts) == said:
       return tuple(
-        Item(f"{split}{number}{side}", x, text, min(common), f"{number}{side}", kind)
+        Item(
+          f"{split}{number}{side}",
+          x,
+          text,
+          min(common),
+          f"{number}{side}",
+          kind,
+        )
         for side, x, text in zip("ab", both, texts, strict=True)
       )
   raise RuntimeError(f"no captions of pair {number} in {_TRIES} tries")
