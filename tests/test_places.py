@@ -1,5 +1,6 @@
 """The world of places: its images, captions, records and impostors."""
 
+import functools
 import json
 import math
 
@@ -20,7 +21,7 @@ COUNTS = places.counts(16, 64, 16)
 SIZE = 64
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnums=2)
 def render(words, pose, loudness=1.0):
   return places.render(places.Scene(words, pose), SIZE, loudness)
 
@@ -43,15 +44,15 @@ def test_outlines_have_the_areas_of_their_shapes():
       for i, name in enumerate(place_words.THINGS)
     }
     exact = {
-      "ball": math.pi,
-      "box": 2.0,  # A square with corners on the circle.
+      "coin": math.pi,
+      "crate": 2.0,  # A square with corners on the circle.
       "tent": 3 * math.sqrt(3) / 4,
       "kite": 2 * 0.55,
       "house": (0.8 * 0.75) + (0.8 + 0.7) * 1.05,
       "cup": 1.5 * 1.4,
     }
     for name, expected in exact.items():
-      assert area[name] == pytest.approx(expected * radius**2, rel=0.06), name
+      assert area[name] == pytest.approx(expected * radius**2, rel=0.08), name
 
 
 def test_an_attribute_changes_the_thing_alone():
@@ -75,7 +76,8 @@ def test_an_attribute_changes_the_thing_alone():
 def test_nouns_change_the_ground_above_and_below_the_horizon():
   first = render(words(), STILL)
   outside = ~np.asarray(first.mask)
-  rows = np.arange(SIZE)[:, None] < SIZE * 0.425  # The horizon at rest.
+  # The horizon at rest is between two rows of samples.
+  rows = np.arange(SIZE)[:, None] < SIZE * 0.425 - 0.2
   for kind, part in (("place", ~rows), ("sky", rows)):
     other = render(words(**{kind: 3}), STILL)
     differ = np.abs(first.image - other.image).max(-1) > 1e-3
@@ -273,7 +275,7 @@ def test_one_place_and_one_sky_make_no_pairs():
 
 
 @pytest.mark.parametrize(
-  "fields", [{"said": "verbs"}, {"places": 0}, {"loudness": -1}, {"pairs": 0}]
+  "fields", [{"said": "verbs"}, {"places": 0}, {"loudness": -0.5}, {"pairs": 0}]
 )
 def test_wrong_fields_are_refused_in_one_line(fields):
   with pytest.raises(UserError, match=f"data.*{next(iter(fields))}"):

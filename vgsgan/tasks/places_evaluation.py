@@ -1,4 +1,4 @@
-"""Tests a model's knowledge of single words, for `places`; see `evals.pairs`."""
+"""Tests knowledge of single words, for `places`; see `evals.pairs`."""
 
 from typing import Any
 

@@ -8,8 +8,8 @@ from vgsgan.worlds.attributes import ATTRIBUTES
 # Sizes, colours and materials are those of the other world.
 _SHARED = ("size", "color", "material")
 THINGS = (
-  "ball",
-  "box",
+  "coin",
+  "crate",
   "tent",
   "star",
   "cross",

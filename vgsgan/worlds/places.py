@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from vgsgan.worlds import place_words, scenes
+from vgsgan.worlds import scenes
+from vgsgan.worlds.outlines import ANGLES, OUTLINES
 from vgsgan.worlds.place_words import KINDS, VOCABULARY
 from vgsgan.worlds.solids import unit
 
@@ -187,11 +188,11 @@ def _thing(words, pose, x, y):
   c, s = jnp.cos(turn), jnp.sin(turn)
   dx, dy = x - reach * pose["right"], y - reach * pose["down"]
   u, v = (c * dx + s * dy) / radius, (c * dy - s * dx) / radius
-  outline = jnp.asarray(_OUTLINES)[words["thing"]]
-  angle = (jnp.arctan2(v, u) / (2 * jnp.pi)) % 1.0 * _ANGLES
+  outline = jnp.asarray(OUTLINES)[words["thing"]]
+  angle = (jnp.arctan2(v, u) / (2 * jnp.pi)) % 1.0 * ANGLES
   low = jnp.floor(angle).astype(jnp.int32)
   share = angle - low
-  edge = outline[low % _ANGLES] * (1 - share) + outline[(low + 1) % _ANGLES] * (
+  edge = outline[low % ANGLES] * (1 - share) + outline[(low + 1) % ANGLES] * (
     share
   )
   depth = jnp.sqrt(u * u + v * v) / edge  # 1 at the outline.
@@ -209,75 +210,3 @@ def _thing(words, pose, x, y):
   color = jnp.where(words["material"] == 1, metal, matt)
   rim = jnp.where(depth > 0.86, 0.35, 1.0)[..., None]
   return color * rim, inside
-
-
-# Outlines of the things, as distances from the centre by the angle.
-_ANGLES = 96
-
-
-def _outlines() -> np.ndarray:
-  a = np.arange(_ANGLES) * 2 * np.pi / _ANGLES
-
-  def regular(sides: int, turn: float = 0.0) -> np.ndarray:
-    """A regular polygon with a corner at the angle `turn`."""
-    part = 2 * np.pi / sides
-    within = (a - turn) % part - part / 2
-    return np.cos(part / 2) / np.cos(within)
-
-  def polygon(*corners: tuple[float, float]) -> np.ndarray:
-    """A polygon that sees its centre from all sides."""
-    points = np.array(corners, float)
-    ray = np.stack([np.cos(a), np.sin(a)], -1)
-    reach = np.full(_ANGLES, 1e-3)
-    for p, q in zip(points, np.roll(points, -1, 0), strict=True):
-      d = q - p
-      cross = ray[:, 0] * d[1] - ray[:, 1] * d[0]
-      cross = np.where(np.abs(cross) < 1e-9, 1e-9, cross)
-      t = (p[0] * d[1] - p[1] * d[0]) / cross
-      s = (p[0] * ray[:, 1] - p[1] * ray[:, 0]) / cross
-      hit = (t > 0) & (s >= -1e-9) & (s <= 1 + 1e-9)
-      reach = np.where(hit, np.maximum(reach, t), reach)
-    return reach
-
-  up = -np.pi / 2  # The image's y axis points down.
-  t = np.arange(24) * np.pi / 12
-  heart_x = 16 * np.sin(t) ** 3
-  heart_y = -13 * np.cos(t) + 5 * np.cos(2 * t) + 2 * np.cos(3 * t)
-  shapes = {
-    "ball": np.ones(_ANGLES),
-    "box": regular(4, np.pi / 4),
-    "tent": regular(3, up),
-    "star": 0.7 + 0.3 * np.cos(5 * (a - up)),
-    "cross": np.minimum(
-      1.0,
-      0.32 / np.maximum(np.minimum(np.abs(np.cos(a)), np.abs(np.sin(a))), 1e-3),
-    ),
-    "kite": polygon((0, -1), (0.55, -0.2), (0, 1), (-0.55, -0.2)),
-    "flower": 0.8 + 0.2 * np.cos(6 * a),
-    "egg": 0.72 / np.sqrt(1 - (0.7 * np.sin(a)) ** 2),
-    "arrow": polygon(
-      (0, -1),
-      (0.85, 0),
-      (0.3, 0),
-      (0.3, 0.9),
-      (-0.3, 0.9),
-      (-0.3, 0),
-      (-0.85, 0),
-    ),
-    "house": polygon(
-      (0, -1), (0.8, -0.25), (0.7, 0.8), (-0.7, 0.8), (-0.8, -0.25)
-    ),
-    "heart": polygon(*zip(heart_x / 17, heart_y / 17, strict=True)),
-    "gear": 0.88 + 0.12 * np.sign(np.cos(8 * a)),
-    "bow": 0.3 + 0.7 * np.abs(np.cos(a)) ** 1.5,
-    "cup": polygon((-0.9, -0.7), (0.9, -0.7), (0.5, 0.8), (-0.5, 0.8)),
-    "boat": polygon(
-      (0, -1), (0.6, 0), (1, 0), (0.6, 0.8), (-0.6, 0.8), (-1, 0), (-0.2, 0)
-    ),
-    "leaf": polygon(*zip(np.cos(t), 0.6 * np.sin(t) ** 3, strict=True)),
-  }
-  assert tuple(shapes) == place_words.THINGS
-  return np.stack(list(shapes.values())).astype(np.float32)
-
-
-_OUTLINES = _outlines()

@@ -164,7 +164,7 @@ def named(scene: places.Scene) -> dict[str, str]:
 def _pair(
   config: PlacesConfig, split: str, number: int, scene: places.Scene
 ) -> tuple[Item, Item]:
-  """A scene and another that differ in one word, with captions that differ in it too.
+  """A scene and another; they and their captions differ in one word.
 
   One voice says both. Captions that do not say the kind are equal.
   """
@@ -330,9 +330,10 @@ def load(builder: Places, split: str) -> Sequence[dict]:
     bytes; `waveform` int16 [samples]; `words` JSON: a list of {"spoken",
     "start", "end"}, times in seconds, empty where the voice gives none;
     `attributes` int32 [6], indices into the words of `place_words.VOCABULARY`;
-    `said` bool [6], whether the caption says them; `pose` float32 [8]; `mask` uint8 [s, s]; `box` float32 [4]; `held_out`
-    whether the voice is; `image_id`, `speech_id`, `concept` int; `changed` the
-    kind in which a pair differs, or of a single word, else -1.
+    `said` bool [6], whether the caption says them; `pose` float32 [8]; `mask`
+    uint8 [s, s]; `box` float32 [4]; `held_out` whether the voice is;
+    `image_id`, `speech_id`, `concept` int; `changed` the kind in which a pair
+    differs, or of a single word, else -1.
   """
   return reading.open_split(builder, split)
 
