@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from tests import (
   drawing_world,
   idea_world,
+  places_world,
   test_classification,
   test_correspondence,
   test_gan,
@@ -61,6 +62,10 @@ def make_drawing(folder):
   config.edits.curriculum = "regular@0,cluster@2"
   pairs = drawing_world.pairs(config.data.generator)
   return config, dict.fromkeys(("train", "validation", "test"), pairs)
+
+
+def make_places(folder):
+  return places_world.small(), of_three(places_world.records)
 
 
 def make_gan(folder):
@@ -114,7 +119,7 @@ def made(folder: pathlib.Path, task: str) -> Iterator[ConfigDict]:
   config.train.update({"batch": 8, "steps": 4, "log_every": 1, "keep": 4})
   config.train.update({"eval_every": 4, "save_every": 2})
   config.eval.batch = 8
-  drawn = task in ("drawing", "inversion")
+  drawn = task in ("drawing", "inversion", "places")
   with ExitStack() as patched:
     patch = lambda *how: patched.enter_context(mock.patch.object(*how))  # noqa: E731
     if splits:

@@ -24,7 +24,7 @@ from vgsgan.losses import contrastive
 from vgsgan.models import pretrained
 from vgsgan.models.generator import Generator
 from vgsgan.models.recogniser import Recogniser
-from vgsgan.worlds import captions, speech
+from vgsgan.worlds import captions, speech, voices
 from vgsgan.worlds.attributes import ATTRIBUTES, WORDS
 
 GAN = {
@@ -242,8 +242,8 @@ def test_each_test_image_is_described_by_two_voices(splits):
 
 def test_every_word_is_spoken_by_every_voice(splits):
   said = {(r["caption"].decode(), r["voice"].decode()) for r in splits["words"]}
-  voices = (*speech.VOICES, speech.HELD_OUT)
-  assert said == {(word, voice) for word in WORDS for voice in voices}
+  every = (*speech.VOICES, speech.HELD_OUT)
+  assert said == {(word, voice) for word in WORDS for voice in every}
   for record in splits["words"]:
     assert not pixels(record).any() and not record["masks"].any()
 
@@ -387,8 +387,8 @@ def test_a_caption_has_voices_in_every_split_and_no_voice_in_two():
   heard = {split: Counter() for split in world.SPLITS}
   for number in range(400):
     of = {
-      split: world.voices(f"caption {number}", 0, i)
-      for i, split in enumerate(world.SPLITS)
+      split: voices.speakers(f"caption {number}", 0, split)
+      for split in world.SPLITS
     }
     parts = [of[split] for split in ("train", "validation", "test")]
     assert sorted(itertools.chain(*parts)) == sorted(speech.VOICES)
@@ -399,7 +399,7 @@ def test_a_caption_has_voices_in_every_split_and_no_voice_in_two():
   for counts in heard.values():  # Every voice speaks in every split.
     assert set(counts) == set(speech.VOICES)
     assert max(counts.values()) < 1.5 * min(counts.values())
-  assert {world.voices("a cube", seed, 2) for seed in range(40)} == {
+  assert {voices.speakers("a cube", seed, "test") for seed in range(40)} == {
     (voice,) for voice in speech.VOICES
   }
 

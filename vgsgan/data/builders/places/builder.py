@@ -27,6 +27,7 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from vgsgan.common import jsonfiles
+from vgsgan.common.options import check_one_of
 from vgsgan.data.builders import preparing, reading, sources
 from vgsgan.data.builders.clevrgan.records import IdCounter
 from vgsgan.data.builders.places.config import PlacesConfig
@@ -359,8 +360,14 @@ def from_config(data: ml_collections.ConfigDict) -> Splits:
   return {split: load(builder, split) for split in SPLITS}
 
 
+def check(data: ml_collections.ConfigDict) -> None:
+  """Raises UserError for unknown contents of captions."""
+  check_one_of("data.said", data.said, place_words.SAID)
+
+
 DATASET = Dataset(
   from_config,
+  check=check,
   identity=(
     "image_size",
     "sample_rate",

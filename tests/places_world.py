@@ -1,0 +1,47 @@
+"""A tiny world of places without speech, for tests."""
+
+import jax
+import numpy as np
+
+from tests.test_options import load
+from vgsgan.data.builders.scenes import encode
+from vgsgan.worlds import places
+
+COUNTS = places.counts(4, 4, 2)
+
+
+def records(count, seed=0):
+  """Rendered pairs, with noise in the place of captions."""
+  rng = np.random.default_rng(seed)
+  keys = jax.random.split(jax.random.key(seed), count)
+  scenes = jax.vmap(lambda key: places.sample(key, COUNTS))(keys)
+  images = jax.vmap(lambda scene: places.render(scene, 32).image)(scenes)
+  pixels = np.rint(np.asarray(images) * 255).astype(np.uint8)
+  return [
+    {
+      "id": f"pair{i}".encode(),
+      "image": encode(pixels[i]),
+      "waveform": rng.integers(-9000, 9000, 5120 - 50 * i).astype(np.int16),
+      "attributes": np.asarray(scenes.words[i]),
+      "pose": np.asarray(scenes.pose[i]),
+      "said": rng.random(6) < 0.7,
+      "concept": i,
+      "image_id": i,
+      "speech_id": i,
+      "held_out": bool(i % 2),
+      "changed": i // 2 % 6,
+    }
+    for i in range(count)
+  ]
+
+
+def small(arg="attribute,smoke"):
+  config = load("places").get_config(arg)
+  config.data.update({"seconds": 0.32, "num_mels": 16, "num_threads": 1})
+  config.speech.update({"embed": 12, "width": 0.03125, "max_kernel": 3})
+  # With fewer channels all are dead in some places.
+  config.image.update({"embed": 12, "widths": (24,), "blocks": (1,)})
+  config.image.strides = (2,)
+  config.eval.update({"seconds": 0.32, "batch": 8})
+  config.optim.warmup_steps = 0
+  return config
