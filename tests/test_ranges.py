@@ -27,6 +27,7 @@ VARIANTS = [
 OF_TASK = {
   "grounding": ("stamps", "smoke"),
   "drawing": ("quickstart", "random,smoke"),
+  "places": ("places", "attribute,smoke"),
   "gan": ("scenes_gan", "smoke"),
   "recognition": ("recogniser", "smoke"),
   "inversion": ("inversion", "smoke"),
