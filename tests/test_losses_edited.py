@@ -80,6 +80,13 @@ def _rows(table, allowed, noise):
   return forward, backward
 
 
+def _edited_rows(table, allowed, noise, edit, weight):
+  """Rows whose captions have an edited image as one more impostor."""
+  forward, backward = _rows(table, allowed, noise)
+  edited = objectives.Edited(jnp.asarray(edit), jnp.asarray(weight))
+  return forward, backward._replace(edited=edited)
+
+
 # ----------------------------------------------------------- the objectives
 
 
@@ -99,10 +106,10 @@ def test_losses_equal_a_case_worked_by_hand():
     "both": [4 + 5, 5],
   }
   for name, value in expected.items():
-    got = objectives.drawn(name)(forward, backward, edited)
+    got = objectives.drawn(name)(forward, backward._replace(edited=edited))
     np.testing.assert_array_equal(got, value)
   none = edited._replace(weight=jnp.zeros(2))
-  got = objectives.drawn("both")(forward, backward, none)
+  got = objectives.drawn("both")(forward, backward._replace(edited=none))
   np.testing.assert_array_equal(got, [4 + 4, 0])
 
 
@@ -113,8 +120,7 @@ def test_objectives_equal_loops(name, margin):
   for seed in range(10):
     table, edit, weight, allowed, noise = _random_pairs(seed)
     got = _objective(name, margin=margin)(
-      *_rows(table, allowed, noise),
-      objectives.Edited(jnp.asarray(edit), jnp.asarray(weight)),
+      *_edited_rows(table, allowed, noise, edit, weight),
     )
     expected = _plain(
       name, table, edit, weight, allowed, noise, LOG_SCALE, margin
@@ -127,15 +133,14 @@ def test_objectives_equal_loops(name, margin):
 
 def test_regular_and_hard_are_triplets():
   table, edit, weight, allowed, noise = _random_pairs(1)
-  rows = _rows(table, allowed, noise)
-  edited = objectives.Edited(jnp.asarray(edit), jnp.asarray(weight))
+  rows = _edited_rows(table, allowed, noise, edit, weight)
   for name, kinds in (
     ("regular", ("sampled",)),
     ("hard", ("sampled", "hardest")),
   ):
     np.testing.assert_array_equal(
-      objectives.drawn(name, 0.4)(*rows, edited),
-      objectives.triplet(kinds, 0.4)(*rows, None),
+      objectives.drawn(name, 0.4)(*rows),
+      objectives.triplet(kinds, 0.4)(*rows),
     )
 
 
@@ -150,7 +155,9 @@ def test_masked_edits_have_no_effect(name, content):
   def run(edit, table, log_scale):
     forward, backward = _rows(table, allowed, noise)
     edited = objectives.Edited(edit, jnp.asarray(weight))
-    return _objective(name, log_scale)(forward, backward, edited).sum()
+    return _objective(name, log_scale)(
+      forward, backward._replace(edited=edited)
+    ).sum()
 
   def all_of(edit):
     arguments = (edit, jnp.asarray(table), jnp.float32(LOG_SCALE))
@@ -170,8 +177,7 @@ def test_masked_edits_give_the_loss_without_edits(name):
   table, edit, weight, allowed, noise = _random_pairs(3)
   none = np.zeros_like(weight)
   got = _objective(name)(
-    *_rows(table, allowed, noise),
-    objectives.Edited(jnp.full_like(edit, jnp.nan), jnp.asarray(none)),
+    *_edited_rows(table, allowed, noise, np.full_like(edit, np.nan), none),
   )
   expected = _plain(name, table, edit, none, allowed, noise, LOG_SCALE)
   np.testing.assert_allclose(got, expected, rtol=1e-5)
@@ -182,8 +188,7 @@ def test_a_diverged_edit_is_not_hidden(name):
   table, edit, weight, allowed, noise = _random_pairs(2)
   edit = np.where(weight > 0, np.nan, edit).astype(np.float32)
   got = _objective(name)(
-    *_rows(table, allowed, noise),
-    objectives.Edited(jnp.asarray(edit), jnp.asarray(weight)),
+    *_edited_rows(table, allowed, noise, edit, weight),
   )
   np.testing.assert_array_equal(np.isnan(got), weight > 0)
 
@@ -194,7 +199,9 @@ def test_info_nce_with_an_edit_in_closed_form():
     jnp.zeros(3), jnp.zeros((3, 7)), jnp.ones((3, 7), bool)
   )
   edited = objectives.Edited(jnp.zeros(3), jnp.array([1.0, 0.0, 1.0]))
-  got = objectives.info_nce(jnp.float32(2.0))(flat, flat, edited)
+  got = objectives.info_nce(jnp.float32(2.0))(
+    flat, flat._replace(edited=edited)
+  )
   with_edit = (np.log(8) + np.log(9)) / 2
   np.testing.assert_allclose(got, [with_edit, np.log(8), with_edit], rtol=1e-6)
 
@@ -204,8 +211,8 @@ def test_missing_edits_and_unknown_losses_are_refused():
     objectives.drawn("negatives_both")
   table, _, _, allowed, noise = _random_pairs(0)
   for name in ("edited", "both"):
-    with pytest.raises(ValueError, match=f"{name!r} needs edited images"):
-      objectives.drawn(name)(*_rows(table, allowed, noise), None)
+    with pytest.raises(ValueError, match=f"{name!r} needs edits"):
+      objectives.drawn(name)(*_rows(table, allowed, noise))
 
 
 # ------------------------------------------------------------ whole batches
@@ -419,3 +426,59 @@ def test_paired_scores_are_the_diagonal(kind):
     pull(weights),
     pull_diagonal(weights),
   )
+
+
+@pytest.mark.parametrize("name", ["edited", "both", "info_nce"])
+def test_an_edited_caption_is_to_images_as_an_edited_image_to_captions(name):
+  table, edit, weight, allowed, noise = _random_pairs(4)
+  forward, backward = _edited_rows(table, allowed, noise, edit, weight)
+  got = _objective(name)(backward, forward)  # The directions exchanged.
+  np.testing.assert_allclose(
+    got, _objective(name)(forward, backward), rtol=1e-6
+  )
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_edited_captions_enter_the_loss_on_every_device(devices):
+  batch, learnt = jax.tree.map(jnp.asarray, _batch()), _learnt()
+  mix = lambda x: jnp.tanh(x @ learnt["mix"])  # noqa: E731
+  image, audio = mix(batch["image"]), mix(batch["audio"])
+  wrong = jnp.flip(audio, 1) + 0.1
+  weight = batch["weight"]
+  masked = jnp.where(weight[:, None, None] > 0, wrong, jnp.nan)
+  mesh = None
+  if devices > 1:
+    auto = (jax.sharding.AxisType.Auto,)
+    some = jax.devices()[:devices]
+    mesh = jax.make_mesh((devices,), ("data",), auto, devices=some)
+  loss, metrics = contrastive.contrastive(
+    image,
+    audio,
+    batch["valid"],
+    jnp.arange(B),
+    jnp.arange(B),
+    score=scores.misa,
+    objective=objectives.drawn("edited"),
+    edited_audio=(masked, batch["valid"], weight),
+    key=KEY,
+    mesh=mesh,
+  )
+  plain, _ = contrastive.contrastive(
+    image,
+    audio,
+    batch["valid"],
+    jnp.arange(B),
+    jnp.arange(B),
+    score=scores.misa,
+    objective=objectives.drawn("regular"),
+    key=KEY,
+  )
+  table = scores.misa(image, audio, batch["valid"])
+  own = jnp.diag(table)
+  other = jnp.diag(scores.misa(image, wrong, batch["valid"]))
+  hinge = jnp.where(weight > 0, jnp.maximum(1 + other - own, 0), 0)
+  np.testing.assert_allclose(loss, plain + hinge.mean(), rtol=1e-5)
+  below = float(((other < own) & (weight > 0)).sum() / (weight > 0).sum())
+  assert float(metrics["caption_edited"]) == pytest.approx(below)
+  assert float(metrics["caption_edits"]) == pytest.approx(float(weight.mean()))
+  assert "edited" not in metrics

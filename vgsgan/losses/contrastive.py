@@ -69,6 +69,10 @@ def contrastive(
   score: Callable[[Array, Array, Array], Array],
   objective: Objective,
   edited: tuple[Float[Array, "b h w d"], Float[Array, "b"]] | None = None,
+  edited_audio: tuple[
+    Float[Array, "b t d"], Bool[Array, "b t"], Float[Array, "b"]
+  ]
+  | None = None,
   partner: tuple[Float[Array, "b t d"], Bool[Array, "b t"]] | None = None,
   key: PRNGKeyArray | None = None,
   mesh: Mesh | None = None,
@@ -99,6 +103,8 @@ def contrastive(
     edited: features of an edited version of each image, and its weight: 1
       where the edit counts, else 0. Features of weight 0 have no effect on
       values or gradients.
+    edited_audio: features of an edited version of each caption, its valid
+      frames and its weight, likewise.
     partner: audio features and valid frames of each image's own caption. If
       given, `audio_map` is scored against other images only.
     key: for sampled negatives; the same key draws the same impostors on any
@@ -112,7 +118,8 @@ def contrastive(
     anchors whose partner beats every impostor; an anchor without impostors
     counts), `positive` and `impostor` (mean scores; 0 without impostors). With
     edits also `edits` (share of pairs whose edit counts) and `edited` (share
-    of these where the edit scores below the positive; 0 if no edit counts).
+    of these where the edit scores below the positive; 0 if no edit counts); of
+    edited captions `caption_edits` and `caption_edited`.
     Float32 scalars, equal on all devices. The loss needs no further collective
     before its gradient is taken.
 
@@ -127,7 +134,8 @@ def contrastive(
     )
   noise = None if key is None else jax.random.uniform(key, (2, b, b))
   labels = image_id, speech_id
-  pairs = _Pairs(image_map, audio_map, valid, labels, noise, edited, partner)
+  edits = edited, edited_audio
+  pairs = _Pairs(image_map, audio_map, valid, labels, noise, edits, partner)
   if devices == 1:
     loss, sums = _loss(pairs, _score_alone(pairs, score), score, objective)
     return loss, _metrics(sums)
@@ -154,7 +162,7 @@ class _Pairs(NamedTuple):
   valid: Any
   labels: Any  # image_id, speech_id
   noise: Any  # [2, b, n] for sampled negatives in both directions, or None.
-  edited: Any
+  edits: Any  # `edited` and `edited_audio`.
   partner: Any
 
 
@@ -206,22 +214,39 @@ def _loss(
   if pairs.partner is not None:
     own = paired(score, pairs.images, *pairs.partner).astype(jnp.float32)
     directions = [rows._replace(positive=own) for rows in directions]
-  edited = None
-  if pairs.edited is not None:
-    maps, weight = pairs.edited
-    # Mask the maps too: a NaN in one would reach the speech's gradient.
+  directions = [
+    rows._replace(edited=edited)
+    for rows, edited in zip(directions, _edits(pairs, score), strict=True)
+  ]
+  loss = jnp.mean(objective(*directions))
+  return loss, _sums(*directions)
+
+
+def _edits(
+  pairs: _Pairs, score: Callable
+) -> tuple[Edited | None, Edited | None]:
+  """Scores of images with edited captions, and of captions with edited images.
+
+  The maps are masked too: a NaN in one would reach the partner's gradient.
+  """
+  images, captions = pairs.edits
+  by_image = by_caption = None
+  if captions is not None:
+    maps, valid, weight = captions
+    maps = jnp.where(weight[:, None, None] > 0, maps, 0)
+    scored = paired(score, pairs.images, maps, valid)
+    by_image = Edited(scored.astype(jnp.float32), weight)
+  if images is not None:
+    maps, weight = images
     maps = jnp.where(weight[:, None, None, None] > 0, maps, 0)
-    edit_score = paired(score, maps, pairs.audio, pairs.valid)
-    edited = Edited(edit_score.astype(jnp.float32), weight)
-  loss = jnp.mean(objective(*directions, edited))
-  return loss, _sums(*directions, edited)
+    scored = paired(score, maps, pairs.audio, pairs.valid)
+    by_caption = Edited(scored.astype(jnp.float32), weight)
+  return by_image, by_caption
 
 
-def _sums(
-  forward: Rows, backward: Rows, edited: Edited | None
-) -> dict[str, Array]:
+def _sums(forward: Rows, backward: Rows) -> dict[str, Array]:
   """Sums over these pairs, from which `_metrics` computes means and shares."""
-  forward, backward, edited = lax.stop_gradient((forward, backward, edited))
+  forward, backward = lax.stop_gradient((forward, backward))
 
   def correct(rows: Rows) -> Array:
     masked = jnp.where(rows.impostors, rows.scores, -jnp.inf)
@@ -236,11 +261,12 @@ def _sums(
     "impostor": jnp.sum(jnp.where(impostors, forward.scores, 0.0)),
     "impostors": jnp.sum(impostors, dtype=jnp.float32),
   }
-  if edited is not None:
-    scores, counts = counting(edited)
-    below = counts & (scores < backward.positive)
-    sums["edits"] = jnp.sum(counts, dtype=jnp.float32)
-    sums["edited"] = jnp.sum(below, dtype=jnp.float32)
+  for prefix, rows in (("caption_", forward), ("", backward)):
+    if rows.edited is not None:
+      scores, counts = counting(rows.edited)
+      below = counts & (scores < rows.positive)
+      sums[f"{prefix}edits"] = jnp.sum(counts, dtype=jnp.float32)
+      sums[f"{prefix}edited"] = jnp.sum(below, dtype=jnp.float32)
   return sums
 
 
@@ -248,7 +274,7 @@ def _metrics(sums: dict[str, Array]) -> dict[str, Array]:
   """Computes means and shares from sums over all pairs."""
   counts = dict.fromkeys(sums, sums["pairs"])
   counts["impostor"] = jnp.maximum(sums["impostors"], 1.0)
-  if "edits" in sums:
-    counts["edited"] = jnp.maximum(sums["edits"], 1.0)
+  for name in {"edited", "caption_edited"} & sums.keys():
+    counts[name] = jnp.maximum(sums[name.replace("edited", "edits")], 1.0)
   names = counts.keys() - {"pairs", "impostors"}
   return {name: sums[name] / counts[name] for name in sorted(names)}

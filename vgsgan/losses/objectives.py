@@ -32,20 +32,8 @@ MAX_LOGIT_SCALE = 100.0
 CLAMP = 5.0
 
 
-class Rows(NamedTuple):
-  """Anchors of one direction, and the candidates that each is ranked over.
-
-  noise: uniform numbers for sampled negatives.
-  """
-
-  positive: Float[Array, "q"]
-  scores: Float[Array, "q n"]
-  impostors: Bool[Array, "q n"]
-  noise: Float[Array, "q n"] | None = None
-
-
 class Edited(NamedTuple):
-  """Scores of captions with edited versions of their own images.
+  """Scores of anchors with edited versions of their own partners.
 
   weight: 1 where the edit counts, else 0. A score of weight 0 has no effect,
     even if it is NaN or infinite.
@@ -55,9 +43,23 @@ class Edited(NamedTuple):
   weight: Float[Array, "q"]
 
 
-# (image anchors over captions, caption anchors over images, edits) -> [q], the
-# loss of each pair, both directions together.
-Objective = Callable[[Rows, Rows, Edited | None], Array]
+class Rows(NamedTuple):
+  """Anchors of one direction, and the candidates that each is ranked over.
+
+  noise: uniform numbers for sampled negatives.
+  edited: one more impostor, an edited version of the partner; None for none.
+  """
+
+  positive: Float[Array, "q"]
+  scores: Float[Array, "q n"]
+  impostors: Bool[Array, "q n"]
+  noise: Float[Array, "q n"] | None = None
+  edited: Edited | None = None
+
+
+# (image anchors over captions, caption anchors over images) -> [q], the loss of
+# each pair, both directions together.
+Objective = Callable[[Rows, Rows], Array]
 
 
 def correspondence(negatives: str) -> Objective:
@@ -69,8 +71,7 @@ def correspondence(negatives: str) -> Objective:
   """
   check_pair_negatives(negatives)
 
-  def pairs(forward, backward, edited=None):
-    del edited
+  def pairs(forward, backward):
     return 0.5 * sum(
       pair_bce(
         rows.positive, rows.scores, rows.impostors, negatives, rows.noise
@@ -94,8 +95,7 @@ def triplet(negatives: Sequence[str], margin: float = 1.0) -> Objective:
       f"negatives {tuple(negatives)}: one or more of {NEGATIVES} are needed"
     )
 
-  def pairs(forward, backward, edited=None):
-    del edited
+  def pairs(forward, backward):
     return sum(
       _rank(rows, margin, kind)
       for rows in (forward, backward)
@@ -116,7 +116,9 @@ def drawn(kind: str, margin: float = 1.0) -> Objective:
       image's and the edit's); each of the two parts is at most `CLAMP` a pair.
 
   The hinge of an edit that does not count is 0. Published with margin 1, as
-  `regular`, `negatives_hard`, `negatives_edited` and `negatives_both`.
+  `regular`, `negatives_hard`, `negatives_edited` and `negatives_both`. An
+  edited caption, which is not published, has the same part in the other
+  direction.
 
   Raises:
     ValueError: `kind` is unknown; from the objective, if it lacks edits.
@@ -129,20 +131,26 @@ def drawn(kind: str, margin: float = 1.0) -> Objective:
   if kind not in DRAWN:
     raise ValueError(f"unknown loss {kind!r}: use one of {DRAWN}")
 
-  def pairs(forward, backward, edited):
-    if edited is None:
-      raise ValueError(f"the loss {kind!r} needs edited images")
-    positive = backward.positive.astype(jnp.float32)
-    scores, counts = counting(edited)
-    edit = jnp.where(counts, jax.nn.relu(margin + scores - positive), 0.0)
+  def hinge(rows):
+    positive = rows.positive.astype(jnp.float32)
+    scores, counts = counting(rows.edited)
+    return jnp.where(counts, jax.nn.relu(margin + scores - positive), 0.0)
+
+  def hardest(rows):
+    loss = _rank(rows, margin, "hardest")
+    if rows.edited is None:
+      return loss
+    _, counts = counting(rows.edited)
+    return jnp.where(counts, jnp.maximum(loss, hinge(rows)), loss)
+
+  def pairs(forward, backward):
+    edits = [rows for rows in (forward, backward) if rows.edited is not None]
+    if not edits:
+      raise ValueError(f"the loss {kind!r} needs edits")
     if kind == "edited":
-      return regular(forward, backward) + edit
-    caption, image = (
-      _rank(rows, margin, "hardest") for rows in (forward, backward)
-    )
-    image = jnp.where(counts, jnp.maximum(image, edit), image)
+      return regular(forward, backward) + sum(map(hinge, edits))
     return jnp.minimum(regular(forward, backward), CLAMP) + jnp.minimum(
-      caption + image, CLAMP
+      hardest(forward) + hardest(backward), CLAMP
     )
 
   return pairs
@@ -153,7 +161,7 @@ def info_nce(log_scale: Float[Array, ""]) -> Objective:
 
   Each direction counts half, so that the sum over both is CLIP's symmetric
   loss. At chance it is ln(1 + impostors of a row). An edited image is one more
-  impostor of its caption.
+  impostor of its caption, an edited caption one of its image.
 
   Args:
     log_scale: log(1 / temperature), clipped at `MAX_LOGIT_SCALE`. The gradient
@@ -164,22 +172,18 @@ def info_nce(log_scale: Float[Array, ""]) -> Objective:
   scale = jnp.exp(log_scale - lax.stop_gradient(excess))
 
   def direction(rows):
-    logits = scale * jnp.concatenate(
-      [rows.positive[:, None], rows.scores], axis=1
-    )
+    scores, impostors = rows.scores, rows.impostors
+    if rows.edited is not None:
+      column, counts = (x[:, None] for x in counting(rows.edited))
+      scores = jnp.concatenate([scores, column], axis=1)
+      impostors = jnp.concatenate([impostors, counts], axis=1)
+    logits = scale * jnp.concatenate([rows.positive[:, None], scores], axis=1)
     first = jnp.arange(logits.shape[1]) == 0
     targets = jnp.broadcast_to(first.astype(jnp.float32), logits.shape)
-    allowed = jnp.pad(rows.impostors, ((0, 0), (1, 0)), constant_values=True)
+    allowed = jnp.pad(impostors, ((0, 0), (1, 0)), constant_values=True)
     return 0.5 * soft_ce(logits, targets, allowed)
 
-  def pairs(forward, backward, edited=None):
-    if edited is not None:
-      column, counts = (x[:, None] for x in counting(edited))
-      backward = Rows(
-        backward.positive,
-        jnp.concatenate([backward.scores, column], axis=1),
-        jnp.concatenate([backward.impostors, counts], axis=1),
-      )
+  def pairs(forward, backward):
     return direction(forward) + direction(backward)
 
   return pairs
