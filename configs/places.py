@@ -12,6 +12,8 @@ Arguments, with commas (`configs/places.py:triplet,smoke`):
   smoke      a few steps on a handful of images, about a minute on 2 cores
 """
 
+from typing import Any
+
 import ml_collections
 
 from configs import common
@@ -23,6 +25,7 @@ ARMS = {
   "none": "",
   "other": "other",  # Another image: the control of equal cost.
   "same_noun": "same_noun",  # Another image of the same thing and place.
+  "caption": "caption",  # The caption with one stated attribute wrong.
   "attribute": "attribute",  # The image with one stated attribute changed.
 }
 _EDITS_FROM = 100  # Updates.
@@ -58,6 +61,7 @@ def default() -> ml_collections.ConfigDict:
     skies=16,
     loudness=1.0,  # Contrast of the places; 0 makes them all the same grey.
     said="all",  # Or "attributes", or "nouns".
+    wrong=False,  # True for captions with one attribute wrong.
     **common.splits(4000, 400, 500),
     num_pairs=600,
     scene_seed=0,
@@ -86,16 +90,20 @@ def default() -> ml_collections.ConfigDict:
   config.compare = ml_collections.ConfigDict()
   config.compare.seeds = (0, 1, 2)
   config.compare.arms = ml_collections.ConfigDict(
-    {name: {"edits": {"curriculum": phases(name)}} for name in ARMS}
+    {name: fields_of(name) for name in ARMS}
   )
   config.compare.columns = tuple(COLUMNS.items())
   return config
 
 
-def phases(arm: str) -> str:
-  """The curriculum of an arm."""
+def fields_of(arm: str) -> dict[str, Any]:
+  """The fields of an arm."""
   kind = ARMS[arm]
-  return f"regular@0,{kind}@{_EDITS_FROM}" if kind else "regular@0"
+  phases = f"regular@0,{kind}@{_EDITS_FROM}" if kind else "regular@0"
+  return {
+    "edits": {"curriculum": phases},
+    "data": {"wrong": kind == "caption"},
+  }
 
 
 def alone(name: str) -> options.Variant:

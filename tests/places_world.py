@@ -22,6 +22,7 @@ def records(count, seed=0):
       "id": f"pair{i}".encode(),
       "image": encode(pixels[i]),
       "waveform": rng.integers(-9000, 9000, 5120 - 50 * i).astype(np.int16),
+      "wrong": rng.integers(-9000, 9000, 5120 - 60 * i).astype(np.int16),
       "attributes": np.asarray(scenes.words[i]),
       "pose": np.asarray(scenes.pose[i]),
       "said": rng.random(6) < 0.7,

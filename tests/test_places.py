@@ -14,7 +14,7 @@ from vgsgan.data.builders.places import builder
 from vgsgan.data.builders.places.config import PlacesConfig
 from vgsgan.data.examples import decode
 from vgsgan.negatives import scene_edits
-from vgsgan.worlds import captions, place_words, places, speech
+from vgsgan.worlds import captions, place_words, places, speech, voices
 from vgsgan.worlds.place_words import KINDS, NOUNS, VOCABULARY
 
 COUNTS = places.counts(16, 64, 16)
@@ -266,6 +266,25 @@ def test_pairs_of_what_is_not_said_have_equal_captions():
   for a, b in np.reshape(builder.items(muted, "pairs"), (-1, 2)):
     noun = KINDS[a.changed] in NOUNS
     assert (a.caption == b.caption) == noun
+
+
+def test_wrong_captions_are_wrong_in_one_attribute(tmp_path):
+  config = config_of(wrong=True, train=40)
+  for item in builder.items(config, "train"):
+    texts = [place_words.words_of(x) for x in (item.caption, item.wrong)]
+    true, false = builder.named(item.scene), texts[1] - texts[0]
+    assert len(false) == len(texts[0] - texts[1]) == 1
+    kind = next(k for k, names in VOCABULARY.items() if false <= set(names))
+    assert kind not in NOUNS and true[kind] in texts[0]
+    assert item.voice in voices.speakers(item.wrong, config.seed, "train")
+  assert not any(item.wrong for item in builder.items(config, "test"))
+  prepared = builder.prepare(config, tmp_path)
+  for record, item in zip(
+    builder.load(prepared, "train"), builder.items(config, "train"), strict=True
+  ):
+    assert record["id"].decode() == item.id
+    spoken = speech.speak(item.wrong, item.voice).waveform
+    np.testing.assert_array_equal(record["wrong"], spoken)
 
 
 def test_one_place_and_one_sky_make_no_pairs():

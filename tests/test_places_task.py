@@ -78,6 +78,29 @@ def test_every_impostor_makes_a_step_and_the_curriculum_switches(model, batch):
     assert ({"edits", "edited"} <= set(metrics)) == (name != "regular")
 
 
+def test_a_wrong_caption_is_one_more_impostor_of_its_image(model, batch):
+  """The loss with wrong captions, put together from the parts."""
+  state = jax.jit(model.init)(jax.random.key(1))
+  step = jax.jit(model.phase_step("caption"))
+  _, metrics = step(state, batch)
+  assert metrics["caption_edits"] == 1 and "edits" not in metrics
+  images, mel, _ = model.inputs(batch, jax.random.key(9))
+  assert len(mel) == 2 * len(images)
+  alone = {k: v for k, v in batch.items() if "wrong" not in k}
+  wrong = alone | {
+    "waveform": batch["wrong"],
+    "num_samples": batch["num_wrong"],
+  }
+  # Without augmentation a row is the same beside any others.
+  plain = model.inputs(alone, None)[1], model.inputs(wrong, None)[1]
+  still = places_world.small()
+  still.data.augment.update({"tempo": 0.0, "vocal_tract": 0.0})
+  quiet = task.Places(still, model.mesh)
+  both = quiet.inputs(batch, jax.random.key(9))[1]
+  np.testing.assert_allclose(both[::2], plain[0], atol=1e-5)
+  np.testing.assert_allclose(both[1::2], plain[1], atol=1e-5)
+
+
 class OneAtATime(Reader):
   """A reader whose scores are products of made-up features."""
 
@@ -182,6 +205,7 @@ def test_pairs_are_read_row_by_row(model):
     ({"loss": {"name": "regular"}}, "has no use for the edits"),
     ({"train": {"batch": 1}}, "batch=1"),
     ({"data": {"said": "verbs"}}, "said"),
+    ({"edits": {"curriculum": "regular@0,caption@1"}}, "data.wrong=True"),
     ({"data": {"things": 17}}, "things=17"),
   ],
 )

@@ -84,6 +84,7 @@ _SECTIONS: Mapping[str, Mapping[str, Range]] = {
     "skies": Whole(1, 16, "skies"),
     "loudness": _SHARE,
     "said": Text(),
+    "wrong": Flag(),
     "scene_seed": SEED,
     "split_seed": SEED,
     "truncation": Real(0, 100, "standard deviations; 0 is none"),

@@ -70,15 +70,23 @@ class DrawnPairExample(PairExample):
 class PlaceExample(PairExample):
   """Adds a scene of `builders.places` to a `PairExample`.
 
-  `attributes` int32 [6], `said` bool [6], `pose` float32 [8].
+  `attributes` int32 [6], `said` bool [6], `pose` float32 [8]. A record with a
+  wrong caption also gives `wrong` int16 [samples] and `num_wrong`.
   """
 
   def __call__(self, record: Record, rng: np.random.Generator) -> Example:
-    return super().__call__(record, rng) | {
+    example = super().__call__(record, rng) | {
       "attributes": np.asarray(record["attributes"], np.int32),
       "said": np.asarray(record["said"], bool),
       "pose": np.asarray(record["pose"], np.float32),
     }
+    if len(record["wrong"]):
+      other = super().__call__(record | {"waveform": record["wrong"]}, rng)
+      example |= {
+        "wrong": other["waveform"],
+        "num_wrong": other["num_samples"],
+      }
+    return example
 
 
 class ImageExample:

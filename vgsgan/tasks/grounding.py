@@ -148,6 +148,20 @@ def bounded(params):
   return params | {"log_scale": jnp.minimum(params["log_scale"], highest)}
 
 
+def apart(
+  maps: grounding_evaluation.Maps,
+) -> tuple[grounding_evaluation.Maps, tuple[jax.Array, ...] | None]:
+  """Maps of pairs, and those of edited captions with their weights.
+
+  If there are edited captions, each follows its own caption.
+  """
+  image_map, speech_map, valid = maps
+  if len(speech_map) == len(image_map):
+    return maps, None
+  own = image_map, speech_map[::2], valid[::2]
+  return own, (speech_map[1::2], valid[1::2], jnp.ones(len(image_map)))
+
+
 class Grounding:
   """The towers of a config, their score and their training."""
 
@@ -256,6 +270,7 @@ class Grounding:
       maps, batch_stats = self.maps(
         params, state.batch_stats, images, mel, num_frames, train=True
       )
+      maps, captions = apart(maps)
       edited, drawn = None, {}
       if edit:
         impostors, weight, drawn = edit(
@@ -273,8 +288,9 @@ class Grounding:
         batch["image_concept"],
         batch["speech_concept"],
         score=self.score,
-        objective=objective(self.config.loss, params, edit is not None),
+        objective=objective(self.config.loss, params, bool(edited or captions)),
         edited=edited,
+        edited_audio=captions,
         key=keys.of(seed, "negatives", step),
         mesh=self.mesh,
         exchange=self.config.score.exchange,

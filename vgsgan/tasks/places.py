@@ -13,10 +13,11 @@ import jax
 import ml_collections
 from jax.sharding import Mesh
 
+from vgsgan.common.errors import UserError
 from vgsgan.data import features
 from vgsgan.data.examples import PlaceExample
 from vgsgan.data.records import Records
-from vgsgan.negatives import scene_edits
+from vgsgan.negatives import impostors, scene_edits
 from vgsgan.negatives.curriculum import curriculum
 from vgsgan.tasks import check_batch, drawing, drawing_words, grounding
 from vgsgan.tasks import places_evaluation as evaluation
@@ -32,7 +33,12 @@ NEEDS = (
   "data.places",
   "data.skies",
   "data.loudness",
+  "data.wrong",
 )
+
+
+CAPTION = "caption"  # The impostor is the caption with one attribute wrong.
+PHASES = (*scene_edits.IMPOSTORS, CAPTION)
 
 
 class Places(grounding.Grounding):
@@ -51,9 +57,22 @@ class Places(grounding.Grounding):
       return self.edit(name, *arguments)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-      return self.step(state, batch, None if name == "regular" else edit)
+      if name != CAPTION:
+        batch = {k: x for k, x in batch.items() if "wrong" not in k}
+      drawn = name in scene_edits.IMPOSTORS
+      return self.step(state, batch, edit if drawn else None)
 
     return step
+
+  def inputs(self, batch: Batch, key: jax.Array | None):
+    """As in `Grounding`; in training wrong captions follow the true ones."""
+    if key is not None and "wrong" in batch:
+      both = ("waveform", "wrong"), ("num_samples", "num_wrong")
+      batch = batch | {
+        names[0]: impostors.interleave(lambda i, x=names: batch[x[i]], 2)
+        for names in both
+      }
+    return super().inputs(batch, key)
 
   def edit(self, name, key, params, batch_stats, batch, images, maps):
     """Renders one impostor for each image."""
@@ -74,9 +93,14 @@ def check(config: ml_collections.ConfigDict) -> None:
   """Raises UserError if the config does not describe a task."""
   grounding.check_pairs(config)
   check_batch(config)
-  phases = curriculum(config.edits.curriculum, scene_edits.IMPOSTORS)
+  phases = curriculum(config.edits.curriculum, PHASES)
   drawing.check_used(config.loss.name, phases)
   drawing.check_norm(config, phases)
+  if CAPTION in phases.values() and not config.data.wrong:
+    raise UserError(
+      "config.edits.curriculum: caption needs wrong captions, set "
+      "config.data.wrong=True"
+    )
 
 
 def build(
@@ -102,7 +126,7 @@ def build(
       results |= evaluation.words(reader, state, pairs, alone, poll)
     return results
 
-  phases = curriculum(config.edits.curriculum, scene_edits.IMPOSTORS)
+  phases = curriculum(config.edits.curriculum, PHASES)
   steps = {first: model.phase_step(name) for first, name in phases.items()}
   return Task(
     transform=PlaceExample(

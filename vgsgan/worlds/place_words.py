@@ -92,5 +92,10 @@ def stated(text: str) -> list[bool]:
   >>> stated("a tiny boat at the harbor in fog")
   [True, False, False, True, True, True]
   """
-  words = {captions.canonical(word) or word for word in text.split()}
+  words = words_of(text)
   return [bool(words & set(names)) for names in VOCABULARY.values()]
+
+
+def words_of(text: str) -> set[str]:
+  """The words of a caption, with synonyms as the words that they stand for."""
+  return {captions.canonical(word) or word for word in text.split()}

@@ -34,7 +34,7 @@ from vgsgan.data.builders.places.config import PlacesConfig
 from vgsgan.data.builders.scenes import encode
 from vgsgan.data.records import Dataset, Splits
 from vgsgan.worlds import place_words, places, speech, voices
-from vgsgan.worlds.place_words import KINDS, VOCABULARY
+from vgsgan.worlds.place_words import KINDS, NOUNS, VOCABULARY
 
 # Their order keeps their random numbers apart.
 SPLITS = ("train", "validation", "test", "validation_pairs", "pairs", "words")
@@ -52,6 +52,7 @@ class Item:
   voice: str
   image: str  # Equal for records of one image.
   changed: int = -1
+  wrong: str = ""
 
 
 class Places(tfds.core.GeneratorBasedBuilder):
@@ -85,6 +86,7 @@ class Places(tfds.core.GeneratorBasedBuilder):
             shape=(size, size, 3), encoding_format="png"
           ),
           "waveform": tensor((None,), np.int16, "bytes"),
+          "wrong": tensor((None,), np.int16, "bytes"),
           "attributes": tensor((len(KINDS),), np.int32),
           "said": tensor((len(KINDS),), np.bool_),
           "pose": tensor((len(places.POSE),), np.float32),
@@ -113,11 +115,15 @@ class Places(tfds.core.GeneratorBasedBuilder):
     bar.set_description(f"places {split}")
     pictures = rendered(config, contents)
     with contextlib.closing(_spoken(config, contents)) as sounds:
-      for item, picture, sound in zip(contents, pictures, sounds, strict=True):
+      for item, picture in zip(contents, pictures, strict=True):
         bar.update()
         if split == "words":
           picture = places.Picture(*(np.zeros_like(x) for x in picture))
-        yield item.id, _record(item, picture, sound, numbers)
+        spoken = next(sounds)
+        record = _record(item, picture, spoken, numbers)
+        if item.wrong:
+          record["wrong"] = next(sounds).waveform
+        yield item.id, record
 
 
 def items(config: PlacesConfig, split: str) -> list[Item]:
@@ -136,16 +142,51 @@ def items(config: PlacesConfig, split: str) -> list[Item]:
   count = getattr(config, split)
   scenes = _scenes(config, index, count)
   for number in range(count):
-    rng = np.random.default_rng([config.seed, index, number])
+    seed = [config.seed, index, number]
+    rng = np.random.default_rng(seed)
     scene = _row(scenes, number)
     caption = place_words.caption(rng, named(scene), config.said)
     name = f"{split}{number:0{len(str(count))}d}"
     voice = voices.choose(rng, caption, config.seed, split)
-    contents.append(Item(name, scene, caption, voice, name))
+    item = Item(name, scene, caption, voice, name)
+    if config.wrong and split == "train":
+      wrong = _wrong(item, config.said, seed)
+      item = dataclasses.replace(item, wrong=wrong)
+    contents.append(item)
     if split == "test":
       voice = speech.ALL_HELD_OUT[int(rng.integers(len(speech.ALL_HELD_OUT)))]
       contents.append(Item(f"{name}_again", scene, caption, voice, name))
   return contents
+
+
+def _wrong(item: Item, said: str, seed: list[int]) -> str:
+  """The caption with another word for one attribute that it states.
+
+  The voice is one that may say it in training.
+  """
+  stated = place_words.stated(item.caption)
+  possible = [
+    i for i, kind in enumerate(KINDS) if stated[i] and kind not in NOUNS
+  ]
+  rng = np.random.default_rng([*seed, 1])
+  for _ in range(_TRIES):
+    kind = possible[int(rng.integers(len(possible)))]
+    words = named(_other(rng, item.scene, kind))
+    text = place_words.caption(np.random.default_rng(seed), words, said)
+    possible_voices = voices.speakers(text, seed[0], "train")
+    if _changes(item.caption, text) == 1 and item.voice in possible_voices:
+      return text
+  raise RuntimeError(f"{item.id} has no wrong caption in {_TRIES} tries")
+
+
+def _other(
+  rng: np.random.Generator, scene: places.Scene, kind: int, count: int = 0
+) -> places.Scene:
+  """The scene with another word of a kind, of the first `count`, or of all."""
+  count = count or len(VOCABULARY[KINDS[kind]])
+  words = scene.words.copy()
+  words[kind] = (words[kind] + int(rng.integers(1, count))) % count
+  return scene._replace(words=words)
 
 
 def kinds(config: PlacesConfig) -> list[int]:
@@ -175,10 +216,7 @@ def _pair(
   said = config.said in ("all", _sort(kind))
   for attempt in range(_TRIES):
     seed = [config.seed, SPLITS.index(split), number, attempt]
-    other = scene.words.copy()
-    steps = int(np.random.default_rng(seed).integers(1, count))
-    other[kind] = (other[kind] + steps) % count
-    both = scene, scene._replace(words=other)
+    both = scene, _other(np.random.default_rng(seed), scene, kind, count)
     texts = [
       place_words.caption(np.random.default_rng(seed), named(x), config.said)
       for x in both
@@ -266,7 +304,13 @@ def rendered(
 def _spoken(
   config: PlacesConfig, contents: Sequence[Item]
 ) -> Iterator[speech.Spoken]:
-  jobs = [(item.caption, item.voice) for item in contents]
+  """Speaks captions in order, each followed by its wrong version if any."""
+  jobs = [
+    (text, item.voice)
+    for item in contents
+    for text in (item.caption, item.wrong)
+    if text
+  ]
   # Starting processes would take longer than a few words.
   workers = config.workers if len(jobs) > 100 else 0
   return speech.speak_all(jobs, config.sample_rate, workers)
@@ -287,6 +331,7 @@ def _record(
     "id": item.id,
     "image": encode(picture.image),
     "waveform": spoken.waveform,
+    "wrong": np.zeros(0, np.int16),
     "caption": item.caption,
     "voice": item.voice,
     "language": "en",
@@ -328,7 +373,8 @@ def load(builder: Places, split: str) -> Sequence[dict]:
 
   Returns:
     Records: `id`, `caption`, `voice`, `language` UTF-8 bytes; `image` PNG
-    bytes; `waveform` int16 [samples]; `words` JSON: a list of {"spoken",
+    bytes; `waveform` int16 [samples]; `wrong` likewise, the caption with one
+    attribute wrong, or empty; `words` JSON: a list of {"spoken",
     "start", "end"}, times in seconds, empty where the voice gives none;
     `attributes` int32 [6], indices into the words of `place_words.VOCABULARY`;
     `said` bool [6], whether the caption says them; `pose` float32 [8]; `mask`
@@ -349,6 +395,7 @@ def from_config(data: ml_collections.ConfigDict) -> Splits:
     skies=data.skies,
     loudness=data.loudness,
     said=data.said,
+    wrong=data.wrong,
     train=data.num_train,
     validation=data.num_validation,
     test=data.num_test,
@@ -376,6 +423,7 @@ DATASET = Dataset(
     "skies",
     "loudness",
     "said",
+    "wrong",
     *(f"num_{split}" for split in PlacesConfig.COUNTS),
     "scene_seed",
   ),

@@ -20,6 +20,7 @@ class PlacesConfig(Config):
     skies: number of skies that occur.
     loudness: contrast of the places, 0 to 1.
     said: the words that captions have, one of `place_words.SAID`.
+    wrong: whether training records have their caption with one attribute wrong.
     train: number of training records.
     validation: number of validation records.
     test: number of test images, with two recordings each.
@@ -37,6 +38,7 @@ class PlacesConfig(Config):
   skies: int = len(place_words.SKIES)
   loudness: float = 1.0
   said: str = "all"
+  wrong: bool = False
   train: int = 4000
   validation: int = 400
   test: int = 500
@@ -66,6 +68,7 @@ class PlacesConfig(Config):
       f"skies{self.skies}",
       f"loudness{self.loudness:g}",
       f"said_{self.said}",
+      *(["wrong"] if self.wrong else []),
       *(f"{split}{getattr(self, split)}" for split in self.COUNTS),
       f"seed{self.seed}",
     ]
@@ -78,5 +81,5 @@ class PlacesConfig(Config):
   def num_bytes(self, pairs: int) -> int:
     """Estimates from above: three seconds of speech, uncompressed images."""
     del pairs  # The counts of the config decide.
-    records = self.train + self.validation + 2 * self.test + 4 * self.pairs
+    records = 2 * self.train + self.validation + 2 * self.test + 4 * self.pairs
     return records * (3 * 2 * self.sample_rate + 4 * self.image_size**2)
