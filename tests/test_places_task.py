@@ -31,9 +31,11 @@ def model():
 
 @pytest.fixture(scope="module")
 def batch():
-  transform = PlaceExample(5120, False)
+  transform = PlaceExample(5120, False, wrong=True)
   rng = np.random.default_rng(0)
-  rows = [transform(record, rng) for record in places_world.records(16)]
+  records = places_world.records(16)
+  records[3]["wrong"] = np.zeros(0, np.int16)  # One has none.
+  rows = [transform(record, rng) for record in records]
   return jax.tree.map(lambda *x: jnp.stack(x), *rows)
 
 
@@ -83,7 +85,8 @@ def test_a_wrong_caption_is_one_more_impostor_of_its_image(model, batch):
   state = jax.jit(model.init)(jax.random.key(1))
   step = jax.jit(model.phase_step("caption"))
   _, metrics = step(state, batch)
-  assert metrics["caption_edits"] == 1 and "edits" not in metrics
+  assert metrics["caption_edits"] == 15 / 16 and "edits" not in metrics
+  assert np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm"])
   images, mel, _ = model.inputs(batch, jax.random.key(9))
   assert len(mel) == 2 * len(images)
   alone = {k: v for k, v in batch.items() if "wrong" not in k}

@@ -50,7 +50,7 @@ def splits(config: ml_collections.ConfigDict) -> dict[str, list[Record]]:
       "attributes": np.zeros(len(KINDS), np.int32),
       "said": np.zeros(len(KINDS), bool),
       "pose": np.zeros(len(POSE), np.float32),
-      "wrong": np.zeros(int(data.get("wrong", False)), np.int16),
+      "wrong": np.zeros(0, np.int16),
     }
   # A folder of generated images brings its latents in `z.npy`.
   edits = config.get("edits", {}) if config.task == "drawing" else {}

@@ -67,12 +67,18 @@ class DrawnPairExample(PairExample):
     return example
 
 
+@dataclasses.dataclass(frozen=True)
 class PlaceExample(PairExample):
   """Adds a scene of `builders.places` to a `PairExample`.
 
-  `attributes` int32 [6], `said` bool [6], `pose` float32 [8]. A record with a
-  wrong caption also gives `wrong` int16 [samples] and `num_wrong`.
+  `attributes` int32 [6], `said` bool [6], `pose` float32 [8].
+
+  Attributes:
+    wrong: whether the wrong caption is added: `wrong` int16 [samples] and
+      `num_wrong`, 0 where there is none.
   """
+
+  wrong: bool = False
 
   def __call__(self, record: Record, rng: np.random.Generator) -> Example:
     example = super().__call__(record, rng) | {
@@ -80,7 +86,7 @@ class PlaceExample(PairExample):
       "said": np.asarray(record["said"], bool),
       "pose": np.asarray(record["pose"], np.float32),
     }
-    if len(record["wrong"]):
+    if self.wrong:
       other = super().__call__(record | {"waveform": record["wrong"]}, rng)
       example |= {
         "wrong": other["waveform"],

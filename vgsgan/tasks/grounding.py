@@ -149,17 +149,18 @@ def bounded(params):
 
 
 def apart(
-  maps: grounding_evaluation.Maps,
+  maps: grounding_evaluation.Maps, batch: Batch
 ) -> tuple[grounding_evaluation.Maps, tuple[jax.Array, ...] | None]:
   """Maps of pairs, and those of edited captions with their weights.
 
-  If there are edited captions, each follows its own caption.
+  If the batch has wrong captions, each follows its own caption.
   """
-  image_map, speech_map, valid = maps
-  if len(speech_map) == len(image_map):
+  if "wrong" not in batch:
     return maps, None
+  image_map, speech_map, valid = maps
+  weight = (batch["num_wrong"] > 0).astype(jnp.float32)
   own = image_map, speech_map[::2], valid[::2]
-  return own, (speech_map[1::2], valid[1::2], jnp.ones(len(image_map)))
+  return own, (speech_map[1::2], valid[1::2], weight)
 
 
 class Grounding:
@@ -270,7 +271,7 @@ class Grounding:
       maps, batch_stats = self.maps(
         params, state.batch_stats, images, mel, num_frames, train=True
       )
-      maps, captions = apart(maps)
+      maps, captions = apart(maps, batch)
       edited, drawn = None, {}
       if edit:
         impostors, weight, drawn = edit(

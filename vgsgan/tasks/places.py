@@ -65,8 +65,8 @@ class Places(grounding.Grounding):
     return step
 
   def inputs(self, batch: Batch, key: jax.Array | None):
-    """As in `Grounding`; in training wrong captions follow the true ones."""
-    if key is not None and "wrong" in batch:
+    """As in `Grounding`; each wrong caption follows its own caption."""
+    if "wrong" in batch:
       both = ("waveform", "wrong"), ("num_samples", "num_wrong")
       batch = batch | {
         names[0]: impostors.interleave(lambda i, x=names: batch[x[i]], 2)
@@ -133,6 +133,7 @@ def build(
       int(data.seconds * data.sample_rate),
       True,
       int(data.augment.get("shortest", 0.0) * data.sample_rate),
+      wrong=CAPTION in phases.values(),
     ),
     init=model.init,
     step=steps.pop(0),

@@ -99,3 +99,20 @@ def stated(text: str) -> list[bool]:
 def words_of(text: str) -> set[str]:
   """The words of a caption, with synonyms as the words that they stand for."""
   return {captions.canonical(word) or word for word in text.split()}
+
+
+def others(spoken: str) -> list[str]:
+  """All spoken forms of the other words of an attribute; [] for other words.
+
+  >>> others("tiny")
+  ['large', 'big', 'huge']
+  """
+  word = captions.canonical(spoken)
+  kinds = [kind for kind in _SHARED if word in VOCABULARY[kind]]
+  return [
+    form
+    for kind in kinds
+    for other in VOCABULARY[kind]
+    if other != word
+    for form in (other, *captions.SYNONYMS.get(other, ()))
+  ]

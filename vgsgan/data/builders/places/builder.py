@@ -13,8 +13,6 @@ A voice that says a caption in `train` says it in no other split, and one of
 """
 
 import contextlib
-import dataclasses
-import itertools
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
@@ -31,28 +29,13 @@ from vgsgan.common.options import check_one_of
 from vgsgan.data.builders import preparing, reading, sources
 from vgsgan.data.builders.clevrgan.records import IdCounter
 from vgsgan.data.builders.places.config import PlacesConfig
+from vgsgan.data.builders.places.items import SPLITS, Item, items
 from vgsgan.data.builders.scenes import encode
 from vgsgan.data.records import Dataset, Splits
-from vgsgan.worlds import place_words, places, speech, voices
-from vgsgan.worlds.place_words import KINDS, NOUNS, VOCABULARY
+from vgsgan.worlds import place_words, places, speech
+from vgsgan.worlds.place_words import KINDS
 
-# Their order keeps their random numbers apart.
-SPLITS = ("train", "validation", "test", "validation_pairs", "pairs", "words")
 _BATCH = 250  # Images rendered at a time.
-_TRIES = 1000
-
-
-@dataclasses.dataclass(frozen=True)
-class Item:
-  """A record before it is rendered and spoken; '' stands for no speech."""
-
-  id: str
-  scene: places.Scene
-  caption: str
-  voice: str
-  image: str  # Equal for records of one image.
-  changed: int = -1
-  wrong: str = ""
 
 
 class Places(tfds.core.GeneratorBasedBuilder):
@@ -124,160 +107,6 @@ class Places(tfds.core.GeneratorBasedBuilder):
         if item.wrong:
           record["wrong"] = next(sounds).waveform
         yield item.id, record
-
-
-def items(config: PlacesConfig, split: str) -> list[Item]:
-  """The contents of the records of a split, in order."""
-  index = SPLITS.index(split)
-  if split == "words":
-    return _words(config)
-  if split.endswith("pairs"):
-    scenes = _scenes(config, index, config.pairs)
-    pairs = (
-      _pair(config, split, number, _row(scenes, number))
-      for number in range(config.pairs)
-    )
-    return [item for pair in pairs for item in pair]
-  contents = []
-  count = getattr(config, split)
-  scenes = _scenes(config, index, count)
-  for number in range(count):
-    seed = [config.seed, index, number]
-    rng = np.random.default_rng(seed)
-    scene = _row(scenes, number)
-    caption = place_words.caption(rng, named(scene), config.said)
-    name = f"{split}{number:0{len(str(count))}d}"
-    voice = voices.choose(rng, caption, config.seed, split)
-    item = Item(name, scene, caption, voice, name)
-    if config.wrong and split == "train":
-      wrong = _wrong(item, config.said, seed)
-      item = dataclasses.replace(item, wrong=wrong)
-    contents.append(item)
-    if split == "test":
-      voice = speech.ALL_HELD_OUT[int(rng.integers(len(speech.ALL_HELD_OUT)))]
-      contents.append(Item(f"{name}_again", scene, caption, voice, name))
-  return contents
-
-
-def _wrong(item: Item, said: str, seed: list[int]) -> str:
-  """The caption with another word for one attribute that it states.
-
-  The voice is one that may say it in training.
-  """
-  stated = place_words.stated(item.caption)
-  possible = [
-    i for i, kind in enumerate(KINDS) if stated[i] and kind not in NOUNS
-  ]
-  rng = np.random.default_rng([*seed, 1])
-  for _ in range(_TRIES):
-    kind = possible[int(rng.integers(len(possible)))]
-    words = named(_other(rng, item.scene, kind))
-    text = place_words.caption(np.random.default_rng(seed), words, said)
-    possible_voices = voices.speakers(text, seed[0], "train")
-    if _changes(item.caption, text) == 1 and item.voice in possible_voices:
-      return text
-  raise RuntimeError(f"{item.id} has no wrong caption in {_TRIES} tries")
-
-
-def _other(
-  rng: np.random.Generator, scene: places.Scene, kind: int, count: int = 0
-) -> places.Scene:
-  """The scene with another word of a kind, of the first `count`, or of all."""
-  count = count or len(VOCABULARY[KINDS[kind]])
-  words = scene.words.copy()
-  words[kind] = (words[kind] + int(rng.integers(1, count))) % count
-  return scene._replace(words=words)
-
-
-def kinds(config: PlacesConfig) -> list[int]:
-  """Indices of the kinds of words that tell scenes apart."""
-  counts = config.words
-  return [i for i, count in enumerate(counts) if count > 1]
-
-
-def named(scene: places.Scene) -> dict[str, str]:
-  """The words of one scene, by their kinds."""
-  return {
-    kind: VOCABULARY[kind][index]
-    for kind, index in zip(KINDS, scene.words, strict=True)
-  }
-
-
-def _pair(
-  config: PlacesConfig, split: str, number: int, scene: places.Scene
-) -> tuple[Item, Item]:
-  """A scene and another; they and their captions differ in one word.
-
-  One voice says both. Captions that do not say the kind are equal.
-  """
-  changing = kinds(config)
-  kind = changing[number % len(changing)]
-  count = config.words[kind]
-  said = config.said in ("all", _sort(kind))
-  for attempt in range(_TRIES):
-    seed = [config.seed, SPLITS.index(split), number, attempt]
-    both = scene, _other(np.random.default_rng(seed), scene, kind, count)
-    texts = [
-      place_words.caption(np.random.default_rng(seed), named(x), config.said)
-      for x in both
-    ]
-    common = set.intersection(
-      *(set(voices.speakers(text, config.seed, split)) for text in texts)
-    )
-    if common and _changes(*texts) == said:
-      return tuple(
-        Item(
-          f"{split}{number}{side}",
-          x,
-          text,
-          min(common),
-          f"{number}{side}",
-          kind,
-        )
-        for side, x, text in zip("ab", both, texts, strict=True)
-      )
-  raise RuntimeError(f"no captions of pair {number} in {_TRIES} tries")
-
-
-def _sort(kind: int) -> str:
-  return "nouns" if KINDS[kind] in place_words.NOUNS else "attributes"
-
-
-def _changes(text: str, other: str) -> int:
-  """Number of words in which captions differ, besides articles."""
-  both = list(itertools.zip_longest(text.split(), other.split()))
-  return sum(a != b and {a, b} != {"a", "an"} for a, b in both)
-
-
-def _words(config: PlacesConfig) -> list[Item]:
-  """Every word that occurs, by every voice."""
-  nowhere = places.Scene(
-    np.zeros(len(KINDS), np.int32), np.zeros(len(places.POSE), np.float32)
-  )
-  counts = config.words
-  return [
-    Item(f"{word}:{voice}", nowhere, word, voice, "words", kind)
-    for kind, count in enumerate(counts)
-    for word in VOCABULARY[KINDS[kind]][:count]
-    for voice in (*speech.VOICES, *speech.ALL_HELD_OUT)
-  ]
-
-
-def _scenes(config: PlacesConfig, split: int, count: int) -> places.Scene:
-  """Scenes that depend on the seed, their split and their number alone."""
-
-  @jax.jit
-  @jax.vmap
-  def draw(number):
-    root = jax.random.fold_in(jax.random.key(config.seed), split)
-    key = jax.random.fold_in(root, number)
-    return places.sample(key, config.words)
-
-  return jax.device_get(draw(jnp.arange(count)))
-
-
-def _row(scenes: places.Scene, number: int) -> places.Scene:
-  return places.Scene(*(values[number] for values in scenes))
 
 
 def rendered(
