@@ -5,6 +5,8 @@
 Nouns are easy and tell a pair from its impostors, so a model that only
 discriminates learns them and stops. All arms have the same pairs and the same
 number of steps; they differ in one more impostor that each pair meets.
+Results: docs/places.md.
+
 Arguments, with commas (`configs/places.py:triplet,smoke`):
   triplet    the triplet loss instead of InfoNCE
   muted      captions without nouns, about the same images

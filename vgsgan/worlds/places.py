@@ -1,8 +1,9 @@
 """A world of many nouns: one thing, large in the image, at one of many places.
 
-A place fills the image with two colours in a pattern, and things have outlines
-of their own. So nouns are easy to see, and together they are more than a batch
-holds. The size, colour and material of the thing vary independently of both.
+The place is the ground below the horizon, two colours in a pattern; the sky
+above it has colours of its own. So these nouns are easy to see, and together
+they are more than a batch holds. Things differ in their outlines. The size,
+colour and material of the thing vary independently of all nouns.
 `scenes` is the opposite world: few nouns, and attributes tell images apart.
 
 Everything is a closed form in JAX, so an image can be rendered again with one
