@@ -160,8 +160,7 @@ def semantic_test(
   relevance = np.zeros(scores.shape, bool)
   relevance[:, 0] = True
   figures = ranking.ranking(scores, relevance, (1, 3))
-  true_score, negative = _numbers(true)[:, None], _numbers(negatives)
-  wins = (true_score > negative) + 0.5 * (true_score == negative)
+  wins = won(true[:, None], negatives)
   by_kind = {}
   for i, kind in enumerate(ATTRIBUTES):
     rows = wins[changed == i]
@@ -169,6 +168,14 @@ def semantic_test(
       by_kind[kind] = _figure(rows.mean(), 0.5) | {"pairs": len(rows)}
   recalls = {name: figures[name] for name in ("R@1", "R@3")}
   return recalls | {"items": len(true), "by_kind": by_kind}
+
+
+def won(
+  right: Shaped[np.ndarray, "*rows"], wrong: Shaped[np.ndarray, "*others"]
+) -> Float[np.ndarray, "*both"]:
+  """1 where `right` is larger, 0.5 for ties, else 0; arrays are broadcast."""
+  right, wrong = _numbers(right), _numbers(wrong)
+  return (right > wrong) + 0.5 * (right == wrong)
 
 
 def _figure(value: float, chance: float) -> Figures:

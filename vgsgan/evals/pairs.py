@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from vgsgan.evals.attributes import won
+
 Figures = dict[str, Any]
 
 
@@ -34,8 +36,7 @@ def pair_test(
     occurs, and the means over kinds, `attributes` and `nouns`. Each is
     `{"value", "chance"}`. `pairs` is the number of pairs by kind.
   """
-  s = np.nan_to_num(np.asarray(scores, np.float64), nan=-np.inf)
-  right, left = s[:, [0, 1], [0, 1]], s[:, [1, 0], [0, 1]]
+  right, left = scores[:, [0, 1], [0, 1]], scores[:, [1, 0], [0, 1]]
   wins = {
     "speech_to_image": won(right, left).mean(1),
     "image_to_speech": won(right, left[:, ::-1]).mean(1),
@@ -102,15 +103,6 @@ def word_test(
     if by_kind:
       result[name] = summary(by_kind, nouns)
   return result
-
-
-def won(right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
-  """1 where `right` is larger, 0.5 for ties, else 0; NaN loses."""
-  right, wrong = (
-    np.where(np.isnan(x), -np.inf, np.asarray(x, np.float64))
-    for x in (right, wrong)
-  )
-  return (right > wrong) + 0.5 * (right == wrong)
 
 
 def summary(by_kind: dict[str, float], nouns: Sequence[str]) -> Figures:

@@ -148,21 +148,6 @@ def bounded(params):
   return params | {"log_scale": jnp.minimum(params["log_scale"], highest)}
 
 
-def apart(
-  maps: grounding_evaluation.Maps, batch: Batch
-) -> tuple[grounding_evaluation.Maps, tuple[jax.Array, ...] | None]:
-  """Maps of pairs, and those of edited captions with their weights.
-
-  If the batch has wrong captions, each follows its own caption.
-  """
-  if "wrong" not in batch:
-    return maps, None
-  image_map, speech_map, valid = maps
-  weight = (batch["num_wrong"] > 0).astype(jnp.float32)
-  own = image_map, speech_map[::2], valid[::2]
-  return own, (speech_map[1::2], valid[1::2], weight)
-
-
 class Grounding:
   """The towers of a config, their score and their training."""
 
@@ -244,6 +229,13 @@ class Grounding:
     new = {"speech": speech_stats, "image": image_stats}
     return (image_map, speech_map, valid), new
 
+  def apart(
+    self, maps: grounding_evaluation.Maps, batch: Batch
+  ) -> tuple[grounding_evaluation.Maps, tuple[jax.Array, ...] | None]:
+    """Maps of pairs, and maps, frames and weights of edited captions if any."""
+    del batch
+    return maps, None
+
   def encode_images(self, params, batch_stats, images, train: bool):
     """Feature maps of images, and new statistics."""
     network = forward.bind(self.image, params["image"], train)
@@ -271,7 +263,7 @@ class Grounding:
       maps, batch_stats = self.maps(
         params, state.batch_stats, images, mel, num_frames, train=True
       )
-      maps, captions = apart(maps, batch)
+      maps, captions = self.apart(maps, batch)
       edited, drawn = None, {}
       if edit:
         impostors, weight, drawn = edit(

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 from jax.sharding import Mesh
 
@@ -35,7 +36,6 @@ NEEDS = (
   "data.loudness",
   "data.wrong",
 )
-
 
 CAPTION = "caption"  # The impostor is the caption with one attribute wrong.
 PHASES = (*scene_edits.IMPOSTORS, CAPTION)
@@ -73,6 +73,15 @@ class Places(grounding.Grounding):
         for names in both
       }
     return super().inputs(batch, key)
+
+  def apart(self, maps, batch: Batch):
+    """As in `Grounding`; undoes what `inputs` has joined."""
+    if "wrong" not in batch:
+      return maps, None
+    image_map, speech_map, valid = maps
+    weight = (batch["num_wrong"] > 0).astype(jnp.float32)
+    own = image_map, speech_map[::2], valid[::2]
+    return own, (speech_map[1::2], valid[1::2], weight)
 
   def edit(self, name, key, params, batch_stats, batch, images, maps):
     """Renders one impostor for each image."""

@@ -31,34 +31,30 @@ _RADII = np.array((0.4, 0.66), np.float32)  # small, large; half a side is 1.
 _TURN = 0.35  # Largest turn of a thing, radians.
 _GREY = 0.55  # All places, if they are not loud at all.
 
-# Two colours of a place, which no thing has.
-_PAINTS = (
+# Two colours of each ground and of each sky, which no thing has.
+_PAINTS, _SKY_PAINTS = (
   np.array(
     [
-      ((236, 214, 160), (196, 150, 92)),
-      ((150, 200, 140), (70, 120, 84)),
-      ((200, 226, 240), (116, 160, 204)),
-      ((240, 190, 196), (196, 110, 132)),
-      ((92, 84, 128), (52, 46, 84)),
-      ((244, 168, 96), (176, 92, 52)),
-      ((244, 244, 238), (168, 176, 176)),
-      ((150, 150, 96), (84, 90, 52)),
-    ],
-    np.float32,
-  )
-  / 255
-)
-_SKY_PAINTS = (
-  np.array(
-    [
-      ((255, 214, 224), (255, 160, 140)),
-      ((190, 236, 255), (70, 150, 230)),
-      ((60, 40, 110), (20, 16, 60)),
-      ((250, 246, 180), (240, 200, 60)),
-      ((214, 214, 220), (150, 150, 162)),
-      ((190, 240, 214), (60, 170, 140)),
-      ((226, 190, 250), (160, 100, 210)),
-      ((120, 70, 50), (60, 30, 24)),
+      [
+        ((236, 214, 160), (196, 150, 92)),
+        ((150, 200, 140), (70, 120, 84)),
+        ((200, 226, 240), (116, 160, 204)),
+        ((240, 190, 196), (196, 110, 132)),
+        ((92, 84, 128), (52, 46, 84)),
+        ((244, 168, 96), (176, 92, 52)),
+        ((244, 244, 238), (168, 176, 176)),
+        ((150, 150, 96), (84, 90, 52)),
+      ],
+      [
+        ((255, 214, 224), (255, 160, 140)),
+        ((190, 236, 255), (70, 150, 230)),
+        ((60, 40, 110), (20, 16, 60)),
+        ((250, 246, 180), (240, 200, 60)),
+        ((214, 214, 220), (150, 150, 162)),
+        ((190, 240, 214), (60, 170, 140)),
+        ((226, 190, 250), (160, 100, 210)),
+        ((120, 70, 50), (60, 30, 24)),
+      ],
     ],
     np.float32,
   )
@@ -193,9 +189,8 @@ def _thing(words, pose, x, y):
   angle = (jnp.arctan2(v, u) / (2 * jnp.pi)) % 1.0 * ANGLES
   low = jnp.floor(angle).astype(jnp.int32)
   share = angle - low
-  edge = outline[low % ANGLES] * (1 - share) + outline[(low + 1) % ANGLES] * (
-    share
-  )
+  after = outline[(low + 1) % ANGLES]
+  edge = (1 - share) * outline[low % ANGLES] + share * after
   depth = jnp.sqrt(u * u + v * v) / edge  # 1 at the outline.
   inside = depth < 1
   base = jnp.asarray(scenes.COLORS)[words["color"]]

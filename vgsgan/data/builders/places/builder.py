@@ -25,7 +25,6 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from vgsgan.common import jsonfiles
-from vgsgan.common.options import check_one_of
 from vgsgan.data.builders import preparing, reading, sources
 from vgsgan.data.builders.clevrgan.records import IdCounter
 from vgsgan.data.builders.places.config import PlacesConfig
@@ -214,9 +213,9 @@ def load(builder: Places, split: str) -> Sequence[dict]:
   return reading.open_split(builder, split)
 
 
-def from_config(data: ml_collections.ConfigDict) -> Splits:
-  """The splits that `config.data` asks for; some are for tests alone."""
-  config = PlacesConfig(
+def config_of(data: ml_collections.ConfigDict) -> PlacesConfig:
+  """The settings in `config.data`; UserError if one is out of its range."""
+  return PlacesConfig(
     image_size=data.image_size,
     sample_rate=data.sample_rate,
     things=data.things,
@@ -232,18 +231,17 @@ def from_config(data: ml_collections.ConfigDict) -> Splits:
     seed=data.scene_seed,
     workers=data.speech_workers,
   )
-  builder = prepare(config, data.data_dir)
+
+
+def from_config(data: ml_collections.ConfigDict) -> Splits:
+  """The splits that `config.data` asks for; some are for tests alone."""
+  builder = prepare(config_of(data), data.data_dir)
   return {split: load(builder, split) for split in SPLITS}
-
-
-def check(data: ml_collections.ConfigDict) -> None:
-  """Raises UserError for unknown contents of captions."""
-  check_one_of("data.said", data.said, place_words.SAID)
 
 
 DATASET = Dataset(
   from_config,
-  check=check,
+  check=config_of,
   identity=(
     "image_size",
     "sample_rate",
