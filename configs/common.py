@@ -95,6 +95,31 @@ def scenes(size: Mapping[str, int]) -> ml_collections.ConfigDict:
   )
 
 
+def places(size: Mapping[str, int], **own: Any) -> ml_collections.ConfigDict:
+  """One thing at one of many places, described aloud."""
+  section = data(
+    "places",
+    image_size=32,
+    things=16,
+    places=16,
+    skies=16,
+    loudness=1.0,  # Contrast of the places; 0 makes them all the same grey.
+    said="all",  # Or "attributes", "nouns", or "nothing": images alone.
+    wrong=False,  # True for captions with one attribute wrong.
+    **size,
+    num_pairs=600,
+    scene_seed=0,
+    speech_workers=2,
+    **speech_features(2.72, mean_normalize=False),
+  )
+  return _with(section, own)
+
+
+def place_images(size: Mapping[str, int]) -> ml_collections.ConfigDict:
+  """Images of things at places, without speech."""
+  return places(size, said="nothing")
+
+
 def sounding(size: Mapping[str, int], **own: Any) -> ml_collections.ConfigDict:
   """Images of instruments with their sounds, one instrument in each."""
   section = data(

@@ -29,6 +29,11 @@ ARMS = {
   "same_noun": "same_noun",  # Another image of the same thing and place.
   "caption": "caption",  # The caption with one stated attribute wrong.
   "attribute": "attribute",  # The image with one stated attribute changed.
+  # The same with images and impostors that the generator draws.
+  **{
+    f"drawn_{kind}": kind
+    for kind in ("other", "same_noun", "attribute", "size", "color", "material")
+  },
 }
 _EDITS_FROM = 100  # Updates.
 
@@ -55,21 +60,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
 def default() -> ml_collections.ConfigDict:
   config = common.base("places")
-  config.data = common.data(
-    "places",
-    image_size=32,
-    things=16,
-    places=16,
-    skies=16,
-    loudness=1.0,  # Contrast of the places; 0 makes them all the same grey.
-    said="all",  # Or "attributes", or "nouns".
-    wrong=False,  # True for captions with one attribute wrong.
-    **common.splits(4000, 400, 500),
-    num_pairs=600,
-    scene_seed=0,
-    speech_workers=2,
-    **common.speech_features(2.72, mean_normalize=False),
-  )
+  config.data = common.places(common.splits(4000, 400, 500))
   config.data.augment = common.speech_augment(tempo=0.1, vocal_tract=0.1)
   config.data.augment.shortest = 0.0
 
@@ -79,7 +70,13 @@ def default() -> ml_collections.ConfigDict:
   )
   config.score = common.score("misa", normalize=True)
   config.loss = common.contrastive("infonce", "sampled", margin=0.2)
-  config.edits = ml_collections.ConfigDict({"curriculum": "regular@0"})
+  config.edits = ml_collections.ConfigDict(
+    {
+      "curriculum": "regular@0",
+      "drawn": False,  # True: a generator draws images and impostors.
+      "generator": "",  # "" for the packaged one.
+    }
+  )
   config.optim = common.adam(lr=2e-3)
   config.train = common.train(
     batch=32, steps=1000, eval_every=1000, save_every=500
@@ -103,7 +100,7 @@ def fields_of(arm: str) -> dict[str, Any]:
   kind = ARMS[arm]
   phases = f"regular@0,{kind}@{_EDITS_FROM}" if kind else "regular@0"
   return {
-    "edits": {"curriculum": phases},
+    "edits": {"curriculum": phases, "drawn": arm.startswith("drawn_")},
     "data": {"wrong": kind == "caption"},
   }
 

@@ -15,7 +15,7 @@ from tests.test_options import load
 from vgsgan.data import features
 from vgsgan.data.builders.scenes import encode
 from vgsgan.data.examples import DrawnPairExample
-from vgsgan.models import audio, pretrained
+from vgsgan.models import audio, pretrained, weights
 from vgsgan.models.generator import Generator
 from vgsgan.negatives import impostors
 from vgsgan.parallel import mesh
@@ -69,7 +69,7 @@ def generator(tmp_path_factory):
   module = Generator(GAN["channels"], GAN["chunk"], spectral=False)
   path = tmp_path_factory.mktemp("networks") / "generator.npz"
   tree = variables_of(module, jnp.zeros((1, module.latent_size)), scale=0.3)
-  pretrained.save_params(path, tree, {"config": {"gan": GAN}})
+  weights.save_params(path, tree, {"config": {"gan": GAN}})
   return str(path)
 
 
@@ -139,11 +139,11 @@ def model_of(generator, devices=1, loss="edited", **fields):
 def state_of(model):
   """A random state, without compiling the initialisers."""
   made = filled(jax.eval_shape(model.init, KEY), scale=0.3)
-  weights = jax.tree.map(jnp.asarray, model.drawn_with)
+  drawn = jax.tree.map(jnp.asarray, model.drawn_with)
   where = made.params if "generator" in made.params else made.batch_stats
   name = "generator" if "generator" in made.params else "generator_params"
-  where[name] = weights["params"]
-  made.batch_stats["generator"] = weights["batch_stats"]
+  where[name] = drawn["params"]
+  made.batch_stats["generator"] = drawn["batch_stats"]
   if "log_scale" in made.params:
     made.params["log_scale"] = jnp.log(jnp.float32(10.0))
   if "concepts" in made.batch_stats:

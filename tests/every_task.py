@@ -27,7 +27,7 @@ from tests.running import run_config
 from tests.test_options import load
 from vgsgan import data
 from vgsgan.data import pipeline
-from vgsgan.models import mixture, pretrained
+from vgsgan.models import mixture, weights
 from vgsgan.models.generator import Generator
 from vgsgan.tasks import classification, correspondence, grounding
 from vgsgan.tasks.towers import SPEECH_TOWERS
@@ -44,7 +44,7 @@ def prepare(folder: pathlib.Path) -> None:
     module, jnp.zeros((1, module.latent_size)), scale=0.3
   )
   meta = {"config": {"gan": drawing_world.GAN}}
-  pretrained.save_params(folder / "generator.npz", tree, meta)
+  weights.save_params(folder / "generator.npz", tree, meta)
 
 
 def of_three(make):

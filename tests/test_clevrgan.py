@@ -21,7 +21,7 @@ from vgsgan.data.builders.clevrgan import records as clevrgan_records
 from vgsgan.data.examples import DrawnPairExample, PairExample
 from vgsgan.evals.retrieval import relevance
 from vgsgan.losses import contrastive
-from vgsgan.models import pretrained
+from vgsgan.models import pretrained, weights
 from vgsgan.models.generator import Generator
 from vgsgan.models.recogniser import Recogniser
 from vgsgan.worlds import captions, speech, voices
@@ -72,7 +72,7 @@ def write_recogniser(path, seed=0):
 
 def write(path, made, config):
   tree = {k: made[k] for k in ("params", "batch_stats") if k in made}
-  pretrained.save_params(path, tree, {"config": config})
+  weights.save_params(path, tree, {"config": config})
 
 
 def seen(logits, sure=0.9):
@@ -522,9 +522,9 @@ def test_networks_that_do_not_fit_are_refused(networks, tmp_path):
   with pytest.raises(UserError) as error:
     pretrained.load_recogniser(networks["generator"])
   one_line(error, "no recogniser")
-  tree, meta = pretrained.load_params(networks["generator"])
+  tree, meta = weights.load_params(networks["generator"])
   meta["config"]["gan"]["channels"] = (8, 8, 8)
-  pretrained.save_params(tmp_path / "other.npz", tree, meta)
+  weights.save_params(tmp_path / "other.npz", tree, meta)
   with pytest.raises(UserError) as error:
     pretrained.load_generator(tmp_path / "other.npz")
   one_line(error, "other.npz", "no generator", "another shape")

@@ -24,7 +24,7 @@ from vgsgan.evals import frechet
 from vgsgan.losses import generative
 from vgsgan.models.generator import Generator
 from vgsgan.parallel import mesh
-from vgsgan.tasks import gan, gan_evaluation
+from vgsgan.tasks import gan, gan_evaluation, gan_worlds
 from vgsgan.train.checkpoints import manager
 from vgsgan.train.state import TrainState
 from vgsgan.train.step import jit_step
@@ -77,7 +77,7 @@ def test_words_present_by_hand():
   sizes = [len(words) for words in ATTRIBUTES.values()]
   attributes = np.stack([rng.integers(-1, n, (20, 3)) for n in sizes], -1)
   attributes[0] = -1
-  got = np.asarray(gan.words_present(jnp.asarray(attributes, jnp.int32)))
+  got = np.asarray(gan_worlds.Scenes.labels(jnp.asarray(attributes, jnp.int32)))
   assert got.shape == (20, len(WORDS)) and not got[0].any()
   for row, scene in zip(got, attributes, strict=True):
     said = {

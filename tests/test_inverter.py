@@ -24,7 +24,7 @@ from tests.test_options import load
 from vgsgan import data, tasks
 from vgsgan.common.errors import UserError
 from vgsgan.data.builders.scenes import encode
-from vgsgan.models import pretrained
+from vgsgan.models import pretrained, weights
 from vgsgan.models.generator import Generator
 from vgsgan.models.inverter import Inverter
 from vgsgan.parallel import mesh
@@ -49,7 +49,7 @@ def little(tmp_path_factory):
   module = Generator(gan["channels"], gan["chunk"], spectral=False)
   path = tmp_path_factory.mktemp("networks") / "generator.npz"
   tree = variables_of(module, jnp.zeros((1, module.latent_size)), scale=0.5)
-  pretrained.save_params(path, tree, {"config": {"gan": gan}})
+  weights.save_params(path, tree, {"config": {"gan": gan}})
   return str(path)
 
 
@@ -122,7 +122,7 @@ def test_an_exported_encoder_is_read_back(finished, little, tmp_path):
     pretrained.load_inverter(little, 8, 4)
   one_line(refused, "holds no inverter")
   more = found.variables["params"] | {"up": {"bias": np.zeros(3, np.float32)}}
-  pretrained.save_params(tmp_path / "more.npz", {"params": more}, found.meta)
+  weights.save_params(tmp_path / "more.npz", {"params": more}, found.meta)
   with pytest.raises(UserError) as refused:
     pretrained.load_inverter(tmp_path / "more.npz", 8, 4)
   one_line(refused, "holds no inverter: params/up/bias is missing, too many")
@@ -195,7 +195,7 @@ def test_latents_are_equal_on_1_and_8_devices(generator, batch, tmp_path):
   module = Inverter(16, (4, 4, 4))
   shapes = jax.eval_shape(module.init, KEY, jnp.zeros((1, 32, 32, 3)))
   meta = {"inverter": {"channels": (4, 4, 4)}, "data": {"image_size": 32}}
-  pretrained.save_params(path, filled(shapes, scale=0.1), {"config": meta})
+  weights.save_params(path, filled(shapes, scale=0.1), {"config": meta})
   batch = {name: x for name, x in batch.items() if name != "z"}
   model = model_of(generator, curriculum="chunk@0", inverter=path)
   model.config.edits.update({"inversion_steps": 2, "inversion_limit": 10.0})

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vgsgan.common.errors import UserError
-from vgsgan.models import pretrained
+from vgsgan.models import weights
 
 
 def tree():
@@ -27,10 +27,10 @@ META = {"config": {"seed": 3}, "figures": {"color": 0.99}, "command": "pythön"}
 
 def test_a_saved_tree_and_meta_are_read_back(tmp_path):
   path = tmp_path / "weights.npz"
-  pretrained.save_params(path, tree(), META)
-  found, meta = pretrained.load_params(path)
+  weights.save_params(path, tree(), META)
+  found, meta = weights.load_params(path)
   assert meta == META
-  before, after = pretrained.flatten(tree()), pretrained.flatten(found)
+  before, after = weights.flatten(tree()), weights.flatten(found)
   assert before.keys() == after.keys()
   for name, value in before.items():
     assert after[name].dtype == value.dtype
@@ -43,7 +43,7 @@ def test_a_saved_tree_and_meta_are_read_back(tmp_path):
 def test_the_file_holds_half_precision_and_no_pickle(tmp_path):
   path = tmp_path / "weights.npz"
   large = np.random.default_rng(0).normal(size=20000).astype(np.float32)
-  pretrained.save_params(path, {"large": large}, {})
+  weights.save_params(path, {"large": large}, {})
   assert path.stat().st_size < 0.6 * large.nbytes
   with zipfile.ZipFile(path) as file:
     assert sorted(file.namelist()) == ["large.npy", "meta.json.npy"]
@@ -51,7 +51,7 @@ def test_the_file_holds_half_precision_and_no_pickle(tmp_path):
 
 def refused(path):
   with pytest.raises(UserError) as error:
-    pretrained.load_params(path)
+    weights.load_params(path)
   assert "\n" not in str(error.value)
   assert str(path) in str(error.value)
 
@@ -74,7 +74,7 @@ def test_another_file_is_refused_in_one_line(tmp_path):
 
 def test_a_damaged_file_is_refused_in_one_line(tmp_path):
   path = tmp_path / "weights.npz"
-  pretrained.save_params(path, tree(), META)
+  weights.save_params(path, tree(), META)
   whole = path.read_bytes()
   path.write_bytes(whole[: len(whole) // 2])
   refused(path)
@@ -86,15 +86,15 @@ def test_a_damaged_file_is_refused_in_one_line(tmp_path):
     flipped[place] ^= 0xFF
     path.write_bytes(flipped)
     try:
-      found, _ = pretrained.load_params(path)
+      found, _ = weights.load_params(path)
     except UserError as error:
       assert "\n" not in str(error)
       continue
-    before, after = pretrained.flatten(tree()), pretrained.flatten(found)
+    before, after = weights.flatten(tree()), weights.flatten(found)
     for name, value in before.items():
       np.testing.assert_allclose(after[name], value, rtol=1e-3)
 
 
 def test_an_unwritable_folder_is_refused_in_one_line(tmp_path):
   with pytest.raises(UserError, match="cannot write"):
-    pretrained.save_params(tmp_path / "none" / "weights.npz", tree(), META)
+    weights.save_params(tmp_path / "none" / "weights.npz", tree(), META)

@@ -12,7 +12,7 @@ from tests.test_options import load
 from vgsgan.common.errors import UserError
 from vgsgan.data import augment
 from vgsgan.evals import recognition as figures
-from vgsgan.models import pretrained
+from vgsgan.models import weights
 from vgsgan.models.image import space_to_depth
 from vgsgan.models.recogniser import Recogniser, depth_to_space, features
 from vgsgan.parallel import mesh
@@ -288,7 +288,7 @@ def test_a_run_ends_with_figures_and_chance(finished):
 def test_an_exported_network_is_read_back(finished, tmp_path):
   path = tmp_path / "recogniser.npz"
   export.export(finished, "recogniser", path)
-  variables, meta = pretrained.load_params(path)
+  variables, meta = weights.load_params(path)
   assert meta["config"]["recogniser"]["widths"] == [8, 16, 32]
   assert meta["results"]["splits"]["test"]["given_masks"]["objects"] >= 8
   model = Recogniser(tuple(meta["config"]["recogniser"]["widths"]))

@@ -136,6 +136,8 @@ _SECTIONS: Mapping[str, Mapping[str, Range]] = {
     "curriculum": Text(),
     "layers": Text(),
     "inverter": Text(),
+    "drawn": Flag(),
+    "generator": Text(),
     "counts": Each(Whole(1, 2**16, "units"), some=False),
     "changes": Each(_SHARE, some=False),
     "shares": Each(_SHARE, some=False),
@@ -159,6 +161,7 @@ _SECTIONS: Mapping[str, Mapping[str, Range]] = {
     "embed": _CHANNELS,
   },
   "recogniser": {"widths": Each(_CHANNELS), "norm": Text()},
+  "namer": {"widths": Each(_CHANNELS)},
   "gan": {
     "channels": Each(_CHANNELS),
     "chunk": Whole(1, 2**16, "numbers a layer"),
@@ -237,7 +240,12 @@ FIELDS: Mapping[str, Range] = {
 
 # Fields that a config with their section may lack; tasks that need them name
 # them.
-OPTIONAL = ("data.augment.shortest", "train.average")
+OPTIONAL = (
+  "data.augment.shortest",
+  "edits.drawn",
+  "edits.generator",
+  "train.average",
+)
 
 
 def leaves(

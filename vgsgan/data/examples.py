@@ -103,6 +103,20 @@ class ImageExample:
     return {"image": decode(record["image"])}
 
 
+class SceneWordsExample:
+  """Takes image and words of a record of `builders.places`.
+
+  `image` uint8 [s, s, 3]; `attributes` int32 [6].
+  """
+
+  def __call__(self, record: Record, rng: np.random.Generator) -> Example:
+    del rng
+    return {
+      "image": decode(record["image"]),
+      "attributes": np.asarray(record["attributes"], np.int32),
+    }
+
+
 class SceneExample:
   """Makes a record of `builders.scenes` into arrays of fixed shape.
 

@@ -1,9 +1,6 @@
-"""Exported weights: a tree of arrays and its metadata in one .npz file."""
+"""Trained networks, from files of `vgsgan.tools.export` or of the package."""
 
-import io
-import json
 import pathlib
-import zipfile
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -12,17 +9,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vgsgan.common import files, jsonfiles
 from vgsgan.common.errors import UserError, one_line
+from vgsgan.models import weights
 from vgsgan.models.generator import Generator
 from vgsgan.models.inverter import Inverter
+from vgsgan.models.namer import Namer
 from vgsgan.models.recogniser import Recogniser
+from vgsgan.worlds import place_words
 from vgsgan.worlds.attributes import WORDS
 
-_META = "meta.json"
 PACKAGED = {
   name: pathlib.Path(__file__).with_name(f"{name}.npz")
-  for name in ("generator", "recogniser")
+  for name in ("generator", "places_generator", "recogniser", "namer")
 }
 
 
@@ -40,66 +38,6 @@ class Network(NamedTuple):
   meta: dict[str, Any]
 
 
-def save_params(
-  path: str | pathlib.Path, tree: Mapping[str, Any], meta: Mapping[str, Any]
-) -> None:
-  """Writes a tree of weights; the file is written whole or not at all.
-
-  An array of float32 becomes float16 if its largest rounding error is at most
-  0.1 % of its largest weight.
-
-  Args:
-    path: path of the file, `NAME.npz`.
-    tree: nested dicts of arrays. A name with a slash is read back as a dict in
-      a dict; `load_generator` and its siblings undo that.
-    meta: origin of the weights, as JSON (config, seed, figures, command).
-
-  Raises:
-    UserError: the file cannot be written.
-  """
-  flat = flatten(jax.device_get(tree))
-  dtypes = {name: str(value.dtype) for name, value in flat.items()}
-  about = {"meta": dict(meta), "dtypes": dtypes}
-  text = np.frombuffer(jsonfiles.dumps(about).encode(), np.uint8)
-  file = io.BytesIO()
-  small = {name: _smaller(value) for name, value in flat.items()}
-  np.savez_compressed(file, **{_META: text}, **small)
-  files.replace(pathlib.Path(path), file.getvalue())
-
-
-def load_params(
-  path: str | pathlib.Path,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Reads a file of `save_params`.
-
-  Returns:
-    The tree, nested dicts of NumPy arrays in their original dtypes, and `meta`.
-
-  Raises:
-    UserError: the file is missing, damaged, or of another kind.
-  """
-  try:
-    about, arrays = _read(pathlib.Path(path).read_bytes())
-  except Exception as error:  # Decoders raise any error for damaged bytes.
-    reason = one_line(error)
-    raise UserError(
-      f"no weights in {path}: {reason}; put back a copy of the file"
-    ) from error
-  return unflatten(arrays), about["meta"]
-
-
-def _read(data: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-  if not zipfile.is_zipfile(io.BytesIO(data)):
-    raise ValueError("it is no .npz file")
-  with np.load(io.BytesIO(data), allow_pickle=False) as file:
-    arrays = {name: file[name] for name in file.files}
-  about = json.loads(arrays.pop(_META).tobytes())
-  dtypes = about["dtypes"]
-  if arrays.keys() != dtypes.keys():
-    raise ValueError("its arrays are not those it lists")
-  return about, {k: v.astype(dtypes[k]) for k, v in arrays.items()}
-
-
 def load_generator(path: str | pathlib.Path) -> Network:
   """Loads a GAN's generator, built by the config `gan` in its meta.
 
@@ -111,21 +49,55 @@ def load_generator(path: str | pathlib.Path) -> Network:
   """
 
   def build(config, _):
-    return _generator(config["gan"])
+    return _generator(config["gan"], len(WORDS))
 
   return _load_network(path or PACKAGED["generator"], "generator", build)
 
 
-def _generator(gan: Mapping[str, Any]) -> tuple[Generator, Callable]:
+def places_generator(
+  path: str | pathlib.Path, data: Mapping[str, Any]
+) -> Network:
+  """Loads the generator of the world of places, which is given the words.
+
+  Args:
+    path: a file of `vgsgan.tools.export`; '' for the packaged generator.
+    data: `config.data`; the generator must draw its images and its words.
+
+  Raises:
+    UserError: the file is missing, damaged, or of another network, or draws
+      other images.
+  """
+
+  def build(config, _):
+    if config["data"]["dataset"] != "places" or not config["gan"]["labels"]:
+      raise ValueError("it was not trained by configs/places_gan.py")
+    return _generator(config["gan"], place_words.NUM_LABELS)
+
+  path = path or PACKAGED["places_generator"]
+  network = _load_network(path, "generator of places", build)
+  drawn = network.meta["config"]["data"]
+  for name in ("image_size", "things", "places", "skies", "loudness"):
+    most = name in ("things", "places", "skies")
+    if drawn[name] < data[name] if most else drawn[name] != data[name]:
+      raise UserError(
+        f"config.data.{name}={data[name]}, but the generator {path} has learnt "
+        f"{drawn[name]}: make them agree, or train configs/places_gan.py"
+      )
+  return network
+
+
+def _generator(
+  gan: Mapping[str, Any], num_labels: int
+) -> tuple[Generator, Callable]:
   """Builds the generator of `config.gan`, and a function key -> variables."""
   module = Generator(
     tuple(gan["channels"]),
     gan["chunk"],
     gan["attention"],
-    len(WORDS) if gan["labels"] else 0,
+    num_labels if gan["labels"] else 0,
     gan["spectral"],
   )
-  labels = jnp.zeros((1, len(WORDS))) if gan["labels"] else None
+  labels = jnp.zeros((1, num_labels)) if gan["labels"] else None
   z = jnp.zeros((1, module.latent_size))
   return module, lambda key: module.init(key, z, labels, train=False)
 
@@ -137,13 +109,13 @@ def save_untrained(path: str | pathlib.Path, gan: Mapping[str, Any]) -> None:
     path: path of the file.
     gan: `config.gan` of configs/scenes_gan.py.
   """
-  _, init = _generator(gan)
+  _, init = _generator(gan, len(WORDS))
   shapes = jax.eval_shape(init, jax.random.key(0))
   tree = jax.tree.map(
     lambda x: np.zeros(x.shape, x.dtype),
     {name: shapes[name] for name in ("params", "batch_stats")},
   )
-  save_params(path, tree, {"config": {"gan": dict(gan)}})
+  weights.save_params(path, tree, {"config": {"gan": dict(gan)}})
 
 
 def unlabelled_generator(path: str | pathlib.Path, image_size: int) -> Network:
@@ -185,6 +157,25 @@ def load_recogniser(path: str | pathlib.Path) -> Network:
     return module, lambda key: module.init(key, image, train=False)
 
   return _load_network(path or PACKAGED["recogniser"], "recogniser", build)
+
+
+def load_namer(path: str | pathlib.Path) -> Network:
+  """Loads a namer, built by the config `namer` in its meta.
+
+  Args:
+    path: a file of `vgsgan.tools.export`; '' for the packaged namer.
+
+  Raises:
+    UserError: the file is missing, damaged, or of another network.
+  """
+
+  def build(config, _):
+    module = Namer(place_words.NUM_LABELS, tuple(config["namer"]["widths"]))
+    size = config["data"]["image_size"]
+    image = jnp.zeros((1, size, size, 3))
+    return module, lambda key: module.init(key, image, train=False)
+
+  return _load_network(path or PACKAGED["namer"], "namer", build)
 
 
 def load_inverter(
@@ -232,7 +223,7 @@ def _load_network(path, name: str, build) -> Network:
     build: `(config, tree) -> module, init`, with init a function key ->
       variables.
   """
-  tree, meta = load_params(path)
+  tree, meta = weights.load_params(path)
   try:
     module, init = build(meta["config"], tree)
     shapes = jax.eval_shape(init, jax.random.key(0))
@@ -261,36 +252,3 @@ def _shapes(tree: Any) -> set[tuple[str, tuple[int, ...]]]:
 
 def _path(path: Any) -> str:
   return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
-  """The leaves of nested dicts by path: {"a": {"b": x}} -> {"a/b": x}."""
-  flat: dict[str, np.ndarray] = {}
-  for name, value in tree.items():
-    if isinstance(value, Mapping):
-      flat |= flatten(value, f"{prefix}{name}/")
-    else:
-      flat[f"{prefix}{name}"] = np.asarray(value)
-  return flat
-
-
-def unflatten(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
-  """The inverse of `flatten`; empty dicts are lost."""
-  tree: dict[str, Any] = {}
-  for path, value in flat.items():
-    *folders, name = path.split("/")
-    node = tree
-    for folder in folders:
-      node = node.setdefault(folder, {})
-    node[name] = value
-  return tree
-
-
-def _smaller(value: np.ndarray) -> np.ndarray:
-  if value.dtype != np.float32 or not value.size:
-    return value
-  with np.errstate(over="ignore"):
-    half = value.astype(np.float16)
-  largest = np.abs(value).max()
-  loss = np.abs(half.astype(np.float32) - value).max()
-  return half if loss <= 1e-3 * largest else value

@@ -28,6 +28,7 @@ TASKS = {
   "places": "configs/places.py",
   "gan": "configs/scenes_gan.py",
   "recognition": "configs/recogniser.py",
+  "naming": "configs/namer.py",
   "inversion": "configs/inversion.py",
   "correspondence": "configs/correspondence.py",
   "classification": "configs/classification.py",

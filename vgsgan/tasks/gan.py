@@ -1,4 +1,4 @@
-"""BigGAN on the scenes: the generator that draws hard negatives.
+"""BigGAN on a rendered world: the generator that draws hard negatives.
 
 Brock, Donahue and Simonyan (ICLR 2019): hinge loss, two time scales, spectral
 norm, orthogonal regularisation, an average of the generator's weights. For
@@ -16,19 +16,18 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key
 
 from vgsgan.common.errors import UserError
-from vgsgan.common.options import building, check_at_least
+from vgsgan.common.options import building, check_at_least, check_one_of
 from vgsgan.data import augment
-from vgsgan.data.examples import SceneExample
 from vgsgan.data.records import Records
 from vgsgan.losses import generative
 from vgsgan.models.discriminator import Discriminator
 from vgsgan.models.generator import Generator
 from vgsgan.tasks.alternating import Alternating
-from vgsgan.tasks.gan_evaluation import FEWEST, Evaluation, words_present
+from vgsgan.tasks.gan_evaluation import FEWEST, Evaluation
+from vgsgan.tasks.gan_worlds import WORLDS
 from vgsgan.train import forward, keys
 from vgsgan.train.state import TrainState, check_optimizer
 from vgsgan.train.task import Batch, Task
-from vgsgan.worlds.attributes import WORDS
 
 NETWORKS = ("discriminator", "generator")
 NEEDS = (
@@ -61,7 +60,8 @@ class Gan(Alternating):
   def __init__(self, config: ml_collections.ConfigDict):
     check(config)
     model = config.gan
-    num_labels = len(WORDS) if model.labels else 0
+    self.world = WORLDS[config.data.dataset]
+    num_labels = self.world.num_labels if model.labels else 0
     dtype = forward.dtype(config.train)
     self.config = config
     self.generator = Generator(
@@ -91,7 +91,9 @@ class Gan(Alternating):
     """A fresh state; `batch_stats.average` is the averaged generator."""
     key_generator, key_discriminator = jax.random.split(key)
     size = self.generator.image_size
-    labels = jnp.zeros((1, len(WORDS))) if self.config.gan.labels else None
+    labels = None
+    if self.config.gan.labels:
+      labels = jnp.zeros((1, self.world.num_labels))
     latent = jnp.zeros((1, self.generator.latent_size))
     image = jnp.zeros((1, size, size, 3))
     return self.start(
@@ -110,7 +112,7 @@ class Gan(Alternating):
     real = batch["image"].astype(jnp.float32) / 127.5 - 1
     if not self.config.gan.labels:
       return real, None
-    return real, words_present(batch["attributes"])
+    return real, self.world.labels(batch["attributes"])
 
   def noise(self, step: Array, rows: int) -> StepNoise:
     """Draws the latents and the shifts of a step."""
@@ -196,6 +198,7 @@ class Gan(Alternating):
 
 def check(config: ml_collections.ConfigDict) -> None:
   """Raises UserError if the config does not describe a task."""
+  check_one_of("data.dataset", config.data.dataset, tuple(WORLDS))
   for name in NETWORKS:
     check_optimizer(config.optim[name], f"optim.{name}")
   channels, size = tuple(config.gan.channels), config.data.image_size
@@ -217,7 +220,7 @@ def build(
   model = Gan(config)
   evaluation = Evaluation(model, mesh, splits)
   return Task(
-    transform=SceneExample(),
+    transform=model.world.transform,
     init=model.init,
     step=model.step,
     evaluate=evaluation,

@@ -1,8 +1,10 @@
-"""Grounding in the world of places, with one rendered impostor for each pair.
+"""Grounding in the world of places, with one more impostor for each pair.
 
-The impostor is rendered inside the step: an edit that changes one word of the
-scene, or a control of equal cost. `drawing` draws its edits with a GAN; this
-task has the perfect ones, to which those are compared.
+The impostor is made inside the step: an edit that changes one word of the
+scene, or a control of equal cost. The renderer makes perfect ones. With
+`edits.drawn` a GAN makes them, and the images of training as well, so that
+nothing but the change tells an edit from its original: it draws the same latent
+with another word. Tests have rendered images in any case.
 """
 
 import functools
@@ -13,16 +15,19 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 from jax.sharding import Mesh
+from jaxtyping import Array, Float, UInt8
 
 from vgsgan.common.errors import UserError
 from vgsgan.data import features
 from vgsgan.data.examples import PlaceExample
 from vgsgan.data.records import Records
+from vgsgan.models import pretrained
 from vgsgan.negatives import impostors, scene_edits
 from vgsgan.negatives.curriculum import curriculum
 from vgsgan.tasks import check_batch, drawing, drawing_words, grounding
 from vgsgan.tasks import places_evaluation as evaluation
 from vgsgan.tasks.grounding_evaluation import Reader, mean_recall_at_10
+from vgsgan.train import forward, keys
 from vgsgan.train.state import TrainState
 from vgsgan.train.task import Batch, Metrics, Poll, Task
 from vgsgan.worlds import places
@@ -30,6 +35,8 @@ from vgsgan.worlds import places
 NEEDS = (
   *grounding.NEEDS,
   "edits.curriculum",
+  "edits.drawn",
+  "edits.generator",
   "data.things",
   "data.places",
   "data.skies",
@@ -42,13 +49,28 @@ PHASES = (*scene_edits.IMPOSTORS, CAPTION)
 
 
 class Places(grounding.Grounding):
-  """The towers of a config, and the renderer of their impostors."""
+  """The towers of a config, and the maker of their impostors."""
 
   def __init__(self, config: ml_collections.ConfigDict, mesh: Mesh):
     self.counts = places.counts(
       config.data.things, config.data.places, config.data.skies
     )
+    self.generator, self.drawn_with = None, None
+    if config.edits.drawn:
+      network = pretrained.places_generator(config.edits.generator, config.data)
+      self.generator = network.module.clone(dtype=forward.dtype(config.train))
+      self.drawn_with = network.variables
     super().__init__(config, mesh)
+
+  def init(self, key: jax.Array) -> TrainState:
+    """A fresh state; `batch_stats.generator` is that of `edits.drawn`."""
+    state = super().init(key)
+    if not self.generator:
+      return state
+    drawn_with = jax.tree.map(jnp.asarray, self.drawn_with)
+    return state.replace(
+      batch_stats=state.batch_stats | {"generator": drawn_with}
+    )
 
   def phase_step(self, name: str) -> Callable:
     """The update of a phase of the curriculum."""
@@ -59,10 +81,31 @@ class Places(grounding.Grounding):
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
       if name != CAPTION:
         batch = {k: x for k, x in batch.items() if "wrong" not in k}
-      drawn = name in scene_edits.IMPOSTORS
-      return self.step(state, batch, edit if drawn else None)
+      if self.generator:
+        batch = batch | {"image": self.originals(state.batch_stats, batch)}
+      made = name in scene_edits.IMPOSTORS
+      return self.step(state, batch, edit if made else None)
 
     return step
+
+  def latents(self, batch: Batch) -> Float[Array, "b z"]:
+    """The latents of a batch's drawn images, one for each image for ever."""
+    seed, size = self.config.data.scene_seed, (self.generator.latent_size,)
+    return jax.vmap(
+      lambda image: jax.random.normal(keys.of(seed, "pictures", image), size)
+    )(batch["image_id"])
+
+  def draw(self, batch_stats, z, words) -> Float[Array, "b s s 3"]:
+    """Draws scenes, as images in [0, 1] that are rounded as if stored."""
+    drawn = self.generator.apply(
+      batch_stats["generator"], z, places.labels(words), train=False
+    )
+    return features.quantize(0.5 + 0.5 * drawn)
+
+  def originals(self, batch_stats, batch: Batch) -> UInt8[Array, "b s s 3"]:
+    """Draws the images of a batch."""
+    drawn = self.draw(batch_stats, self.latents(batch), batch["attributes"])
+    return jnp.rint(255 * drawn).astype(jnp.uint8)
 
   def inputs(self, batch: Batch, key: jax.Array | None):
     """As in `Grounding`; each wrong caption follows its own caption."""
@@ -84,18 +127,25 @@ class Places(grounding.Grounding):
     return own, (speech_map[1::2], valid[1::2], weight)
 
   def edit(self, name, key, params, batch_stats, batch, images, maps):
-    """Renders one impostor for each image."""
-    del params, batch_stats, maps
+    """Makes one impostor for each image."""
+    del params, maps
     scene = places.Scene(batch["attributes"], batch["pose"])
     changed, weight = scene_edits.impostor(
       name, key, scene, batch["said"], self.counts
     )
-    data = self.config.data
-    rendered = jax.vmap(
-      lambda scene: places.render(scene, data.image_size, data.loudness).image
-    )(changed)
-    rendered = features.standardize(features.quantize(rendered))
-    return rendered.astype(images.dtype), weight, {}
+    if self.generator:
+      z = self.latents(batch)
+      if name in scene_edits.CONTROLS:
+        z = jax.random.normal(jax.random.fold_in(key, 1), z.shape)
+      made = self.draw(batch_stats, z, changed.words)
+    else:
+      data = self.config.data
+      made = features.quantize(
+        jax.vmap(
+          lambda x: places.render(x, data.image_size, data.loudness).image
+        )(changed)
+      )
+    return features.standardize(made).astype(images.dtype), weight, {}
 
 
 def check(config: ml_collections.ConfigDict) -> None:

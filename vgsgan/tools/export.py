@@ -16,7 +16,7 @@ from absl import flags
 from vgsgan import data, tasks
 from vgsgan.common import commands, options
 from vgsgan.common.errors import UserError
-from vgsgan.models import pretrained
+from vgsgan.models import weights
 from vgsgan.parallel import mesh
 from vgsgan.train import finished, terminal
 
@@ -48,7 +48,7 @@ def export(workdir: pathlib.Path, network: str, out: pathlib.Path) -> None:
     tree = state.batch_stats.get("average", tree)
   meta = {"network": network, "config": config.to_dict(), "results": results}
   command = ["python", "-m", "vgsgan.tools.export", *sys.argv[1:]]
-  pretrained.save_params(out, tree, meta | {"command": " ".join(command)})
+  weights.save_params(out, tree, meta | {"command": " ".join(command)})
   say.info(f"wrote {out}: {network} of step {results['step']}")
 
 

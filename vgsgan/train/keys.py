@@ -20,6 +20,8 @@ STREAMS = {
   "noise": ("step",),  # Latents and dropped modalities in training.
   "latents": ("split", "batch"),  # Latents of images that are inverted.
   "samples": ("first",),  # Latents of images that are evaluated.
+  "pictures": ("image",),  # Latents of a data set whose images are drawn.
+  "asked": (),  # Words that evaluated edits change.
   "selection": ("batch",),  # Edits of `vgsgan.tools.select`.
   "shown": (),  # Edits of `vgsgan.tools.show`.
 }

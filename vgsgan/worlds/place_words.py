@@ -1,5 +1,7 @@
 """The words of the world of places, and its captions."""
 
+import itertools
+
 import numpy as np
 
 from vgsgan.worlds import captions
@@ -48,9 +50,16 @@ VOCABULARY = {kind: ATTRIBUTES[kind] for kind in _SHARED} | {
   "sky": SKIES,
 }
 KINDS = tuple(VOCABULARY)
+# Labels of a scene: one of the words of each kind is 1. Where they stand.
+_ENDS = tuple(itertools.accumulate(map(len, VOCABULARY.values())))
+SLICES = {
+  kind: slice(end - len(names), end)
+  for (kind, names), end in zip(VOCABULARY.items(), _ENDS, strict=True)
+}
+NUM_LABELS = _ENDS[-1]
 
-# Captions may say nouns and attributes, or one of the two.
-SAID = ("all", "attributes", "nouns")
+# Captions may say nouns and attributes, one of the two, or there are none.
+SAID = ("all", "attributes", "nouns", "nothing")
 _TEMPLATES = (
   "{0} at the {1} in {2}",
   "there is {0} at the {1} in {2}",

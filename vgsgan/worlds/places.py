@@ -108,6 +108,15 @@ def counts(things: int, places: int, skies: int) -> tuple[int, ...]:
   return tuple(most.get(kind, len(VOCABULARY[kind])) for kind in KINDS)
 
 
+def labels(words: Int[Array, "b 6"]) -> Float[Array, "b n"]:
+  """Labels of scenes: 1 for the word of each kind, in `place_words.SLICES`."""
+  parts = [
+    jax.nn.one_hot(words[:, i], len(names))
+    for i, names in enumerate(VOCABULARY.values())
+  ]
+  return jnp.concatenate(parts, -1)
+
+
 def render(
   scene: Scene, size: int, loudness: float = 1.0, samples: int = 2
 ) -> Picture:

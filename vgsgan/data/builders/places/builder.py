@@ -28,13 +28,14 @@ from vgsgan.common import jsonfiles
 from vgsgan.data.builders import preparing, reading, sources
 from vgsgan.data.builders.clevrgan.records import IdCounter
 from vgsgan.data.builders.places.config import PlacesConfig
-from vgsgan.data.builders.places.items import SPLITS, Item, items
+from vgsgan.data.builders.places.items import Item, items, splits
 from vgsgan.data.builders.scenes import encode
 from vgsgan.data.records import Dataset, Splits
 from vgsgan.worlds import place_words, places, speech
 from vgsgan.worlds.place_words import KINDS
 
 _BATCH = 250  # Images rendered at a time.
+_SILENCE = speech.Spoken(np.zeros(0, np.int16), ())
 
 
 class Places(tfds.core.GeneratorBasedBuilder):
@@ -83,13 +84,14 @@ class Places(tfds.core.GeneratorBasedBuilder):
 
   def _split_generators(self, dl_manager):
     del dl_manager  # Nothing to download.
-    contents = {split: items(self.builder_config, split) for split in SPLITS}
+    config = self.builder_config
+    contents = {split: items(config, split) for split in splits(config)}
     total = sum(map(len, contents.values()))
     bar = tqdm(total=total, desc="places", unit="record", disable=None)
     numbers = IdCounter()
     return {
       split: self._generate_examples(split, contents[split], numbers, bar)
-      for split in SPLITS
+      for split in contents
     }
 
   def _generate_examples(self, split, contents, numbers, bar):
@@ -101,7 +103,7 @@ class Places(tfds.core.GeneratorBasedBuilder):
         bar.update()
         if split == "words":
           picture = places.Picture(*(np.zeros_like(x) for x in picture))
-        spoken = next(sounds)
+        spoken = next(sounds) if item.caption else _SILENCE
         record = _record(item, picture, spoken, numbers)
         if item.wrong:
           record["wrong"] = next(sounds).waveform
@@ -197,7 +199,7 @@ def load(builder: Places, split: str) -> Sequence[dict]:
 
   Args:
     builder: from `prepare`.
-    split: one of `SPLITS`.
+    split: one of `items.splits`.
 
   Returns:
     Records: `id`, `caption`, `voice`, `language` UTF-8 bytes; `image` PNG
@@ -235,8 +237,9 @@ def config_of(data: ml_collections.ConfigDict) -> PlacesConfig:
 
 def from_config(data: ml_collections.ConfigDict) -> Splits:
   """The splits that `config.data` asks for; some are for tests alone."""
-  builder = prepare(config_of(data), data.data_dir)
-  return {split: load(builder, split) for split in SPLITS}
+  config = config_of(data)
+  builder = prepare(config, data.data_dir)
+  return {split: load(builder, split) for split in splits(config)}
 
 
 DATASET = Dataset(

@@ -29,6 +29,11 @@ class Item:
   wrong: str = ""
 
 
+def splits(config: PlacesConfig) -> tuple[str, ...]:
+  """The splits of a data set; without speech there are no tests of words."""
+  return SPLITS if config.said != "nothing" else SPLITS[:3]
+
+
 def items(config: PlacesConfig, split: str) -> list[Item]:
   """The contents of the records of a split, in order."""
   index = SPLITS.index(split)
@@ -47,8 +52,11 @@ def items(config: PlacesConfig, split: str) -> list[Item]:
   for number in range(count):
     rng = np.random.default_rng([config.seed, index, number])
     scene = _row(scenes, number)
-    caption = place_words.caption(rng, named(scene), config.said)
     name = f"{split}{number:0{len(str(count))}d}"
+    if config.said == "nothing":
+      contents.append(Item(name, scene, "", "", name))
+      continue
+    caption = place_words.caption(rng, named(scene), config.said)
     voice = voices.choose(rng, caption, config.seed, split)
     item = Item(name, scene, caption, voice, name)
     if config.wrong and split == "train":

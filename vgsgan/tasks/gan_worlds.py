@@ -1,0 +1,98 @@
+"""The worlds whose images a GAN learns: examples, labels, and their judge.
+
+Each is a class with `transform`, which makes an example of a record;
+`num_labels` and `labels`, what the networks are given; `load`, which loads the
+judge of a file, '' for the packaged one; and `score`, which compares drawn
+images with real ones.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+
+from vgsgan.data.examples import SceneExample, SceneWordsExample
+from vgsgan.evals import frechet, judging, naming
+from vgsgan.models import pretrained
+from vgsgan.models.pretrained import Network
+from vgsgan.negatives import scene_edits
+from vgsgan.worlds import attributes as scene_words
+from vgsgan.worlds import places
+from vgsgan.worlds.place_words import KINDS, NUM_LABELS
+
+Images = Float[np.ndarray, "n s s 3"]  # In [0, 1].
+
+
+class Scenes:
+  """Scenes of several objects; labels are the words that are present."""
+
+  transform = SceneExample()
+  num_labels = len(scene_words.WORDS)
+
+  @staticmethod
+  def labels(attributes: Int[Array, "b n 4"]) -> Float[Array, "b 15"]:
+    """1 for each of WORDS that is true of some object."""
+    parts = [
+      jnp.any(attributes[..., i, None] == jnp.arange(len(words)), axis=1)
+      for i, words in enumerate(scene_words.ATTRIBUTES.values())
+    ]
+    return jnp.concatenate(parts, axis=-1).astype(jnp.float32)
+
+  load = staticmethod(pretrained.load_recogniser)
+
+  @staticmethod
+  def score(judge: Network, real: Images, drawn: Images) -> dict[str, Any]:
+    return judging.score(judging.predictor(judge), real, drawn)
+
+
+class Places:
+  """One thing at one of many places; labels are its words."""
+
+  transform = SceneWordsExample()
+  num_labels = NUM_LABELS
+  labels = staticmethod(places.labels)
+  load = staticmethod(pretrained.load_namer)
+
+  @staticmethod
+  def score(judge: Network, real: Images, drawn: Images) -> dict[str, Any]:
+    logits, features = naming.predict(judge, drawn)
+    real_logits, real_features = naming.predict(judge, real)
+    names, real_names = naming.named(logits), naming.named(real_logits)
+    figures = frechet.compare(real_features, features)
+    return figures | {"shares": naming.shares(names, real_names)}
+
+  @staticmethod
+  def asked(
+    key: Key[Array, ""],
+    words: Int[np.ndarray, "n 6"],
+    data: ml_collections.ConfigDict,
+  ) -> tuple[Int[np.ndarray, "n 6"], Int[np.ndarray, "n"]]:
+    """Words with one changed, of each kind in turn; and that kind."""
+    counts = places.counts(data.things, data.places, data.skies)
+    kinds = np.array([i for i in range(len(KINDS)) if counts[i] > 1], np.int32)
+    changed = np.resize(kinds, len(words))
+    asked = scene_edits.change(
+      key, *jax.device_put((words, changed)), counts=counts
+    )
+    return jax.device_get(asked), changed
+
+  @staticmethod
+  def edits(
+    judge: Network, drawn: Images, edited: Images, words, asked, changed
+  ) -> dict[str, Any]:
+    """Figures of drawn images and of their edits; see `evals.naming`."""
+    logits, features = naming.predict(judge, drawn)
+    edit_logits, edit_features = naming.predict(judge, edited)
+    names, edit_names = naming.named(logits), naming.named(edit_logits)
+    return {
+      "named": naming.accuracy(names, words),
+      "edits": naming.edits(names, edit_names, words, asked, changed),
+      "told_apart": judging.told_apart(features, edit_features),
+    }
+
+
+# By the data set whose images are learnt.
+WORLDS = {"scenes": Scenes, "places": Places}
