@@ -27,7 +27,7 @@ from tests.running import run_config
 from tests.test_options import load
 from vgsgan import data
 from vgsgan.data import pipeline
-from vgsgan.models import mixture, weights
+from vgsgan.models import mixture, namer, weights
 from vgsgan.models.generator import Generator
 from vgsgan.tasks import classification, correspondence, grounding
 from vgsgan.tasks.towers import SPEECH_TOWERS
@@ -45,6 +45,7 @@ def prepare(folder: pathlib.Path) -> None:
   )
   meta = {"config": {"gan": drawing_world.GAN}}
   weights.save_params(folder / "generator.npz", tree, meta)
+  places_world.save_generator(folder / "places_generator.npz")
 
 
 def of_three(make):
@@ -65,7 +66,15 @@ def make_drawing(folder):
 
 
 def make_places(folder):
-  return places_world.small(), of_three(places_world.records)
+  config = places_world.small("drawn_attribute,smoke")
+  config.edits.generator = str(folder / "places_generator.npz")
+  return config, of_three(places_world.records)
+
+
+def make_naming(folder):
+  config = load("namer").get_config("smoke")
+  config.namer.widths = (8, 12)
+  return config, of_three(places_world.records)
 
 
 def make_gan(folder):
@@ -132,7 +141,7 @@ def made(folder: pathlib.Path, task: str) -> Iterator[ConfigDict]:
       patch(optax, name, functools.partial(getattr(optax, name), eps=1e-3))
     # The gradient of a maximum goes where x equals it, which code that was not
     # optimised may compute anew, and round in another way.
-    for module in (mixture, classification, correspondence):
+    for module in (mixture, classification, correspondence, namer):
       patch(module, "global_max", lambda x: jnp.mean(x, (1, 2)))
     towers = {"small": drawing_world.short_tower}
     patched.enter_context(mock.patch.dict(SPEECH_TOWERS, towers))

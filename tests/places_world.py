@@ -1,13 +1,33 @@
 """A tiny world of places without speech, for tests."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from tests.filling import variables_of
 from tests.test_options import load
 from vgsgan.data.builders.scenes import encode
+from vgsgan.models import weights
+from vgsgan.models.generator import Generator
 from vgsgan.worlds import places
+from vgsgan.worlds.place_words import NUM_LABELS
 
 COUNTS = places.counts(4, 4, 2)
+GAN = {
+  "channels": (6, 6, 4, 4),
+  "chunk": 4,
+  "attention": 0,
+  "labels": True,
+  "spectral": False,
+}
+
+
+def save_generator(path):
+  """Writes a generator of random weights that is given the words."""
+  module = Generator(GAN["channels"], GAN["chunk"], 0, NUM_LABELS, False)
+  inputs = jnp.zeros((1, module.latent_size)), jnp.zeros((1, NUM_LABELS))
+  about = {"gan": GAN, "data": small().data.to_dict()}
+  weights.save_params(path, variables_of(module, *inputs), {"config": about})
 
 
 def records(count, seed=0):

@@ -108,5 +108,13 @@ class Projection(nn.Module):
 
 
 def global_max(x: Float[Array, "b h w d"]) -> Float[Array, "b d"]:
-  """The largest value of each channel."""
-  return jnp.max(x, axis=(1, 2))
+  """The largest value of each channel; the gradient goes to its first place.
+
+  `jnp.max` divides the gradient by the number of places whose value equals the
+  largest. Where a compiler computes the map anew in the backward pass, and
+  rounds in another way, that is 0 of 0.
+  """
+  flat = x.reshape(len(x), -1, x.shape[-1])
+  best = jnp.argmax(lax.stop_gradient(flat), axis=1)
+  there = jnp.arange(flat.shape[1])[:, None] == best[:, None]
+  return jnp.sum(jnp.where(there, flat, 0.0), axis=1)

@@ -54,9 +54,7 @@ def load_generator(path: str | pathlib.Path) -> Network:
   return _load_network(path or PACKAGED["generator"], "generator", build)
 
 
-def places_generator(
-  path: str | pathlib.Path, data: Mapping[str, Any]
-) -> Network:
+def places_generator(path: str | pathlib.Path, data: Any) -> Network:
   """Loads the generator of the world of places, which is given the words.
 
   Args:
