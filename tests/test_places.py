@@ -184,9 +184,7 @@ def config_of(**fields):
 @pytest.fixture(scope="module")
 def splits(tmp_path_factory):
   prepared = builder.prepare(config_of(), tmp_path_factory.mktemp("data"))
-  return {
-    split: list(builder.load(prepared, split)) for split in builder.SPLITS
-  }
+  return {split: list(builder.load(prepared, split)) for split in items.SPLITS}
 
 
 def test_records_hold_their_scene_its_image_and_its_sound(splits):
@@ -204,6 +202,23 @@ def test_records_hold_their_scene_its_image_and_its_sound(splits):
     times = json.loads(record["words"])
     assert all(0 <= t["start"] <= t["end"] for t in times)
     assert not record["held_out"]
+
+
+def test_images_without_speech_are_those_of_the_same_scenes(splits, tmp_path):
+  """`said="nothing"`: no recordings, and no tests of words."""
+  silent = config_of(said="nothing")
+  prepared = builder.prepare(silent, tmp_path)
+  assert items.splits(silent) == ("train", "validation", "test")
+  for split in items.splits(silent):
+    found = list(builder.load(prepared, split))
+    # Its test images have no second recording.
+    spoken = splits[split][:: 2 if split == "test" else 1]
+    assert len(found) == getattr(silent, split) == len(spoken)
+    for record, other in zip(found, spoken, strict=True):
+      assert record["image"] == other["image"]
+      np.testing.assert_array_equal(record["attributes"], other["attributes"])
+      assert record["caption"] == b"" and not record["said"].any()
+      assert not len(record["waveform"])
 
 
 def render_at(record, size):

@@ -30,6 +30,7 @@ OF_TASK = {
   "places": ("places", "attribute,smoke"),
   "gan": ("scenes_gan", "smoke"),
   "recognition": ("recogniser", "smoke"),
+  "naming": ("namer", "smoke"),
   "inversion": ("inversion", "smoke"),
   "correspondence": ("correspondence", "ave,smoke"),
   "classification": ("classification", "smoke"),

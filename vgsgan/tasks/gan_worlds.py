@@ -23,7 +23,8 @@ from vgsgan.worlds import attributes as scene_words
 from vgsgan.worlds import places
 from vgsgan.worlds.place_words import KINDS, NUM_LABELS
 
-Images = Float[np.ndarray, "n s s 3"]  # In [0, 1].
+Real = Float[np.ndarray, "n s s 3"]  # In [0, 1].
+Drawn = Float[np.ndarray, "m s s 3"]
 
 
 class Scenes:
@@ -44,7 +45,7 @@ class Scenes:
   load = staticmethod(pretrained.load_recogniser)
 
   @staticmethod
-  def score(judge: Network, real: Images, drawn: Images) -> dict[str, Any]:
+  def score(judge: Network, real: Real, drawn: Drawn) -> dict[str, Any]:
     return judging.score(judging.predictor(judge), real, drawn)
 
 
@@ -57,7 +58,7 @@ class Places:
   load = staticmethod(pretrained.load_namer)
 
   @staticmethod
-  def score(judge: Network, real: Images, drawn: Images) -> dict[str, Any]:
+  def score(judge: Network, real: Real, drawn: Drawn) -> dict[str, Any]:
     logits, features = naming.predict(judge, drawn)
     real_logits, real_features = naming.predict(judge, real)
     names, real_names = naming.named(logits), naming.named(real_logits)
@@ -81,7 +82,7 @@ class Places:
 
   @staticmethod
   def edits(
-    judge: Network, drawn: Images, edited: Images, words, asked, changed
+    judge: Network, drawn: Drawn, edited: Drawn, words, asked, changed
   ) -> dict[str, Any]:
     """Figures of drawn images and of their edits; see `evals.naming`."""
     logits, features = naming.predict(judge, drawn)
