@@ -29,7 +29,9 @@ def test_labels_are_one_word_of_each_kind():
   found = np.asarray(places.labels(jnp.asarray(words)))
   assert found.shape == (2, NUM_LABELS) == (2, len(every))
   for row, indices in zip(found, words, strict=True):
-    said = [names[i] for names, i in zip(VOCABULARY.values(), indices)]  # noqa: B905
+    said = [
+      names[i] for names, i in zip(VOCABULARY.values(), indices, strict=True)
+    ]
     assert [every[i] for i in np.flatnonzero(row)] == said
     assert set(row) == {0.0, 1.0}
 
