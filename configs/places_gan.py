@@ -25,7 +25,6 @@ def default() -> ml_collections.ConfigDict:
   config = scenes_gan.default()
   config.data = common.place_images(common.splits(40000, 2000, 2000))
   config.gan.labels = True
-  config.gan.classify = 1.0
   return config
 
 

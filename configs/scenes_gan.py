@@ -31,7 +31,6 @@ def default() -> ml_collections.ConfigDict:
   config.gan.discriminator_attention = 0
   config.gan.discriminator_spectral = False
   config.gan.labels = False
-  config.gan.classify = 0.0  # Weight of predicting the labels.
   config.gan.r1 = 0.5
   config.gan.r1_rows = 4  # Every fourth image of the batch.
   config.gan.orthogonal = 0.0

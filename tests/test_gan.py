@@ -29,7 +29,6 @@ from vgsgan.train.checkpoints import manager
 from vgsgan.train.state import TrainState
 from vgsgan.train.step import jit_step
 from vgsgan.worlds.attributes import ATTRIBUTES, WORDS
-from vgsgan.worlds.place_words import SLICES
 
 MAKE_MESH = mesh.make_mesh
 
@@ -109,7 +108,7 @@ def simple():
     return params["shade"] * ones, stats
 
   def judge(params, stats, images, labels, train=False):
-    return (params["slope"] * images[:, 0, 0, 0], None), stats
+    return params["slope"] * images[:, 0, 0, 0], stats
 
   model.draw, model.judge = draw, judge
   params = {
@@ -155,60 +154,6 @@ def test_the_generator_learns_by_hand(simple):
   # The average keeps a tenth of what it was: min(0.999, 1 / 10).
   average = state.batch_stats["average"]["params"]["shade"]
   assert average == pytest.approx(0.1 * 0.6 + 0.9 * 0.647)
-
-
-def test_words_are_classified_by_hand():
-  rng = np.random.default_rng(0)
-  logits = rng.normal(size=(3, gan_worlds.Places.num_labels))
-  words = np.stack([rng.integers(0, 2, 3) for _ in SLICES], 1)
-  labels = gan_worlds.Places.labels(jnp.asarray(words))
-  log_p = [
-    logits[:, s] - np.log(np.exp(logits[:, s]).sum(1, keepdims=True))
-    for s in SLICES.values()
-  ]
-  right = [p[np.arange(3), words[:, i]] for i, p in enumerate(log_p)]
-  expected = -np.mean(right)
-  found = gan_worlds.Places.classify(jnp.asarray(logits, "float32"), labels)
-  np.testing.assert_allclose(found, expected, rtol=1e-5)
-  logits, labels = logits[:, :15], rng.integers(0, 2, (3, 15))
-  p = 1 / (1 + np.exp(-logits))
-  expected = -np.mean(np.log(np.where(labels, p, 1 - p)))
-  found = gan_worlds.Scenes.classify(
-    jnp.asarray(logits, "float32"), jnp.asarray(labels, "float32")
-  )
-  np.testing.assert_allclose(found, expected, rtol=1e-5)
-
-
-def test_classifying_adds_to_both_losses():
-  """With and without it from one state: losses differ by the cross-entropy."""
-  batch = batch_of()
-  models = [gan.Gan(small("labels", classify=x)) for x in (0.0, 2.0)]
-  for model in models:
-    model.tx = dict.fromkeys(gan.NETWORKS, optax.sgd(0.0))
-  state = jax.jit(models[1].init)(KEY)
-  discriminator = dict(state.params["discriminator"])
-  head = discriminator.pop("words")
-  plain = state.replace(params=state.params | {"discriminator": discriminator})
-  plain = plain.replace(
-    opt_state={
-      name: models[0].tx[name].init(x) for name, x in plain.params.items()
-    }
-  )
-  _, without = jax.jit(models[0].step)(plain, batch)
-  # With no weights, every word is as likely as not.
-  zero = state.params["discriminator"] | {
-    "words": jax.tree.map(jnp.zeros_like, head)
-  }
-  state = state.replace(params=state.params | {"discriminator": zero})
-  state = state.replace(
-    opt_state={
-      name: models[1].tx[name].init(x) for name, x in state.params.items()
-    }
-  )
-  _, found = jax.jit(models[1].step)(state, batch)
-  for name in gan.NETWORKS:
-    more = found[f"loss_{name}"] - without[f"loss_{name}"]
-    np.testing.assert_allclose(more, 2 * np.log(2), rtol=1e-4)
 
 
 def small(arg="", **fields):

@@ -167,7 +167,6 @@ _SECTIONS: Mapping[str, Mapping[str, Range]] = {
     "chunk": Whole(1, 2**16, "numbers a layer"),
     "attention": Whole(0, 100, "block; 0 is none"),
     "labels": Flag(),
-    "classify": _WEIGHT,
     "spectral": Flag(),
     "discriminator_channels": Each(_CHANNELS),
     "discriminator_attention": Whole(0, 100, "block; 0 is none"),

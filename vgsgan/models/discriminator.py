@@ -18,16 +18,13 @@ class Discriminator(nn.Module):
     attention: the block whose output goes through self-attention; 0 for none.
     num_labels: length of the label vectors, whose projection is added to the
       score (Miyato and Koyama, ICLR 2018); 0 for none.
-    classify: whether the labels of the image are predicted as well (Odena et
-      al., ICML 2017).
     spectral: whether weights are divided by their spectral norm.
-    dtype: of the computation; parameters, scores and logits are float32.
+    dtype: of the computation; parameters and scores are float32.
   """
 
   channels: tuple[int, ...] = (32, 64, 96, 128)
   attention: int = 0
   num_labels: int = 0
-  classify: bool = False
   spectral: bool = True
   dtype: Any = jnp.float32
 
@@ -38,12 +35,8 @@ class Discriminator(nn.Module):
     labels: Float[Array, "b {self.num_labels}"] | None = None,
     *,
     train: bool,
-  ) -> tuple[Float[Array, "b"], Float[Array, "b n"] | None]:
-    """Scores a batch of images in [-1, 1].
-
-    Returns:
-      Scores; and logits of the labels, None without `classify`.
-    """
+  ) -> Float[Array, "b"]:
+    """Scores a batch of images in [-1, 1]."""
     x = image.astype(self.dtype)
     last = len(self.channels)
     for i, units in enumerate(self.channels, start=1):
@@ -59,9 +52,7 @@ class Discriminator(nn.Module):
     if self.num_labels:
       embed = dense(x.shape[-1], "labels", self.spectral, train, use_bias=False)
       score = score + jnp.sum(embed(labels) * pooled, axis=-1)
-    if not self.classify:
-      return score, None
-    return score, dense(self.num_labels, "words", self.spectral, train)(pooled)
+    return score
 
 
 class DownBlock(nn.Module):

@@ -76,7 +76,6 @@ class Gan(Alternating):
       tuple(model.discriminator_channels),
       model.discriminator_attention,
       num_labels,
-      bool(num_labels and model.classify),
       model.discriminator_spectral,
       dtype,
     )
@@ -132,7 +131,7 @@ class Gan(Alternating):
     return forward.apply(self.config.train, network, stats, latent, labels)
 
   def judge(self, params, stats, images, labels, train=False):
-    """Scores and logits of the labels, and the new statistics."""
+    """Scores, and the new statistics."""
     network = forward.bind(self.discriminator, params, train)
     return forward.apply(self.config.train, network, stats, images, labels)
 
@@ -150,13 +149,11 @@ class Gan(Alternating):
     # Real and drawn alternate, so that each row stays on its device.
     both = jnp.stack([real, drawn], 1).reshape(-1, *real.shape[1:])
     twice = None if labels is None else jnp.repeat(labels, 2, axis=0)
-    (scores, logits), new = self.judge(
+    scores, new = self.judge(
       own, stats["discriminator"], both, twice, train=True
     )
     on_real, on_drawn = scores[::2], scores[1::2]
     loss = generative.hinge(on_real, on_drawn)
-    if logits is not None:
-      loss = loss + use.classify * self.world.classify(logits[::2], labels)
     metrics = {
       "score_real": jnp.mean(on_real),
       "score_drawn": jnp.mean(on_drawn),
@@ -167,9 +164,7 @@ class Gan(Alternating):
       rows = slice(None, None, use.r1_rows)
       their_labels = None if labels is None else labels[rows]
       metrics["r1"] = generative.penalty_r1(
-        lambda x: self.judge(own, stats["discriminator"], x, their_labels)[0][
-          0
-        ],
+        lambda x: self.judge(own, stats["discriminator"], x, their_labels)[0],
         real[rows],
       )
       loss = loss + 0.5 * use.r1 * metrics["r1"]
@@ -179,17 +174,13 @@ class Gan(Alternating):
     """The loss that makes drawn images score high; (metrics, statistics)."""
     _, labels = inputs
     drawn, new = self.draw(own, stats["generator"], noise.second, labels)
-    (scores, logits), _ = self.judge(
+    scores, _ = self.judge(
       params["discriminator"],
       stats["discriminator"],
       self.shifted(noise.shifts[2], drawn),
       labels,
     )
     loss = -jnp.mean(scores)
-    if logits is not None:
-      loss = loss + self.config.gan.classify * self.world.classify(
-        logits, labels
-      )
     if self.config.gan.orthogonal:
       # The embedding of the labels, which all blocks share, is exempt.
       weights = {k: v for k, v in own.items() if k != "shared"}

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-import optax
 from jaxtyping import Array, Float, Int, Key
 
 from vgsgan.data.examples import SceneExample, SceneWordsExample
@@ -22,7 +21,7 @@ from vgsgan.models.pretrained import Network
 from vgsgan.negatives import scene_edits
 from vgsgan.worlds import attributes as scene_words
 from vgsgan.worlds import places
-from vgsgan.worlds.place_words import KINDS, NUM_LABELS, SLICES
+from vgsgan.worlds.place_words import KINDS, NUM_LABELS
 
 Real = Float[np.ndarray, "n s s 3"]  # In [0, 1].
 Drawn = Float[np.ndarray, "m s s 3"]
@@ -46,13 +45,6 @@ class Scenes:
   load = staticmethod(pretrained.load_recogniser)
 
   @staticmethod
-  def classify(
-    logits: Float[Array, "b n"], labels: Float[Array, "b n"]
-  ) -> Float[Array, ""]:
-    """Cross-entropy of each word's presence, the mean of all words."""
-    return jnp.mean(optax.sigmoid_binary_cross_entropy(logits, labels))
-
-  @staticmethod
   def score(judge: Network, real: Real, drawn: Drawn) -> dict[str, Any]:
     return judging.score(judging.predictor(judge), real, drawn)
 
@@ -64,17 +56,6 @@ class Places:
   num_labels = NUM_LABELS
   labels = staticmethod(places.labels)
   load = staticmethod(pretrained.load_namer)
-
-  @staticmethod
-  def classify(
-    logits: Float[Array, "b n"], labels: Float[Array, "b n"]
-  ) -> Float[Array, ""]:
-    """Cross-entropy of the words, the mean of all kinds."""
-    parts = [
-      optax.softmax_cross_entropy(logits[:, s], labels[:, s])
-      for s in SLICES.values()
-    ]
-    return jnp.mean(jnp.stack(parts))
 
   @staticmethod
   def score(judge: Network, real: Real, drawn: Drawn) -> dict[str, Any]:
