@@ -3,7 +3,7 @@
     python -m vgsgan.main --config=configs/inversion.py --workdir=runs/inversion
     python -m vgsgan.tools.export --workdir=runs/inversion --network=inverter \\
       --out=inverter.npz
-    python -m vgsgan.main --config=configs/quickstart.py:chunk \\
+    python -m vgsgan.main --config=configs/solids.py:chunk \\
       --config.edits.inverter=inverter.npz --workdir=runs/inverted
 
 It belongs to the generator that it was trained with. Training takes seven

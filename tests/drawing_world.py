@@ -103,7 +103,7 @@ def pairs(generator):
 
 
 def small(generator, arg="smoke", **fields):
-  config = load("quickstart").get_config(arg)
+  config = load("solids").get_config(arg)
   config.data.update({"generator": generator, "seconds": 0.32, "num_mels": 16})
   config.speech.update({"embed": 12, "width": 0.03125, "max_kernel": 3})
   # With fewer channels all are dead in some places: embeddings next to zero,

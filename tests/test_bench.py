@@ -77,7 +77,7 @@ def task_of(first=None, **fields):
 @pytest.fixture
 def case_of(monkeypatch):
   """A config of this task, on one device and five records."""
-  config = load("quickstart").get_config("infonce")
+  config = load("solids").get_config("infonce")
   config.train.update({"batch": 2, "steps": 9})
   rows = [{"x": np.float32(i) * np.ones(1, "f4")} for i in range(5)]
   make_mesh = mesh.make_mesh
@@ -173,7 +173,7 @@ def test_the_first_and_the_last_step_are_compared(case_of):
   found = edits.measure(case_of(task_of(phases=later)), 3)
   assert found["first_step_gflop"] == times(2)
   assert found["edited_step_gflop"] == times(10)
-  with pytest.raises(UserError, match=r"no edits .*quickstart.py:chunk"):
+  with pytest.raises(UserError, match=r"no edits .*solids.py:chunk"):
     edits.measure(case_of(task_of()), 3)
 
 
@@ -286,7 +286,7 @@ def test_a_table_has_a_row_a_figure_and_a_column_an_arm():
 
 
 def test_arms_are_measured_with_the_first_seed_alone():
-  config = load("quickstart").get_config("")
+  config = load("solids").get_config("")
   config.compare.seeds = (3, 4)
   seen = []
 

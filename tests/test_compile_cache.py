@@ -214,7 +214,7 @@ def test_a_run_starts_without_a_usable_cache(tmp_path):
 
 @pytest.mark.parametrize(
   ("name", "read"),
-  [("quickstart", drawn_runs.restored), ("generation", samples.generate)],
+  [("solids", drawn_runs.restored), ("generation", samples.generate)],
 )
 def test_tools_use_the_cache_of_their_run(name, read, tmp_path, monkeypatch):
   class StartedError(Exception):
@@ -224,7 +224,7 @@ def test_tools_use_the_cache_of_their_run(name, read, tmp_path, monkeypatch):
     raise StartedError(folder)
 
   monkeypatch.setattr(compile_cache, "start", start)
-  config = load(name).get_config("random" if name == "quickstart" else "")
+  config = load(name).get_config("random" if name == "solids" else "")
   for folder in ("/mine", compile_cache.FOLDER):
     config.compilation_cache = folder
     jsonfiles.write_json(tmp_path / "config.json", config.to_dict())

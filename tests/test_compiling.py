@@ -236,7 +236,7 @@ def test_the_compiler_s_memory_error_is_one_line():
 
 
 def test_blank_records_have_the_shapes_of_real_ones():
-  config = load("quickstart").get_config("smoke")
+  config = load("solids").get_config("smoke")
   record = blank.splits(config)["train"][0]
   spec = clevrgan_records.features(config.data.image_size, config.data.most)
   for name in ("attributes", "masks"):
@@ -255,7 +255,7 @@ def test_blank_records_have_the_shapes_of_real_ones():
   ],
 )
 def test_blank_records_of_a_generator_s_folder_have_latents(edits, known):
-  config = load("quickstart").get_config("smoke")
+  config = load("solids").get_config("smoke")
   config.data.dataset = "clevrgan_folder"
   with config.unlocked():
     config.update(edits)

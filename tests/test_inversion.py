@@ -236,7 +236,7 @@ def test_records_need_no_latent():
 
 
 def test_records_without_latents_need_an_encoder():
-  config = load("quickstart").get_config("infonce_chunk,smoke")
+  config = load("solids").get_config("infonce_chunk,smoke")
   config.data.dataset = "stamps"
 
   def check(*kinds, inverter="", record=()):

@@ -26,7 +26,7 @@ VARIANTS = [
 # A config of each task, as `load(NAME).get_config(VARIANT)` gives it.
 OF_TASK = {
   "grounding": ("stamps", "smoke"),
-  "drawing": ("quickstart", "random,smoke"),
+  "drawing": ("solids", "random,smoke"),
   "places": ("places", "attribute,smoke"),
   "gan": ("scenes_gan", "smoke"),
   "recognition": ("recogniser", "smoke"),
@@ -185,7 +185,7 @@ WRONG = {
     ("image.norm", "layer", "config.image.norm='layer' is unknown"),
     ("image.widths", (8, 0, 8), "config.image.widths=(8, 0, 8) must be"),
     ("score.kind", "mesa", "did you mean 'misa'"),
-    ("loss.name", "both", "use configs/quickstart.py"),
+    ("loss.name", "both", "use configs/solids.py"),
     ("loss.temperature", 0.0, "config.loss.temperature=0.0 must be"),
     ("data.num_mels", 0, "config.data.num_mels=0 must be"),
     ("data.seconds", float("inf"), "config.data.seconds=inf must be"),
@@ -262,7 +262,7 @@ def test_wrong_values_are_refused_before_data_are_read(
 def test_an_arm_is_checked_before_the_first_one_runs(tmp_path, monkeypatch):
   monkeypatch.setattr(mesh, "make_mesh", lambda model=1: MAKE_MESH(1))
   monkeypatch.setattr(loop, "run", lambda *_: pytest.fail("an arm ran"))
-  config = load("quickstart").get_config("smoke")
+  config = load("solids").get_config("smoke")
   config.compare.arms.edited.optim = ml_collections.ConfigDict({"lr": -1.0})
   said = refused(comparison.run, config, tmp_path, "train")
   assert said.startswith("config.compare.arms.edited: config.optim.lr=-1.0 ")
@@ -273,7 +273,7 @@ def test_another_run_in_a_later_arms_folder_is_refused_first(
 ):
   monkeypatch.setattr(mesh, "make_mesh", lambda model=1: MAKE_MESH(1))
   monkeypatch.setattr(loop, "run", lambda *_: pytest.fail("an arm ran"))
-  config = load("quickstart").get_config("smoke")
+  config = load("solids").get_config("smoke")
   folder = tmp_path / f"{list(config.compare.arms)[-1]}-0"
   folder.mkdir()
   jsonfiles.write_json(folder / "config.json", {"task": "gan"})
@@ -293,7 +293,7 @@ def test_another_run_in_a_later_arms_folder_is_refused_first(
 def test_a_wrong_comparison_is_refused_in_one_line(
   tmp_path, field, value, said
 ):
-  config = load("quickstart").get_config("smoke")
+  config = load("solids").get_config("smoke")
   config.compare[field] = value
   assert said in refused(comparison.run, config, tmp_path, "train")
 

@@ -153,7 +153,7 @@ def test_a_run_of_images_gives_a_sheet_alone(tmp_path, in_memory):
 def test_mistakes_are_named_in_one_line(tmp_path):
   with pytest.raises(UserError, match="no config") as refused:
     samples.generate(tmp_path)
-  config = load("quickstart").get_config("random").to_dict()
+  config = load("solids").get_config("random").to_dict()
   jsonfiles.write_json(tmp_path / "config.json", config)
   with pytest.raises(UserError, match="a run of 'drawing'") as other:
     samples.generate(tmp_path)

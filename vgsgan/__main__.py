@@ -11,12 +11,12 @@ Tools:
   samples  writes images and sounds that a run of generation makes
     python -m vgsgan.tools.samples --workdir=runs/idea-gan
   select   chooses the training pairs whose edits mislead a run most
-    python -m vgsgan.tools.select --workdir=runs/quick/edited-0 --out=chosen
+    python -m vgsgan.tools.select --workdir=runs/solids/edited-0 --out=chosen
   export   takes a network out of a run
     python -m vgsgan.tools.export --workdir=runs/gan --network=generator \\
       --out=generator.npz
   bench    measures a config on this machine: steps, scores, input, saves
-    python -m vgsgan.tools.bench step --config=quickstart:chunk
+    python -m vgsgan.tools.bench step --config=solids:chunk
   drill    breaks a run at random moments and checks that it recovers
     python -m vgsgan.tools.drill --count=20 --workdir=runs/drill
 

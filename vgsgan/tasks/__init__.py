@@ -24,7 +24,7 @@ from vgsgan.train.task import Task
 # A config to start from, by the name of the task.
 TASKS = {
   "grounding": "configs/stamps.py",
-  "drawing": "configs/quickstart.py",
+  "drawing": "configs/solids.py",
   "places": "configs/places.py",
   "gan": "configs/scenes_gan.py",
   "recognition": "configs/recogniser.py",

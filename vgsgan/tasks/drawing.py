@@ -217,12 +217,6 @@ class Drawing(grounding.Grounding):
       )
     )
 
-  def matchmap(self, image_map, speech_map):
-    """Matchmaps of pairs, of normalised features if the score has them."""
-    if self.config.score.normalize:
-      image_map, speech_map = map(scores.l2_normalize, (image_map, speech_map))
-    return scores.matchmap(image_map, speech_map)
-
   def directions(self, params, batch_stats):
     """Closed-form directions of the layers that read the latent (SeFa)."""
     weights = self.generator_params(params, batch_stats)

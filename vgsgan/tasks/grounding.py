@@ -135,7 +135,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     raise UserError(
       f"config.loss.name={config.loss.name!r} is of edits, which this task "
       "does not draw: "
-      + ("set --config.task=drawing" if draws else "use configs/quickstart.py")
+      + ("set --config.task=drawing" if draws else "use configs/solids.py")
       + ", or choose triplet, infonce, regular or hard"
     )
 
@@ -245,6 +245,12 @@ class Grounding:
   def edit_maps(self, params, batch_stats, images) -> jax.Array:
     """Feature maps of edits; running statistics stay as they are."""
     return self.encode_images(params, batch_stats, images, train=True)[0]
+
+  def matchmap(self, image_map, speech_map):
+    """Matchmaps of pairs, of normalised features if the score has them."""
+    if self.config.score.normalize:
+      image_map, speech_map = map(scores.l2_normalize, (image_map, speech_map))
+    return scores.matchmap(image_map, speech_map)
 
   def step(
     self, state: TrainState, batch: Batch, edit: Edit | None = None

@@ -1,6 +1,7 @@
 """Loads models of `drawing` from finished runs, and scores edits with them."""
 
 import pathlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -16,36 +17,47 @@ from vgsgan.data.records import Records
 from vgsgan.losses import scores
 from vgsgan.negatives import edits
 from vgsgan.negatives.impostors import KINDS
+from vgsgan.negatives.scene_edits import EDITS
 from vgsgan.parallel import mesh
 from vgsgan.tasks.drawing import Drawing, check_latents, check_norm
+from vgsgan.tasks.places import Places
 from vgsgan.train import compile_cache, finished
 from vgsgan.train.state import TrainState
 from vgsgan.train.task import Batch
+
+MODELS = {"drawing": Drawing, "places": Places}
 
 
 class Restored(NamedTuple):
   """A model, and the step and state of its best checkpoint."""
 
-  model: Drawing
+  model: Drawing | Places
   step: int
   state: TrainState
 
 
-def restored(workdir: pathlib.Path) -> Restored:
+def restored(
+  workdir: pathlib.Path, names: Sequence[str] = ("drawing",)
+) -> Restored:
   """Restores the best checkpoint of a run, on one device.
+
+  Args:
+    workdir: of the run.
+    names: tasks that it may have, in `MODELS`.
 
   Raises:
     UserError: there is no such run, or no checkpoint was evaluated.
   """
   config = tasks.config_of(workdir)
-  if config.task != "drawing":
+  if config.task not in names:
+    known = " or ".join(tasks.TASKS[name] for name in names)
     raise UserError(
-      f"{workdir} is a run of {config.task!r}, which has no edits: name one of "
-      "configs/quickstart.py or configs/drawing.py"
+      f"{workdir} is a run of {config.task!r}, whose edits are not drawn: name "
+      f"one of {known}"
     )
   compile_cache.start_for(config)
   devices = mesh.make_mesh(1)
-  model = Drawing(config, devices)
+  model = MODELS[config.task](config, devices)
   return Restored(model, *finished.best(workdir, model.init, devices))
 
 
@@ -55,7 +67,7 @@ def define_kind(values: flags.FlagValues) -> None:
     "kind",
     "",
     f"Kind of edit: {', '.join(KINDS)}; if empty, the last of the run's "
-    "curriculum.",
+    f"curriculum. For a run of places: {', '.join(EDITS)}.",
     values,
   )
 
@@ -63,9 +75,16 @@ def define_kind(values: flags.FlagValues) -> None:
 def kind_of(run: Restored, name: str) -> str:
   """The named kind of edit; the curriculum's last one if the name is ''.
 
+  For a run of `places` that is 'attribute', which its captions always state.
+
   Raises:
     UserError: the kind is unknown, or needs clusters that the state lacks.
   """
+  if isinstance(run.model, Places):
+    kind, kinds = name or "attribute", tuple(EDITS)
+    if kind not in kinds:
+      raise UserError(f"--kind={kind!r} is unknown: {nearest(kind, kinds)}")
+    return kind
   kind = name or list(run.model.phases.values())[-1]
   if kind == "regular":
     raise UserError(
@@ -84,6 +103,8 @@ def kind_of(run: Restored, name: str) -> str:
 
 def check_records(run: Restored, kind: str, records: Records) -> None:
   """Raises UserError if the model or the records do not suit these edits."""
+  if isinstance(run.model, Places):
+    return
   check_norm(run.model.config, {0: kind})
   size = run.model.generator.latent_size
   check_latents(run.model.config, {0: kind}, size, records[0])

@@ -1,6 +1,6 @@
 """Measures what a config costs on this machine, and prints a table.
 
-    python -m vgsgan.tools.bench step --config=configs/quickstart.py:chunk
+    python -m vgsgan.tools.bench step --config=configs/solids.py:chunk
 
   step        the training step, and its share of a matrix product's speed
   edits       a step with edits against one without
@@ -8,7 +8,7 @@
   checkpoint  how much saves hold up the steps
   scores      scores of all pairs; its sizes do not depend on the config
 
-A config of several arms (configs/quickstart.py:table) gives a column each, with
+A config of several arms (configs/solids.py:table) gives a column each, with
 its first seed. Figures are medians of turns in one process.
 """
 

@@ -20,7 +20,7 @@ def measure(config: ml_collections.ConfigDict, repeat: int) -> dict:
   if first is last:
     raise UserError(
       "the training has one kind of step, there are no edits to compare: name "
-      "a config that has, such as --config=configs/quickstart.py:chunk"
+      "a config that has, such as --config=configs/solids.py:chunk"
     )
   training = Training(case.state(), case.batch())
   updates = {
