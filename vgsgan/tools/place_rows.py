@@ -61,6 +61,7 @@ def rows(run: Restored, records: Sequence[Record], kind: str) -> list[Shown]:
     if best is not None:
       per_frame = _HOP * model.speech.stride
       first = int(spoken[best]["start"] / per_frame)
+      first = min(first, heat.shape[-1] - 1)  # The clip may be cut before it.
       last = int(spoken[best]["end"] / per_frame)
       heat = heat[..., first : max(last, first + 1)]
     found.append(
@@ -73,9 +74,7 @@ def rows(run: Restored, records: Sequence[Record], kind: str) -> list[Shown]:
         float(row["true"]),
         float(row["edited"]),
         bool(row["counts"]),
-        VOCABULARY[KINDS[changed]][row["words"][changed]]
-        if row["counts"]
-        else "",
+        names[row["words"][changed]] if row["counts"] else "",
       )
     )
   return found
