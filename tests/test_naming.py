@@ -84,9 +84,11 @@ def test_what_edits_do_by_hand():
     "asked": pytest.approx(1 / 3),
     "noun": pytest.approx(1 / 3),
     "other": pytest.approx(1 / 3),
+    "clean": pytest.approx(1 / 3),
   }
   assert found["thing"]["asked"] == 1 and found["thing"]["noun"] == 0
   assert found["all"]["falsified"] == 0.75
+  assert found["all"]["clean"] == 0.5
 
 
 def test_shares_by_hand():

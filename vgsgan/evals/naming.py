@@ -42,20 +42,23 @@ def accuracy(
 
 
 def shares(
-  drawn: Int[np.ndarray, "n 6"], real: Int[np.ndarray, "m 6"]
+  names: Int[np.ndarray, "n 6"], words: Int[np.ndarray, "m 6"]
 ) -> dict[str, dict[str, float]]:
-  """How often each word is drawn, as a factor of its share in real images.
+  """How often each word is drawn, as a factor of its share in the data.
+
+  Args:
+    names: of drawn images.
+    words: of the data.
 
   Returns:
     By kind the least and the largest factor of its words: 1 and 1 if all are
-    drawn as often as they are real.
+    drawn as often as they occur.
   """
   figures = {}
   for i, kind in enumerate(KINDS):
-    words = np.unique(real[:, i])
     factors = [
-      np.mean(drawn[:, i] == word) / np.mean(real[:, i] == word)
-      for word in words
+      np.mean(names[:, i] == word) / np.mean(words[:, i] == word)
+      for word in np.unique(words[:, i])
     ]
     figures[kind] = {"least": float(min(factors)), "most": float(max(factors))}
   return figures
@@ -81,7 +84,8 @@ def edits(
     For each kind that occurs, and for `all`, shares of its edits: `falsified`,
     the word of the caption is gone; `true`, it is still there; `asked`, the
     word that was asked for is there; `noun`, another noun than the one changed
-    is named anew; `other`, so is any other word.
+    is named anew; `other`, so is any other word; `clean`, it is as asked and no
+    other noun is named anew.
   """
   rows = np.arange(len(changed))
   there = after[rows, changed]
@@ -95,6 +99,7 @@ def edits(
     "noun": (different & nouns).any(1),
     "other": different.any(1),
   }
+  tests["clean"] = tests["asked"] & ~tests["noun"]
   subsets = {kind: changed == i for i, kind in enumerate(KINDS)}
   return {
     kind: {name: float(test[subset].mean()) for name, test in tests.items()}

@@ -24,7 +24,7 @@ from vgsgan.models.discriminator import Discriminator
 from vgsgan.models.generator import Generator
 from vgsgan.tasks.alternating import Alternating
 from vgsgan.tasks.gan_evaluation import FEWEST, Evaluation
-from vgsgan.tasks.gan_worlds import WORLDS
+from vgsgan.tasks.gan_worlds import WORLDS, Scenes
 from vgsgan.train import forward, keys
 from vgsgan.train.state import TrainState, check_optimizer
 from vgsgan.train.task import Batch, Task
@@ -224,7 +224,7 @@ def build(
     init=model.init,
     step=model.step,
     evaluate=evaluation,
-    select=lambda results: -results["frechet_distance"]["value"],
-    selection="Frechet distance",
+    select=model.world.select,
+    selection=model.world.selection if config.gan.labels else Scenes.selection,
     images=evaluation.sheet,
   )

@@ -45,7 +45,9 @@ class Evaluation:
     real = np.stack([decode(r["image"]) for r in self.splits[split]]) / 255.0
     attributes = self.attributes(split, count)
     drawn = self.drawn(state, attributes, poll)
-    results = world.score(self.judge, real.astype(np.float32), drawn)
+    results = world.score(
+      self.judge, real.astype(np.float32), drawn, attributes
+    )
     results["frechet_pixels"] = frechet.frechet(coarse(real), coarse(drawn))
     if self.config.gan.labels and world is Places:
       key = keys.of(self.config.seed, "asked")

@@ -2,8 +2,9 @@
 
 Each is a class with `transform`, which makes an example of a record;
 `num_labels` and `labels`, what the networks are given; `load`, which loads the
-judge of a file, '' for the packaged one; and `score`, which compares drawn
-images with real ones.
+judge of a file, '' for the packaged one; `score`, which compares drawn images
+with real ones; and `select`, whose largest value on validation chooses the
+best checkpoint, in words `selection`.
 """
 
 from typing import Any
@@ -45,8 +46,14 @@ class Scenes:
   load = staticmethod(pretrained.load_recogniser)
 
   @staticmethod
-  def score(judge: Network, real: Real, drawn: Drawn) -> dict[str, Any]:
+  def score(judge: Network, real: Real, drawn: Drawn, _: Any) -> dict[str, Any]:
     return judging.score(judging.predictor(judge), real, drawn)
+
+  selection = "Frechet distance"
+
+  @staticmethod
+  def select(results: dict[str, Any]) -> float:
+    return -results["frechet_distance"]["value"]
 
 
 class Places:
@@ -58,12 +65,16 @@ class Places:
   load = staticmethod(pretrained.load_namer)
 
   @staticmethod
-  def score(judge: Network, real: Real, drawn: Drawn) -> dict[str, Any]:
+  def score(
+    judge: Network,
+    real: Real,
+    drawn: Drawn,
+    words: Int[np.ndarray, "m 6"],
+  ) -> dict[str, Any]:
     logits, features = naming.predict(judge, drawn)
-    real_logits, real_features = naming.predict(judge, real)
-    names, real_names = naming.named(logits), naming.named(real_logits)
+    _, real_features = naming.predict(judge, real)
     figures = frechet.compare(real_features, features)
-    return figures | {"shares": naming.shares(names, real_names)}
+    return figures | {"shares": naming.shares(naming.named(logits), words)}
 
   @staticmethod
   def asked(
@@ -93,6 +104,15 @@ class Places:
       "edits": naming.edits(names, edit_names, words, asked, changed),
       "told_apart": judging.told_apart(features, edit_features),
     }
+
+  selection = "edits that change the word and no noun"
+
+  @staticmethod
+  def select(results: dict[str, Any]) -> float:
+    """Without labels there are no edits: the Frechet distance."""
+    if "edits" in results:
+      return results["edits"]["all"]["clean"]
+    return Scenes.select(results)
 
 
 # By the data set whose images are learnt.
