@@ -37,7 +37,7 @@ SLOW = """
   compile_cache compiling concept_refresh correspondence drawing drill
   every_step every_task exchange forward gan generation_tasks grounding idea
   idea_runs inversion inverter judges keys launch launch_kubernetes launch_local
-  launch_slurm launch_tpu losses_edited onednn preemption processes
+  launch_slurm launch_tpu losses_edited onednn places_gan preemption processes
   recognition samples select show sounding sources streams trainer
 """.split()
 

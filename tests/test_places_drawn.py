@@ -1,5 +1,7 @@
 """Drawn images of places: originals, edits, controls, and who may draw them."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +15,9 @@ from vgsgan.models import pretrained, weights
 from vgsgan.negatives import scene_edits
 from vgsgan.parallel import mesh
 from vgsgan.tasks import places as task
-from vgsgan.worlds import places
+from vgsgan.tools import drawn_runs, show
+from vgsgan.worlds import place_words, places
+from vgsgan.worlds.place_words import KINDS, VOCABULARY
 
 quick_to_compile = drawing_world.quick_to_compile
 
@@ -154,3 +158,55 @@ def test_a_generator_of_another_world_is_refused(path, tmp_path):
   weights.save_params(tmp_path / "none.npz", tree, meta)
   with pytest.raises(UserError, match=r"configs/places_gan\.py"):
     pretrained.places_generator(tmp_path / "none.npz", data)
+
+
+def spoken(record, *words):
+  """A record whose caption has these words, a tenth of a second each."""
+  times = [
+    {"spoken": word, "start": i / 10, "end": (i + 1) / 10}
+    for i, word in enumerate(words)
+  ]
+  caption = " ".join(words)
+  return record | {
+    "words": json.dumps(times),
+    "caption": caption.encode(),
+    "said": np.array(place_words.stated(caption)),
+  }
+
+
+def test_a_shown_edit_makes_the_marked_word_false(model, state):
+  names = [
+    {
+      kind: VOCABULARY[kind][i]
+      for kind, i in zip(KINDS, r["attributes"], strict=True)
+    }
+    for r in places_world.records(4)
+  ]
+  records = [
+    spoken(record, "a", word[kind], word["thing"])
+    for record, word, kind in zip(
+      places_world.records(4),
+      names,
+      ("size", "color", "material", "color"),
+      strict=True,
+    )
+  ]
+  run = drawn_runs.Restored(model, 4, state)
+  found = show.chosen(run, records, drawn_runs.kind_of(run, ""), (0, 1, 2, 3))
+  for row, record, kind in zip(
+    found, records, ("size", "color", "material", "color"), strict=True
+  ):
+    assert row.best == 1 and row.counts
+    assert row.instead in VOCABULARY[kind] and row.instead != row.words[1]
+    # The shown pictures are those of the caption's words and of the other's.
+    words = np.array(record["attributes"])
+    for picture in (row.image, row.edited):
+      example = PlaceExample(5120, False)(record, np.random.default_rng(0))
+      one = jax.tree.map(lambda x: jnp.asarray(x)[None], example)
+      drawn = model.originals(
+        state.batch_stats, one | {"attributes": jnp.asarray(words)[None]}
+      )
+      assert apart(drawn, picture[None]).max() <= 1
+      words[KINDS.index(kind)] = VOCABULARY[kind].index(row.instead)
+  with pytest.raises(UserError, match="--kind='colour'"):
+    drawn_runs.kind_of(run, "colour")

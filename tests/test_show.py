@@ -20,6 +20,7 @@ from vgsgan.common.errors import UserError
 from vgsgan.data.builders.scenes import encode
 from vgsgan.data.examples import decode
 from vgsgan.tools import drawn_runs, show
+from vgsgan.tools import shown as sheets
 
 WORDS = [
   {"spoken": "a", "word": None, "start": 0.0, "end": 0.1},
@@ -153,7 +154,7 @@ def row_of(**fields):
   rng = np.random.default_rng(0)
   region = np.zeros((4, 4), bool)
   region[1:3, 2] = True
-  made = show.Shown(
+  made = sheets.Shown(
     rng.integers(0, 256, (8, 8, 3), np.uint8),
     rng.integers(0, 256, (8, 8, 3), np.uint8),
     region,
@@ -170,7 +171,7 @@ def test_the_spotlight_darkens_all_but_the_region():
   row = row_of()
   large = np.kron(row.image, np.ones((32, 32, 1), np.uint8))
   inside = np.kron(row.region, np.ones((64, 64), bool))
-  lit = show.spotlight(row.image, row.region)
+  lit = sheets.spotlight(row.image, row.region)
   np.testing.assert_array_equal(
     lit[~inside], np.floor(0.35 * large[~inside]).astype(np.uint8)
   )
@@ -191,16 +192,16 @@ def colors(page, left, top, right, bottom):
 
 def test_a_row_of_the_sheet_has_three_images_and_a_text():
   rows = [row_of(), row_of(after=0.5), row_of(best=None, counts=False)]
-  page = show.sheet(rows)
+  page = sheets.sheet(rows)
   pixels = np.asarray(page)
   blue, green, red = (9, 105, 218), (26, 127, 55), (207, 34, 46)
   left = 24 + 3 * 280
   for k, row in enumerate(rows):
     top = 24 + 44 + k * 280
     cells = [
-      show.enlarged(row.image),
-      show.spotlight(row.image, row.region),
-      show.enlarged(row.edited),
+      sheets.enlarged(row.image),
+      sheets.spotlight(row.image, row.region),
+      sheets.enlarged(row.edited),
     ]
     for i, cell in enumerate(cells):
       x = 24 + 280 * i
@@ -210,14 +211,14 @@ def test_a_row_of_the_sheet_has_three_images_and_a_text():
     assert (blue in found) == (row.best is not None)
     # A score that falls, one that rises, and one that there is not.
     assert (green in found, red in found) == ((k == 0), (k == 1))
-  assert page.height == 24 + 44 + 3 * 280
+  assert page.height == 24 + 44 + 3 * 280 + 2 * 44  # And a legend.
   # Nothing reaches the margin.
   assert colors(page, page.width - 24, 0, *page.size) == {(255, 255, 255)}
 
 
 def test_long_captions_wrap_and_every_word_of_an_entry_is_marked():
   def underlined(*words):
-    page = np.asarray(show.sheet([row_of(words=words)]))
+    page = np.asarray(sheets.sheet([row_of(words=words)]))
     blue = np.all(page == (9, 105, 218), axis=-1)
     return [blue[24 + 44 + 44 * line + 38].sum() for line in range(4)]
 
