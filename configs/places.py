@@ -75,6 +75,7 @@ def default() -> ml_collections.ConfigDict:
       "curriculum": "regular@0",
       "drawn": False,  # True: a generator draws images and impostors.
       "generator": "",  # "" for the packaged one.
+      "astray": 0.0,  # Share of edits that leave the caption true.
     }
   )
   config.optim = common.adam(lr=2e-3)

@@ -344,6 +344,28 @@ def test_an_edit_changes_one_stated_word(name):
   assert np.all(edited.words < np.array(COUNTS)) and np.all(edited.words >= 0)
 
 
+@pytest.mark.parametrize("astray", [0.3, 1.0])
+def test_edits_astray_leave_the_caption_true_and_count(astray):
+  scene = scene_of(2000)
+  said = jax.random.bernoulli(jax.random.key(1), 0.5, scene.words.shape)
+  arguments = "attribute", jax.random.key(2), scene, said, COUNTS
+  edited, weight = scene_edits.impostor(*arguments, astray)
+  np.testing.assert_array_equal(weight, scene_edits.impostor(*arguments)[1])
+  allowed = np.array([kind in scene_edits.ATTRIBUTES for kind in KINDS])
+  differ = np.asarray(edited.words != scene.words)
+  assert not differ[:, ~allowed].any() and (differ.sum(1) <= 1).all()
+  counts = np.asarray(weight, bool)
+  assert not differ[~counts].any()
+  still_true = ~(differ & np.asarray(said)).any(1)[counts]
+  wide = 4 * math.sqrt(astray * (1 - astray) / counts.sum())
+  assert abs(still_true.mean() - astray) <= wide
+  # Where an attribute is left unsaid, it is one of these that changes.
+  left = (~np.asarray(said) & allowed).any(1)[counts]
+  np.testing.assert_array_equal(
+    differ[counts].any(1)[still_true], left[still_true]
+  )
+
+
 def test_changed_words_are_equally_likely():
   rows = 8000
   start = jnp.zeros((rows, len(KINDS)), int).at[:, 1].set(3)

@@ -208,6 +208,7 @@ def test_pairs_are_read_row_by_row(model):
     ({"loss": {"name": "regular"}}, "has no use for the edits"),
     ({"train": {"batch": 1}}, "batch=1"),
     ({"data": {"said": "verbs"}}, "said"),
+    ({"data": {"said": "nothing"}}, "no captions"),
     ({"edits": {"curriculum": "regular@0,caption@1"}}, "data.wrong=True"),
     ({"data": {"things": 17}}, "things=17"),
   ],

@@ -136,6 +136,7 @@ _SECTIONS: Mapping[str, Mapping[str, Range]] = {
     "curriculum": Text(),
     "layers": Text(),
     "inverter": Text(),
+    "astray": _SHARE,
     "drawn": Flag(),
     "generator": Text(),
     "counts": Each(Whole(1, 2**16, "units"), some=False),
@@ -242,6 +243,7 @@ FIELDS: Mapping[str, Range] = {
 # them.
 OPTIONAL = (
   "data.augment.shortest",
+  "edits.astray",
   "edits.drawn",
   "edits.generator",
   "train.average",

@@ -29,6 +29,7 @@ def impostor(
   scene: places.Scene,
   said: Bool[Array, "b 6"],
   counts: tuple[int, ...],
+  astray: float = 0.0,
 ) -> tuple[places.Scene, Float[Array, "b"]]:
   """Draws a scene of which the caption of each scene is false.
 
@@ -39,9 +40,12 @@ def impostor(
     scene: b scenes.
     said: kinds that their captions state.
     counts: number of words of each kind; see `places.counts`.
+    astray: share of the edits that change a word which the caption does not
+      state, or nothing if it states all; they count like the others.
 
   Returns:
-    The scenes; weights, 0 where an edit would leave the caption true, else 1.
+    The scenes; weights, 0 where an edit would leave the caption true for want
+    of a stated word to change, else 1.
   """
   keys = jax.random.split(key, 2)
   rows = len(scene.words)
@@ -49,13 +53,15 @@ def impostor(
     allowed = jnp.array(
       [k in EDITS[name] and n > 1 for k, n in zip(KINDS, counts, strict=True)]
     )
-    possible = said & allowed
+    weight = jnp.any(said & allowed, axis=1)
+    miss = jax.random.bernoulli(jax.random.fold_in(key, 2), astray, (rows, 1))
+    possible = jnp.where(miss, ~said, said) & allowed
     kind = jax.random.categorical(
       keys[0], jnp.where(possible, 0.0, -jnp.inf), axis=1
     )
     words = change(keys[1], scene.words, kind, counts)
-    weight = jnp.any(possible, axis=1)
-    words = jnp.where(weight[:, None], words, scene.words)
+    changes = jnp.any(possible, axis=1, keepdims=True) & weight[:, None]
+    words = jnp.where(changes, words, scene.words)
     return scene._replace(words=words), weight.astype(jnp.float32)
   fresh = jax.vmap(lambda key: places.sample(key, counts))(
     jax.random.split(keys[0], rows)

@@ -34,6 +34,7 @@ from vgsgan.worlds import places
 
 NEEDS = (
   *grounding.NEEDS,
+  "edits.astray",
   "edits.curriculum",
   "edits.drawn",
   "edits.generator",
@@ -41,6 +42,8 @@ NEEDS = (
   "data.places",
   "data.skies",
   "data.loudness",
+  "data.said",
+  "data.scene_seed",
   "data.wrong",
 )
 
@@ -126,13 +129,19 @@ class Places(grounding.Grounding):
     own = image_map, speech_map[::2], valid[::2]
     return own, (speech_map[1::2], valid[1::2], weight)
 
+  def impostor(
+    self, name: str, key: jax.Array, batch: Batch
+  ) -> tuple[places.Scene, Float[Array, "b"]]:
+    """The scenes of a batch's impostors, and their weights."""
+    scene = places.Scene(batch["attributes"], batch["pose"])
+    return scene_edits.impostor(
+      name, key, scene, batch["said"], self.counts, self.config.edits.astray
+    )
+
   def edit(self, name, key, params, batch_stats, batch, images, maps):
     """Makes one impostor for each image."""
     del params, maps
-    scene = places.Scene(batch["attributes"], batch["pose"])
-    changed, weight = scene_edits.impostor(
-      name, key, scene, batch["said"], self.counts
-    )
+    changed, weight = self.impostor(name, key, batch)
     if self.generator:
       z = self.latents(batch)
       if name in scene_edits.CONTROLS:
@@ -155,6 +164,11 @@ def check(config: ml_collections.ConfigDict) -> None:
   phases = curriculum(config.edits.curriculum, PHASES)
   drawing.check_used(config.loss.name, phases)
   drawing.check_norm(config, phases)
+  if config.data.said == "nothing":
+    raise UserError(
+      "config.data.said='nothing' leaves no captions to learn from: choose "
+      "all, attributes or nouns"
+    )
   if CAPTION in phases.values() and not config.data.wrong:
     raise UserError(
       "config.edits.curriculum: caption needs wrong captions, set "

@@ -11,14 +11,14 @@ from vgsgan.data import features
 from vgsgan.data.examples import PlaceExample
 from vgsgan.data.records import Record
 from vgsgan.losses import scores
-from vgsgan.negatives import edits, scene_edits
+from vgsgan.negatives import edits
 from vgsgan.tasks.places import Places
 from vgsgan.tools.drawn_runs import Restored
 from vgsgan.tools.shown import Shown
 from vgsgan.train import keys, predict
 from vgsgan.train.state import TrainState
 from vgsgan.train.task import Batch
-from vgsgan.worlds import place_words, places
+from vgsgan.worlds import place_words
 from vgsgan.worlds.place_words import KINDS, VOCABULARY
 
 _HOP = 0.01  # Seconds between frames of the log-mel.
@@ -101,10 +101,7 @@ def judge(
 
   maps = maps_of(images)
   drawn, weight, _ = model.edit(kind, key, *weights, batch, images, maps)
-  scene = places.Scene(batch["attributes"], batch["pose"])
-  changed, _ = scene_edits.impostor(
-    kind, key, scene, batch["said"], model.counts
-  )
+  changed, _ = model.impostor(kind, key, batch)
   true, edited = (
     scores.paired(model.score, *x) for x in (maps, maps_of(drawn))
   )
