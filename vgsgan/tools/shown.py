@@ -22,8 +22,8 @@ _FRAME = (255, 221, 51)
 _DIM = 0.35  # Brightness outside the region.
 
 LEGEND = (
-  "Blue: the word; yellow: where the model sees it. Score: how well the caption",
-  "fits the picture, then the edit: green where it falls, as it should, else red.",
+  "Blue: the word; yellow: where the model sees it. Score: how well the",
+  "caption fits the picture, then the edit: green where it falls, as it should.",
 )
 HEADS = ("the picture", "where the word is", "drawn anew", "what is said")
 
