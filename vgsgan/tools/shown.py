@@ -23,7 +23,7 @@ _DIM = 0.35  # Brightness outside the region.
 
 LEGEND = (
   "Blue: the word; yellow: where the model sees it. Score: how well the",
-  "caption fits the picture, then the edit: green where it falls, as it should.",
+  "caption fits the picture, then the edit; green: it falls, as it should.",
 )
 HEADS = ("the picture", "where the word is", "drawn anew", "what is said")
 
