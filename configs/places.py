@@ -32,7 +32,7 @@ ARMS = {
   # The same with images and impostors that the generator draws.
   **{
     f"drawn_{kind}": kind
-    for kind in ("other", "same_noun", "attribute", "size", "color", "material")
+    for kind in ("other", "attribute", "size", "color", "material")
   },
 }
 _EDITS_FROM = 100  # Updates.
