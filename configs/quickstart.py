@@ -15,7 +15,7 @@ import ml_collections
 from configs import common, places
 from vgsgan.common import options
 
-ARMS = {"control": "drawn_other", "edited": "drawn_attribute"}
+ARMS = {"control": "other", "edited": "attribute"}
 COLUMNS = (
   "size",
   "color",
@@ -34,10 +34,15 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 def default() -> ml_collections.ConfigDict:
   config = places.default()
   config.data.update(common.splits(2000, 200, 200), num_pairs=240)
-  config.train.update({"steps": 400, "eval_every": 400, "save_every": 200})
+  config.edits.drawn = True
+  config.optim.lr = 4e-3
+  config.train.update({"steps": 600, "eval_every": 600, "save_every": 300})
   config.compare.seeds = (0,)
   config.compare.arms = ml_collections.ConfigDict(
-    {name: places.fields_of(arm) for name, arm in ARMS.items()}
+    {
+      name: {"edits": {"curriculum": f"{kind}@0"}}
+      for name, kind in ARMS.items()
+    }
   )
   config.compare.columns = tuple((k, places.COLUMNS[k]) for k in COLUMNS)
   config.compare.bars = ("size", "color", "material", "word alone")
