@@ -11,7 +11,12 @@ import pytest
 import scipy.ndimage
 from PIL import Image
 
-from tests import drawing_world, stamps_fixture, test_clevrgan_folder
+from tests import (
+  drawing_world,
+  places_world,
+  stamps_fixture,
+  test_clevrgan_folder,
+)
 from vgsgan import data
 from vgsgan.common import jsonfiles
 from vgsgan.common.errors import UserError
@@ -345,6 +350,10 @@ def test_runs_without_edits_or_checkpoints_are_one_line(
   config.task = "grounding"
   jsonfiles.write_json(tmp_path / "config.json", config.to_dict())
   refused(tmp_path, 3, tmp_path / "out", "a run of 'grounding'", "no edits")
+  # `show` draws those of a run of places; `select` knows its own alone.
+  config = places_world.small()
+  jsonfiles.write_json(tmp_path / "config.json", config.to_dict())
+  refused(tmp_path, 3, tmp_path / "out", "'places'", "configs/solids.py")
 
 
 def test_the_last_phase_gives_the_kind_of_edit(run):

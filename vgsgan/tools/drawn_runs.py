@@ -52,8 +52,8 @@ def restored(
   if config.task not in names:
     known = " or ".join(tasks.TASKS[name] for name in names)
     raise UserError(
-      f"{workdir} is a run of {config.task!r}, whose edits are not drawn: name "
-      f"one of {known}"
+      f"{workdir} is a run of {config.task!r}, which has no edits for this "
+      f"command: name one of {known}"
     )
   compile_cache.start_for(config)
   devices = mesh.make_mesh(1)
