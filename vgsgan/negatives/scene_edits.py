@@ -47,14 +47,14 @@ def impostor(
     The scenes; weights, 0 where an edit would leave the caption true for want
     of a stated word to change, else 1.
   """
-  keys = jax.random.split(key, 2)
+  keys = jax.random.split(key, 3)
   rows = len(scene.words)
   if name in EDITS:
     allowed = jnp.array(
       [k in EDITS[name] and n > 1 for k, n in zip(KINDS, counts, strict=True)]
     )
     weight = jnp.any(said & allowed, axis=1)
-    miss = jax.random.bernoulli(jax.random.fold_in(key, 2), astray, (rows, 1))
+    miss = jax.random.bernoulli(keys[2], astray, (rows, 1))
     possible = jnp.where(miss, ~said, said) & allowed
     kind = jax.random.categorical(
       keys[0], jnp.where(possible, 0.0, -jnp.inf), axis=1

@@ -141,11 +141,13 @@ class Places(grounding.Grounding):
   def edit(self, name, key, params, batch_stats, batch, images, maps):
     """Makes one impostor for each image."""
     del params, maps
-    changed, weight = self.impostor(name, key, batch)
     if self.generator:
       z = self.latents(batch)
       if name in scene_edits.CONTROLS:
-        z = jax.random.normal(jax.random.fold_in(key, 1), z.shape)
+        key, key_latent = jax.random.split(key)
+        z = jax.random.normal(key_latent, z.shape)
+    changed, weight = self.impostor(name, key, batch)
+    if self.generator:
       made = self.draw(batch_stats, z, changed.words)
     else:
       data = self.config.data
