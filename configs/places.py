@@ -121,7 +121,7 @@ def alone(name: str) -> options.Variant:
 def triplet(config: ml_collections.ConfigDict) -> None:
   if "compare" not in config:
     raise UserError("config argument 'triplet': put it before the arm")
-  config.loss.name = "regular"
+  config.loss.update({"name": "regular", "margin": 0.1})
   for name, fields in config.compare.arms.items():
     fields.loss = {"name": "edited" if ARMS[name] else "regular"}
 
