@@ -54,25 +54,6 @@ def predictor(judge: Network) -> Predict:
   return predict
 
 
-def told_apart(
-  originals: Float[np.ndarray, "n d"], edits: Float[np.ndarray, "n d"]
-) -> dict[str, float]:
-  """Accuracy of a linear classifier that tells edits from originals.
-
-  Fisher's discriminant, fitted to the even rows and tested on the odd ones.
-  """
-  a, b = np.float64(originals), np.float64(edits)
-  gap = b[0::2].mean(0) - a[0::2].mean(0)
-  both = np.concatenate([x[0::2] - x[0::2].mean(0) for x in (a, b)])
-  within = both.T @ both / len(both)
-  ridge = 1e-3 * np.trace(within) / len(within)
-  weight = np.linalg.solve(within + ridge * np.eye(len(within)), gap)
-  middle = 0.5 * (b[0::2].mean(0) + a[0::2].mean(0)) @ weight
-  right = (a[1::2] @ weight < middle).sum() + (b[1::2] @ weight > middle).sum()
-  count = len(a[1::2]) + len(b[1::2])
-  return {"value": float(right / count), "chance": 0.5}
-
-
 def score(
   predict: Predict,
   real: Float[np.ndarray, "n s s 3"],

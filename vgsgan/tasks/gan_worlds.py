@@ -96,13 +96,12 @@ class Places:
     judge: Network, drawn: Drawn, edited: Drawn, words, asked, changed
   ) -> dict[str, Any]:
     """Figures of drawn images and of their edits; see `evals.naming`."""
-    logits, features = naming.predict(judge, drawn)
-    edit_logits, edit_features = naming.predict(judge, edited)
+    logits, _ = naming.predict(judge, drawn)
+    edit_logits, _ = naming.predict(judge, edited)
     names, edit_names = naming.named(logits), naming.named(edit_logits)
     return {
       "named": naming.accuracy(names, words),
       "edits": naming.edits(names, edit_names, words, asked, changed),
-      "told_apart": judging.told_apart(features, edit_features),
     }
 
   selection = "edits that change the word and no noun"

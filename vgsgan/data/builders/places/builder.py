@@ -152,7 +152,7 @@ def _record(
   spoken: speech.Spoken,
   numbers: IdCounter,
 ) -> dict[str, Any]:
-  speech_id = numbers("speech", item.caption)
+  speech_id = numbers("speech", item.caption or item.id)
   times = [
     {"spoken": word, "start": round(start, 3), "end": round(end, 3)}
     for word, start, end in spoken.words
